@@ -1,0 +1,1 @@
+"""TEXT -> TOKENS -> BATCHES: corpora, tokenizers, packing, and the deterministic loader."""

@@ -1,0 +1,28 @@
+"""Errors that are the user's to mend: one clear line, exit status 2, no traceback."""
+
+import functools
+import os
+import sys
+
+
+class UserError(Exception):
+    """What is wrong, where, and what to do, in one line."""
+
+
+def command_line(main):
+    """Returns `main` wrapped so that a UserError ends the process with one line and status 2."""
+
+    @functools.wraps(main)
+    def wrapped(argv=None):
+        try:
+            return main(argv)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+        except BrokenPipeError:  # `... | head` closed the pipe: not an error of ours
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+        sys.exit(2)
+
+    return wrapped

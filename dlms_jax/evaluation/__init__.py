@@ -1,0 +1,1 @@
+"""WEIGHTS -> NUMBERS: the likelihood bound, on one footing for every objective."""

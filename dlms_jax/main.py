@@ -1,0 +1,60 @@
+"""Train a model: a recipe, a working directory, and any setting overridden.
+
+    python -m dlms_jax.main --config=configs/tiny.py --workdir=runs/tiny
+    python -m dlms_jax.main --config=configs/tiny.py --workdir=runs/tiny-ar \\
+        --config.objective.name=autoregressive
+
+The same command goes on with a run that was interrupted. Ctrl-C saves before it ends.
+"""
+
+import argparse
+import sys
+
+from dlms_jax.config import leaf_types, load_config
+from dlms_jax.errors import UserError, command_line
+
+STOPPED = 75  # exit status of a run that was asked to stop, and saved (EX_TEMPFAIL: run it again)
+
+
+@command_line
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m dlms_jax.main",
+        description=__doc__,
+        epilog="settings for --config.KEY=VALUE (defaults and meaning: dlms_jax/config.py):\n  "
+        + "\n  ".join(leaf_types()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="a recipe, configs/*.py")
+    parser.add_argument("--workdir", metavar="DIR", help="the run's directory (default: runs/NAME)")
+    arguments, rest = parser.parse_known_args(argv)
+    config = load_config(arguments.config, _overrides(rest))
+
+    from dlms_jax.trainer import Interrupted, Trainer  # after the checks: JAX takes its time
+
+    try:
+        Trainer(arguments.workdir).train(config)
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(STOPPED)
+
+
+def _overrides(arguments: list[str]) -> dict[str, str]:
+    """Returns {"section.key": "text"} of arguments --config.section.key=text (or two words)."""
+    overrides = {}
+    arguments = iter(arguments)
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not key.startswith("--config."):
+            raise UserError(f"{argument} is no option; settings are --config.section.key=value")
+        if not equals:
+            text = next(arguments, None)
+            if text is None or text.startswith("--"):
+                raise UserError(f"{argument} has no value; write {argument}=VALUE")
+        overrides[key.removeprefix("--config.")] = text
+    return overrides
+
+
+if __name__ == "__main__":
+    main()

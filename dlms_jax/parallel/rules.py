@@ -1,0 +1,58 @@
+"""Which mesh axes split which parameter: one table, by the parameter's path."""
+
+import re
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+from dlms_jax.errors import UserError
+
+# The first pattern that matches the end of a path decides. The layer axis (first) is never split.
+# Columns of a first matmul and rows of the second are split over `tensor` (Megatron, 1909.08053).
+RULES = (
+    (r"embed/embedding", P("tensor", "fsdp")),
+    (r"lm_head/kernel", P("fsdp", "tensor")),
+    (r"layers/attn/[qkv]_proj/kernel", P(None, "fsdp", "tensor")),
+    (r"layers/attn/[qkv]_proj/bias", P(None, "tensor")),
+    (r"layers/attn/o_proj/kernel", P(None, "tensor", "fsdp")),
+    (r"layers/mlp/(gate|up)_proj/kernel", P(None, "fsdp", "tensor")),
+    (r"layers/mlp/down_proj/kernel", P(None, "tensor", "fsdp")),
+    (r"norm/scale", P()),
+    (r"ns_coeffs", P()),  # constants that optax's Muon keeps in its state
+)
+
+
+def path_string(path) -> str:
+    """Returns a tree path as "layers/attn/q_proj/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def spec_of(path: str) -> P:
+    """Returns the PartitionSpec of a parameter; a path that no rule knows is an error."""
+    for pattern, spec in RULES:
+        if re.search(rf"(^|/|_){pattern}$", path):
+            return spec
+    raise ValueError(f"parallel/rules.py has no rule for the parameter {path}")
+
+
+def shardings(tree, mesh: Mesh):
+    """Returns the NamedSharding of every leaf of a tree that holds parameters: the parameters
+    themselves, their moving average, or an optimizer's moments. Scalars are on every device.
+
+    `tree` may be abstract (ShapeDtypeStruct).
+    """
+
+    def sharding(path, leaf):
+        if leaf.ndim == 0:
+            return NamedSharding(mesh, P())
+        name = path_string(path)
+        spec = spec_of(name)
+        for size, axis in zip(leaf.shape, spec, strict=False):
+            if axis is not None and size % mesh.shape[axis]:
+                raise UserError(
+                    f"{name} has a dimension of {size}, which does not divide over "
+                    f"config.mesh.{axis}={mesh.shape[axis]}; change the size or the mesh"
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)

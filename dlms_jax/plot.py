@@ -1,0 +1,66 @@
+"""metrics.csv -> PNG: the curves of one run, or of several in the same axes.
+
+    python -m dlms_jax.plot runs/tiny
+    python -m dlms_jax.plot runs/tiny runs/tiny-ar --out comparison.png
+"""
+
+import argparse
+import os
+import pathlib
+from typing import Sequence
+
+from dlms_jax.errors import UserError, command_line
+from dlms_jax.training.writer import read_metrics
+
+_PANELS = (
+    ("loss", "training loss (nats/token)"),
+    ("bound", "held-out bound (nats/token)"),
+    ("learning_rate", "learning rate"),
+    ("grad_norm", "gradient norm"),
+)
+
+
+def draw_curves(workdirs: Sequence[pathlib.Path], out: pathlib.Path | None = None) -> pathlib.Path:
+    """Draws the metrics of runs against tokens; returns the PNG's path (WORKDIR/curves.png of the
+    first run, where `out` is None)."""
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.subplots(2, 2).flat
+    for workdir in workdirs:
+        history = read_metrics(workdir / "metrics.csv")
+        if not history:
+            raise UserError(f"{workdir / 'metrics.csv'} holds no metrics; is it a run's workdir?")
+        for (column, title), axis in zip(_PANELS, axes, strict=True):
+            points = [(float(r["tokens"]), float(r[column])) for r in history if r[column]]
+            marker = "o" if column == "bound" else ""
+            axis.plot(*zip(*points, strict=True) if points else ([], []), marker=marker,
+                      markersize=3, linewidth=1, label=str(workdir))  # fmt: skip
+            axis.set_title(title)
+            axis.set_xlabel("tokens seen")
+            axis.grid(alpha=0.3)
+    figure.axes[1].legend()
+    out = out or workdirs[0] / "curves.png"
+    temporary = out.with_name(out.name + ".tmp")
+    try:
+        figure.savefig(temporary, format="png", dpi=110)
+        os.replace(temporary, out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from None
+    return out
+
+
+@command_line
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m dlms_jax.plot",
+        description="Draws loss, held-out bound, learning rate and gradient norm of runs as a PNG.",
+    )
+    parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="the --workdir of each run")
+    parser.add_argument("--out", type=pathlib.Path, help="the PNG (default: curves.png in the first)")
+    arguments = parser.parse_args(argv)
+    print(draw_curves(arguments.workdirs, arguments.out))
+
+
+if __name__ == "__main__":
+    main()

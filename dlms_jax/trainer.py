@@ -1,0 +1,255 @@
+"""Trainer: trains a run from a Config, or goes on with it.
+
+    from dlms_jax.config import load_config
+    from dlms_jax.trainer import Trainer
+
+    Trainer(workdir="runs/tiny").train(load_config("configs/tiny.py"))
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from dlms_jax.config import Config, changed_settings, from_dict
+from dlms_jax.data import tokenizers
+from dlms_jax.data.dataset import build_dataset
+from dlms_jax.data.loader import TrainBatches
+from dlms_jax.data.packing import Rows
+from dlms_jax.errors import UserError
+from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
+from dlms_jax.model import DiffusionLM
+from dlms_jax.models import train_flops
+from dlms_jax.parallel.mesh import check_rows, local_rows, make_mesh, to_global
+from dlms_jax.plot import draw_curves
+from dlms_jax.training import checkpoint, hardware, report
+from dlms_jax.training.interrupt import Interrupted, StopSignals
+from dlms_jax.training.optimizer import learning_rate, make_optimizer
+from dlms_jax.training.progress import Clock, Progress
+from dlms_jax.training.state import TrainState, abstract_state, sharded_state
+from dlms_jax.training.step import make_train_step
+from dlms_jax.training.writer import MetricWriter
+
+# What a run may not change when it goes on. The rest (steps, evaluation, mesh, ...) it may.
+_FIXED = ("objective", "model", "tokenizer", "data", "optimizer")
+_FIXED_LEAVES = ("training.seed", "training.batch_size", "training.ema_decay")
+_FREE = ("data.prefetch", "model.attention", "model.scan_layers", "model.remat")
+
+
+class Trainer:
+    """Trains in a workdir (runs/<config.name> where None) and reports to a rich console."""
+
+    def __init__(self, workdir: str | pathlib.Path | None = None, console: Console | None = None):
+        self._workdir = workdir
+        self._console = console or Console(soft_wrap=True)
+
+    def train(self, config) -> dict[str, float]:
+        """Trains a Config (or ConfigDict) to its last step and returns the final metrics.
+
+        Goes on from the newest checkpoint in the workdir, where there is one. Raises UserError for
+        what cannot be trained, and Interrupted after a SIGTERM or Ctrl-C, with all saved.
+        """
+        config = from_dict(config)
+        workdir = pathlib.Path(self._workdir or pathlib.Path("runs") / config.name)
+        return _Run(config, workdir, self._console).train()
+
+    def resume(self, checkpoint_path: str | pathlib.Path) -> dict[str, float]:
+        """Goes on with the run of a workdir (or of its newest checkpoints/STEP) to its last step."""
+        folder = checkpoint.find_checkpoint(checkpoint_path)
+        workdir = folder.parent.parent
+        newest = checkpoint.find_checkpoint(workdir)
+        if newest != folder:
+            raise UserError(f"{folder} is not the newest checkpoint of its run; that is {newest}")
+        config = from_dict(checkpoint.load_about(folder)["config"])
+        return _Run(config, workdir, self._console).train()
+
+
+class _Run:
+    """One run in this process: what is built once, then the loop over steps."""
+
+    def __init__(self, config: Config, workdir: pathlib.Path, console: Console):
+        self.config, self.workdir, self.console = config, workdir, console
+        self.mesh = make_mesh(config.mesh)
+        training = config.training
+        check_rows(self.mesh, training.batch_size // training.accumulation_steps, "training.batch_size")
+
+        saved = checkpoint.newest_about(workdir)
+        if saved:
+            _check_same_run(config, saved, workdir)
+        tokenizer = tokenizers.from_dict(saved["tokenizer"]) if saved else None
+        self.dataset = build_dataset(config, tokenizer)
+        self.about = {
+            "config": config.to_dict(),
+            "tokenizer": self.dataset.tokenizer.to_dict(),
+            "data": {
+                "train": self.dataset.train.fingerprint,
+                "heldout": self.dataset.heldout.fingerprint,
+            },
+            "versions": checkpoint.versions(),
+        }
+        if saved and saved["data"] != self.about["data"]:
+            raise UserError(
+                f"the corpus {config.data.corpus} is not what the run in {workdir} was trained on "
+                "(its fingerprint differs; another Python or changed files?); use another --workdir"
+            )
+
+        self.tx = make_optimizer(config.optimizer, training.steps)
+        self.lm = DiffusionLM(config, self.dataset.tokenizer, None, self.mesh, self.about)
+        self.rows = self.lm.objective.vocabulary.rows
+        self.batches = TrainBatches(
+            self.dataset.train.rows, training.batch_size, training.seed,
+            local_rows(self.mesh, training.batch_size),
+        )  # fmt: skip
+        self.evaluator = BoundEvaluator(
+            config, self.lm.network, self.lm.objective, self.dataset.tokenizer, self.mesh
+        )
+        self.rate = learning_rate(
+            config.optimizer, training.steps, config.optimizer.peak_learning_rate
+        )
+        self.flops = (
+            training.batch_size * config.data.sequence_length
+            * train_flops(
+                config.model, self.rows, config.data.sequence_length, self.lm.objective.attention,
+                head_share=1.0 if self.lm.objective.exact else 0.5,
+            )
+        )  # fmt: skip
+        self.peak = hardware.peak_flops()[0]
+        workdir.mkdir(parents=True, exist_ok=True)
+        self.checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint, console.print)
+
+    def train(self) -> dict[str, float]:
+        """Runs to the last step; returns the final metrics."""
+        report.show_start(self.console, self.config, self.dataset, self.mesh, self.rows)
+        try:
+            state = self._restore_or_begin()
+            first = int(state.step)
+            writer = MetricWriter(self.workdir, first)
+            writer.write_hparams({k: str(v) for k, v in self.about["config"].items()})
+            try:
+                if first < self.config.training.steps:
+                    state = self._loop(state, first, writer)
+            finally:
+                writer.close()
+            return self._finish(state)
+        finally:
+            self.checkpoints.close()
+
+    def _restore_or_begin(self) -> TrainState:
+        target = (self.config, self.lm.network, self.tx, self.mesh)
+        restored = self.checkpoints.restore_latest(abstract_state(*target))
+        if restored is None:
+            return sharded_state(*target)
+        state, _ = restored
+        self.console.print(f"resuming {self.workdir} after step {int(state.step)}")
+        return state
+
+    def _loop(self, state: TrainState, first: int, writer: MetricWriter) -> TrainState:
+        config, steps = self.config, self.config.training.steps
+        step_fn = make_train_step(config, self.lm.network, self.lm.objective, self.tx, self.mesh)
+        batches = self.batches.iterate(first, config.data.prefetch)
+        self.console.print("compiling the train step ...")
+        with StopSignals() as stop, Progress(self.console, steps) as progress:
+            for done in range(first + 1, steps + 1):
+                state, metrics = step_fn(state, to_global(next(batches), self.mesh))
+                if done == first + 1:
+                    jax.block_until_ready(metrics)  # compiled: what comes now is the speed
+                    clock = Clock(first_step=done, last_step=steps)
+                stopping = stop.received
+                evaluate = done == steps or done % config.evaluation.every == 0
+                save = done == steps or done % config.checkpoint.every == 0 or stopping
+                if evaluate or save or done % config.training.log_every == 0:
+                    metrics = self._metrics(done, jax.device_get(metrics), clock)
+                    if evaluate:
+                        metrics |= self._evaluate(done, state, writer)
+                    writer.write_scalars(done, metrics)
+                    progress.show(done, metrics, clock.seconds_left(done))
+                    self._stop_if_broken(done, metrics)
+                    if save:
+                        self.checkpoints.save(done, state, self.about, metrics.get("bound"))
+                    clock.go_on(done)
+                if stopping and done < steps:
+                    self.checkpoints.wait()
+                    raise Interrupted(
+                        f"{stopping}: saved step {done}; go on with: {report.resume_command(self.workdir)}"
+                    )
+        self.checkpoints.wait()
+        return state
+
+    def _metrics(self, done: int, metrics: dict[str, Any], clock: Clock) -> dict[str, float]:
+        metrics = {name: float(value) for name, value in metrics.items()}
+        tokens = self.config.training.batch_size * self.config.data.sequence_length
+        flops = self.flops * clock.steps_per_second(done)
+        return metrics | {
+            "learning_rate": float(self.rate(done - 1 - metrics["skipped"])),
+            "tokens": float(done * tokens),
+            "epoch": self.batches.epochs(done),
+            "tokens_per_second": tokens * clock.steps_per_second(done),
+            "flops_per_second": flops,
+            "mfu": flops / self.peak,
+            "seconds": clock.seconds(),
+        }
+
+    def _evaluate(self, done: int, state: TrainState, writer: MetricWriter) -> dict[str, float]:
+        """Returns the held-out metrics of the rows that evaluations in training use, and shows a
+        sample."""
+        bound = self._bound(state, self.config.evaluation.rows)
+        sample = self.lm.sample(self.config.sampling.prompt, seed=done)
+        writer.write_texts(done, {"sample": sample})
+        report.show_sample(self.console, done, sample)
+        return {
+            "bound": bound.nats_per_token,
+            "bits_per_byte": bound.bits_per_byte,
+            "stderr": bound.stderr,
+        }
+
+    def _bound(self, state: TrainState, rows: int) -> BoundReport:
+        self.lm.params = state.params if state.ema is None else state.ema
+        heldout = self.dataset.heldout.rows
+        return self.evaluator(
+            self.lm.params, Rows(*(x[:rows] for x in heldout)) if rows else heldout
+        )
+
+    def _stop_if_broken(self, done: int, metrics: dict[str, float]):
+        in_a_row = int(metrics["skipped_in_a_row"])
+        if in_a_row < self.config.training.max_skipped_steps:
+            return
+        first_bad = done - in_a_row + 1
+        self.checkpoints.wait()
+        latest = self.checkpoints.latest_step()
+        good = self.checkpoints.path(latest) if latest else "none yet"
+        raise UserError(
+            f"loss or gradient was not finite for {in_a_row} steps in a row, from step {first_bad}; "
+            f"the weights were last updated at step {first_bad - 1}; last checkpoint: {good}; "
+            f"training rows of step {first_bad}: {self.batches.rows_of(first_bad - 1).tolist()}; "
+            "lower config.optimizer.peak_learning_rate"
+        )
+
+    def _finish(self, state: TrainState) -> dict[str, float]:
+        """Evaluates on all held-out rows, prints the summary, draws the curves."""
+        bound = self._bound(state, self.config.evaluation.final_rows)
+        report.show_summary(self.console, self.config, self.workdir, bound)
+        draw_curves([self.workdir])
+        sample = self.lm.sample(self.config.sampling.prompt, seed=self.config.training.seed)
+        report.show_sample(self.console, int(state.step), sample)
+        report.show_next(self.console, self.config, self.workdir)
+        return {
+            "step": int(state.step),
+            "bound": bound.nats_per_token,
+            "bits_per_byte": bound.bits_per_byte,
+            "stderr": bound.stderr,
+            "perplexity": bound.perplexity,
+            "unigram_nats": bound.unigram_nats,
+        }
+
+
+def _check_same_run(config: Config, saved: dict[str, Any], workdir: pathlib.Path):
+    """Raises UserError where a workdir's run cannot go on with this config."""
+    changed = [
+        (key, before, now)
+        for key, before, now in changed_settings(from_dict(saved["config"]), config)
+        if (key.split(".")[0] in _FIXED and key not in _FREE) or key in _FIXED_LEAVES
+    ]
+    if changed:
+        what = ", ".join(f"config.{key} was {before!r}, is {now!r}" for key, before, now in changed)
+        raise UserError(f"{workdir} holds another run ({what}); use another --workdir")

@@ -1,0 +1,1 @@
+"""LOSS -> UPDATED WEIGHTS: state, optimizer, step, checkpoints, and what a run reports."""

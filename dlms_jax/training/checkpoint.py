@@ -1,0 +1,203 @@
+"""Checkpoints: a directory that is enough to resume, sample, evaluate or convert.
+
+WORKDIR/checkpoints/STEP/ holds, through orbax: params, ema (where there is one), rest (optimizer
+state and counters), and about (config, tokenizer, data fingerprints, versions, as JSON).
+"""
+
+import contextlib
+import importlib.metadata
+import logging
+import pathlib
+import platform
+from typing import Any, Callable
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from dlms_jax.config import CheckpointConfig
+from dlms_jax.errors import UserError
+from dlms_jax.training.state import TrainState
+
+FOLDER = "checkpoints"
+_BROKEN = "checkpoints_broken"
+_HALF_WRITTEN = ".orbax-checkpoint-tmp"
+
+
+class Checkpoints:
+    """The checkpoints of a run that is being trained. Saves are asynchronous and atomic: a
+    directory has its final name only when all of it is on disk."""
+
+    def __init__(self, workdir: pathlib.Path, config: CheckpointConfig, say: Callable[[str], None]):
+        """say: where to report checkpoints that could not be used."""
+        self._folder = (workdir / FOLDER).absolute()
+        self._say = say
+        for path in sorted(self._folder.glob(f"*{_HALF_WRITTEN}*")):
+            say(f"{path} was half-written when its run ended; removed")
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: -metrics["bound"],
+            n=config.keep_best,
+            keep_checkpoints_without_metrics=False,
+        )
+        keep = [policies.LatestN(config.keep_latest), best]
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(keep),
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def path(self, step: int) -> pathlib.Path:
+        return self._folder / str(step)
+
+    def save(self, step: int, state: TrainState, about: dict[str, Any], bound: float | None):
+        """Starts to save; returns as soon as the state is copied. bound: what 'best' goes by."""
+        rest = {
+            "optimizer": state.optimizer,
+            "skipped": state.skipped,
+            "skipped_in_a_row": state.skipped_in_a_row,
+        }
+        items = {
+            "params": ocp.args.StandardSave(state.params),
+            "rest": ocp.args.StandardSave(rest),
+            "about": ocp.args.JsonSave(about),
+        }
+        if state.ema is not None:
+            items["ema"] = ocp.args.StandardSave(state.ema)
+        metrics = None if bound is None else {"bound": bound}
+        self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+
+    def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """Returns (state, about) of the newest checkpoint that can be read; None where none is.
+
+        One that cannot be read is named, moved aside to WORKDIR/checkpoints_broken, and the one
+        before it is tried. Where none can be read, UserError: a run is never silently begun anew.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            path = self.path(step)
+            try:
+                return self._restore(step, abstract)
+            except Exception as error:  # orbax and tensorstore raise all kinds on damaged files
+                self._say(f"{path} cannot be read ({_first_line(error)}); trying the one before it")
+            broken = self._folder.parent / _BROKEN
+            broken.mkdir(exist_ok=True)
+            path.rename(_unused(broken / str(step)))
+            self._manager.reload()
+        if steps:
+            raise UserError(
+                f"no checkpoint in {self._folder} can be read (moved to {broken}); "
+                "start again with another --workdir"
+            )
+        return None
+
+    def wait(self):
+        """Returns when all saves are on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self):
+        self._manager.close()
+
+    def _restore(self, step, abstract):
+        rest = {
+            "optimizer": abstract.optimizer,
+            "skipped": abstract.skipped,
+            "skipped_in_a_row": abstract.skipped_in_a_row,
+        }
+        items = {
+            "params": ocp.args.StandardRestore(abstract.params),
+            "rest": ocp.args.StandardRestore(rest),
+            "about": ocp.args.JsonRestore(),
+        }
+        if abstract.ema is not None:
+            items["ema"] = ocp.args.StandardRestore(abstract.ema)
+        saved = self._manager.restore(step, args=ocp.args.Composite(**items))
+        number = jax.device_put(jax.numpy.int32(step), abstract.step.sharding)
+        ema = saved["ema"] if abstract.ema is not None else None
+        return TrainState(number, saved["params"], ema, **saved["rest"]), saved["about"]
+
+
+def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
+    """Returns the directory of one step, from it, from a run's workdir (its newest step) or from
+    the folder between them."""
+    path = pathlib.Path(path).absolute()
+    if (path / "about").is_dir():
+        return path
+    for folder in (path / FOLDER, path):
+        if steps := _step_folders(folder):
+            return max(steps, key=_step_of)
+    raise UserError(
+        f"no checkpoint at {path}; give the --workdir of a training run, "
+        "or one of its checkpoints/STEP"
+    )
+
+
+def newest_about(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Returns what the newest checkpoint of a workdir that can be read says of its run; None where
+    there is none."""
+    for folder in sorted(_step_folders(workdir / FOLDER), key=_step_of, reverse=True):
+        with contextlib.suppress(UserError):
+            return load_about(folder)
+    return None
+
+
+def load_about(step_folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what a checkpoint says of itself: config, tokenizer, data, versions."""
+    with _readable(step_folder):
+        return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(step_folder / "about")
+
+
+def load_params(step_folder: pathlib.Path, abstract) -> Any:
+    """Returns the weights: the moving average where the run kept one, else the parameters."""
+    item = "ema" if (step_folder / "ema").is_dir() else "params"
+    with _readable(step_folder):
+        return ocp.StandardCheckpointer().restore(step_folder / item, abstract)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what computed a checkpoint."""
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
+
+
+def _step_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    if not folder.is_dir():
+        return []
+    return [p for p in folder.iterdir() if p.name.isdigit() and (p / "about").is_dir()]
+
+
+def _step_of(folder: pathlib.Path) -> int:
+    return int(folder.name)
+
+
+@contextlib.contextmanager
+def _readable(step_folder):
+    try:
+        yield
+    except Exception as error:  # orbax and tensorstore raise all kinds on damaged files
+        others = {_step_of(p) for p in _step_folders(step_folder.parent)} - {_step_of(step_folder)}
+        others = ", ".join(map(str, sorted(others)))
+        raise UserError(
+            f"the checkpoint {step_folder} cannot be read ({_first_line(error)})"
+            + (f"; beside it are steps {others}" if others else "")
+        ) from None
+
+
+def _unused(path: pathlib.Path) -> pathlib.Path:
+    number = 0
+    while path.exists():
+        number += 1
+        path = path.with_name(f"{path.name.split('-')[0]}-{number}")
+    return path
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports each save in a dozen lines

@@ -1,0 +1,132 @@
+"""Head and cross-entropy over the scored positions only, a chunk at a time.
+
+Masked diffusion needs logits only where a token is masked. B x L x V logits, the largest array of
+a training step, need not exist: each device moves its scored positions to the front and runs as
+many chunks as hold them; none is ever dropped. The gradients are formed in the same pass, while a
+chunk's logits are there (as Liger-Kernel does, arXiv 2410.10989), so the logits are computed once.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec as P
+
+from dlms_jax.models.transformer import project
+from dlms_jax.parallel.mesh import BATCH_AXES, VOCABULARY_AXIS
+
+_BATCH = P(BATCH_AXES)
+_HEAD = P("fsdp", VOCABULARY_AXIS)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def fused_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, mesh: Mesh, chunk: int):
+    """Returns (total, nll_BxL) as `Denoiser.nll` describes, from the last hidden states.
+
+    h_BxLxD is split over the mesh by rows, the kernel by parallel/rules.py. Devices run different
+    numbers of chunks: inside the loop they talk along `tensor` only, whose peers hold the same
+    rows. The kernel is gathered over `fsdp` before the loop, its gradient scattered after it.
+    """
+    total, nll_BxL, _ = _on_mesh(
+        h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, mesh, chunk, gradients=False
+    )
+    return total, nll_BxL
+
+
+def _forward(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, mesh, chunk):
+    total, nll_BxL, gradients = _on_mesh(
+        h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, mesh, chunk, gradients=True
+    )
+    return (total, nll_BxL), gradients
+
+
+def _backward(mesh, chunk, gradients, cotangents):
+    scale, _ = cotangents  # nll_BxL is not differentiable: see Denoiser
+    dh_BxLxD, dkernel_DxV = gradients
+    return (
+        (scale * dh_BxLxD).astype(dh_BxLxD.dtype),
+        (scale * dkernel_DxV).astype(dkernel_DxV.dtype),
+        None, None, None,
+    )  # fmt: skip
+
+
+fused_nll.defvjp(_forward, _backward)
+
+
+def _on_mesh(h, kernel, targets, weights, bias, mesh, chunk, gradients: bool):
+    local = functools.partial(_local_nll, chunk=chunk, gradients=gradients)
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(_BATCH, P(None, VOCABULARY_AXIS), _BATCH, _BATCH, P(VOCABULARY_AXIS)),
+        out_specs=(P(), _BATCH, (_BATCH, _HEAD) if gradients else ()),
+        check_vma=False,
+    )(h, kernel, targets, weights, jnp.asarray(bias))
+
+
+def _local_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, *, chunk, gradients):
+    """One device's part: its rows, its columns of the kernel (V is those columns here)."""
+    shape, width = targets_BxL.shape, h_BxLxD.shape[-1]
+    positions = targets_BxL.size
+    chunk = min(chunk, positions)
+    h_PxD = h_BxLxD.reshape(positions, width)
+    targets_P, weights_P = targets_BxL.reshape(positions), weights_BxL.reshape(positions)
+    kernel_DxV = kernel_DxV.astype(h_PxD.dtype)
+    first_column = jax.lax.axis_index(VOCABULARY_AXIS) * kernel_DxV.shape[1]
+
+    scored_P = weights_P != 0
+    num_chunks = (jnp.sum(scored_P) + chunk - 1) // chunk
+    # Indices of scored positions, then `positions`, which reads as zeros and writes nowhere.
+    padded = -(-positions // chunk) * chunk
+    order = jnp.nonzero(scored_P, size=padded, fill_value=positions)[0]
+
+    def one_chunk(state):
+        i, total, nll_P, *sums = state
+        at_C = jax.lax.dynamic_slice_in_dim(order, i * chunk, chunk)
+        h_CxD = h_PxD.at[at_C].get(mode="fill", fill_value=0)
+        weights_C = weights_P.at[at_C].get(mode="fill", fill_value=0)
+        columns_C = targets_P.at[at_C].get(mode="fill", fill_value=0) - first_column
+        logits_CxV = project(h_CxD, kernel_DxV) + bias_V[None, :]
+        nll_C, p_CxV = _softmax_nll(logits_CxV, columns_C)
+        nll_C = jnp.where(weights_C != 0, nll_C, 0.0)
+        total += jnp.sum(weights_C * nll_C)
+        nll_P = nll_P.at[at_C].set(nll_C, mode="drop")
+        if gradients:
+            dh_PxD, dkernel_DxV = sums
+            # A column outside this device's part matches none: 0, never a wrapped index.
+            hit_CxV = columns_C[:, None] == jnp.arange(kernel_DxV.shape[1])[None, :]
+            dlogits_CxV = weights_C[:, None] * (p_CxV - hit_CxV)
+            dlogits_CxV = dlogits_CxV.astype(h_PxD.dtype)
+            dh_CxD = jax.lax.psum(project(dlogits_CxV, kernel_DxV.T), VOCABULARY_AXIS)
+            dh_PxD = dh_PxD.at[at_C].set(dh_CxD.astype(dh_PxD.dtype), mode="drop")
+            sums = dh_PxD, dkernel_DxV + project(h_CxD.T, dlogits_CxV)
+        return i + 1, total, nll_P, *sums
+
+    zero = jnp.zeros((), jnp.float32)
+    state = (jnp.zeros((), num_chunks.dtype), zero, jnp.zeros(positions, jnp.float32))
+    if gradients:
+        state += (jnp.zeros_like(h_PxD), jnp.zeros(kernel_DxV.shape, jnp.float32))
+    _, total, nll_P, *sums = jax.lax.while_loop(lambda s: s[0] < num_chunks, one_chunk, state)
+
+    total = jax.lax.psum(total, BATCH_AXES)
+    if gradients:
+        dh_PxD, dkernel_DxV = sums
+        dkernel_DxV = jax.lax.psum(dkernel_DxV, "data")
+        dkernel_DxV = jax.lax.psum_scatter(dkernel_DxV, "fsdp", scatter_dimension=0, tiled=True)
+        sums = dh_PxD.reshape(*shape, width), dkernel_DxV
+    return total, nll_P.reshape(shape), tuple(sums)
+
+
+def _softmax_nll(logits_CxV, columns_C):
+    """Returns (nll_C, p_CxV) of logits whose columns are split over `tensor`; columns_C are the
+    targets' columns, counted from this device's first (outside its range: another device's)."""
+    num_columns = logits_CxV.shape[1]
+    top_C = jax.lax.pmax(jnp.max(logits_CxV, axis=1), VOCABULARY_AXIS)
+    # A device may hold unused rows alone, all -inf; exp(-inf - top) is 0 as it should.
+    exp_CxV = jnp.exp(logits_CxV - top_C[:, None])
+    sum_C = jax.lax.psum(jnp.sum(exp_CxV, axis=1), VOCABULARY_AXIS)
+    mine_C = (columns_C >= 0) & (columns_C < num_columns)
+    column_C = jnp.clip(columns_C, 0, num_columns - 1)
+    target_C = jnp.take_along_axis(logits_CxV, column_C[:, None], axis=1)[:, 0]
+    target_C = jax.lax.psum(jnp.where(mine_C, target_C, 0.0), VOCABULARY_AXIS)
+    return jnp.log(sum_C) + top_C - target_C, exp_CxV / sum_C[:, None]

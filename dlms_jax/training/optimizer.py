@@ -1,0 +1,76 @@
+"""Optimizers and learning-rate schedules, as optax chains."""
+
+import re
+
+import jax
+import optax
+
+from dlms_jax.config import OptimizerConfig
+from dlms_jax.parallel.rules import path_string
+
+_DECAYED = r"kernel$"  # matrices; not norms, biases and the embedding
+_MUON_MATRIX = r"^layers/.*/kernel$"  # with their leading layer axis
+
+
+def learning_rate(config: OptimizerConfig, steps: int, peak: float) -> optax.Schedule:
+    """Returns the rate by step: linear warm-up to `peak`, then what config.schedule names.
+
+    cosine: half a cosine down to final_fraction * peak at the last step. wsd (warm-up, stable,
+    decay; MiniCPM arXiv 2404.06395): constant, then linear down in the last decay_fraction.
+    """
+    warmup = min(config.warmup_steps, steps)
+    final = config.final_fraction * peak
+    rest = max(steps - warmup, 1)
+    if config.schedule == "constant":
+        after = optax.constant_schedule(peak)
+    elif config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, rest, config.final_fraction)
+    else:
+        decay = min(round(config.decay_fraction * steps), rest)
+        after = optax.join_schedules(
+            [optax.constant_schedule(peak), optax.linear_schedule(peak, final, max(decay, 1))],
+            [rest - decay],
+        )
+    # The first update already moves: step 0 has rate peak / warmup.
+    ramp = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
+    return optax.join_schedules([ramp, after], [warmup])
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Returns the chain: clip by global norm, then AdamW; or Muon (arXiv 2502.16982) for the
+    layers' matrices and AdamW for the rest."""
+    rate = learning_rate(config, steps, config.peak_learning_rate)
+    update = optax.adamw(
+        rate, config.b1, config.b2, config.epsilon,
+        weight_decay=config.weight_decay, mask=decay_mask,
+    )  # fmt: skip
+    if config.name == "muon":
+        muon = optax.contrib.muon(
+            learning_rate(config, steps, config.muon_learning_rate),
+            weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=_matrix_dimensions,
+        )
+        update = optax.partition({"muon": muon, "adam": update}, _muon_or_adam)
+    if not config.clip_norm:
+        return update
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
+
+def decay_mask(params):
+    """Returns a tree of bools: which parameters weight decay pulls towards 0."""
+    return _by_path(lambda path: bool(re.search(_DECAYED, path)), params)
+
+
+def _muon_or_adam(params):
+    return _by_path(lambda path: "muon" if re.search(_MUON_MATRIX, path) else "adam", params)
+
+
+def _matrix_dimensions(params):
+    """Names the layers' kernels as N matrices, in x out. Without it optax takes a 3-D kernel for no
+    matrix, and Adam updates it."""
+    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+    return jax.tree.map(lambda _: matrix, params)
+
+
+def _by_path(function, params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: function(path_string(path)), params)

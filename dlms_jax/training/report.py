@@ -1,0 +1,81 @@
+"""What a run prints around its steps: what it starts from, samples, and what it came to."""
+
+import pathlib
+import statistics
+
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from dlms_jax.config import Config
+from dlms_jax.data.dataset import Dataset
+from dlms_jax.models import count_parameters
+from dlms_jax.training import hardware
+from dlms_jax.training.progress import with_unit
+from dlms_jax.training.writer import read_metrics
+
+
+def show_start(console: Console, config: Config, dataset: Dataset, mesh: Mesh, rows: int):
+    """Prints the model, the data with its fingerprints, and the devices."""
+    model, peak = config.model, hardware.peak_flops()
+    say(console, f"{config.objective.name} {model.name}: "
+        f"{with_unit(count_parameters(model, rows))}parameters, {model.num_layers} layers, "
+        f"width {model.width}, vocabulary {dataset.tokenizer.size} ({config.tokenizer.name})")  # fmt: skip
+    for name, split in (("train", dataset.train), ("held-out", dataset.heldout)):
+        f = split.fingerprint
+        filled = f["tokens"] / max(split.rows.tokens_RxL.size, 1)
+        say(console, f"{config.data.corpus}, {name}: {f['documents']} documents, {f['bytes']} bytes, "
+            f"{f['tokens']} tokens in {len(split.rows)} rows of {config.data.sequence_length} "
+            f"({filled:.0%} scored), sha256 {f['sha256'][:16]}")  # fmt: skip
+    shape = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    say(console, f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s) ({shape}); "
+        f"peak {with_unit(peak[0])}FLOP/s ({peak[1]})")  # fmt: skip
+
+
+def show_sample(console: Console, step: int, sample: str):
+    console.print(Panel(Text(printable(sample)), title=f"sample at step {step}", title_align="left"))
+
+
+def show_summary(console: Console, config: Config, workdir: pathlib.Path, bound):
+    """Prints the table that a run ends with; `bound` is an evaluation.bound.BoundReport."""
+    history = read_metrics(workdir / "metrics.csv")
+    speeds = [float(row["tokens_per_second"]) for row in history if row["tokens_per_second"]]
+    memory, whose = hardware.peak_memory()
+    table = Table(title=f"{workdir}: {config.objective.name}", title_justify="left", show_header=False)
+    for name, value in {
+        "held-out nats/token": f"{bound.nats_per_token:.4f}",
+        "held-out bits/byte": f"{bound.bits_per_byte:.4f} +- {bound.stderr:.4f} (standard error)",
+        "perplexity (per token)": f"{bound.perplexity:.3f}",
+        "unigram entropy, nats/token": f"{bound.unigram_nats:.4f} (to beat: the same tokens' own "
+        f"frequencies; the model is {bound.below_unigram:.1%} below)",
+        "tokens/s (median)": with_unit(statistics.median(speeds)).strip() if speeds else "-",
+        "peak memory": f"{memory / 2**20:.0f} MiB {whose}",
+        "protocol": bound.protocol,
+    }.items():
+        table.add_row(name, value)
+    console.print(table)
+
+
+def show_next(console: Console, config: Config, workdir: pathlib.Path):
+    """Prints the commands that a reader may want next."""
+    commands = [f'python -m dlms_jax.sample --checkpoint {workdir} --prompt "The "']
+    if config.objective.name != "autoregressive":
+        commands.append(
+            f'python -m dlms_jax.sample --checkpoint {workdir} --infill "The {{}} of {{}} is"'
+        )
+    commands.append(f"python -m dlms_jax.evaluate --checkpoint {workdir}")
+    commands.append(f"python -m dlms_jax.plot {workdir}")
+    say(console, "next:\n" + "\n".join(f"  {command}" for command in commands))
+
+
+def say(console: Console, text: str):
+    """Prints a text as it is: no markup, no colours for its numbers, no wrapping."""
+    console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Returns the text with control characters, which could upset a terminal, made visible."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,65 @@
+"""Metrics to WORKDIR/metrics.csv and to TensorBoard, with the method names of clu.metric_writers
+(which cannot be imported without TensorFlow)."""
+
+import csv
+import os
+import pathlib
+from typing import Mapping
+
+from tensorboardX import SummaryWriter
+
+COLUMNS = (
+    "step", "loss", "bound", "bits_per_byte", "stderr", "learning_rate", "grad_norm", "param_norm",
+    "skipped", "tokens", "epoch", "tokens_per_second", "flops_per_second", "mfu", "seconds",
+)  # fmt: skip
+
+
+class MetricWriter:
+    """Appends after `step`, the last step already done; rows beyond it, from a run that was killed
+    after its last checkpoint, are dropped, so that no step stands twice."""
+
+    def __init__(self, workdir: pathlib.Path, step: int):
+        self._path = workdir / "metrics.csv"
+        kept = [row for row in read_metrics(self._path) if int(row["step"]) <= step]
+        temporary = self._path.with_suffix(".tmp")
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(kept)
+        os.replace(temporary, self._path)
+        self._file = open(self._path, "a", newline="")
+        self._csv = csv.DictWriter(self._file, COLUMNS, extrasaction="ignore")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]):
+        """Writes one row; scalars that have no column go to TensorBoard alone."""
+        self._csv.writerow({"step": step, **{k: f"{v:.7g}" for k, v in scalars.items()}})
+        self._file.flush()
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+
+    def write_texts(self, step: int, texts: Mapping[str, str]):
+        for name, text in texts.items():
+            self._board.add_text(name, f"```\n{text}\n```", step)
+
+    def write_hparams(self, hparams: Mapping[str, object]):
+        table = "\n".join(f"|{name}|{value}|" for name, value in hparams.items())
+        self._board.add_text("config", f"|setting|value|\n|-|-|\n{table}")
+
+    def flush(self):
+        self._file.flush()
+        self._board.flush()
+
+    def close(self):
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, str]]:
+    """Returns the rows of a metrics.csv as written ("" where a metric was not logged); none where
+    there is no file. A last line that a killed run left incomplete is dropped."""
+    if not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [row for row in rows if row["step"].isdigit() and None not in row.values()]
