@@ -76,9 +76,9 @@ def _local_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, *, chunk, 
 
     scored_P = weights_P != 0
     num_chunks = (jnp.sum(scored_P) + chunk - 1) // chunk
-    # Indices of scored positions, then `positions`, which reads as zeros and writes nowhere.
-    padded = -(-positions // chunk) * chunk
-    order = jnp.nonzero(scored_P, size=padded, fill_value=positions)[0]
+    # Scored positions first; past the end stands `positions`, which reads as 0 and writes nowhere.
+    order = jnp.argsort(~scored_P, stable=True)
+    order = jnp.pad(order, (0, -positions % chunk), constant_values=positions)
 
     def one_chunk(state):
         i, total, nll_P, *sums = state
