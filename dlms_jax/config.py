@@ -136,7 +136,7 @@ class EvaluationConfig:
 class SamplingConfig:
     """Defaults of `sample`, and of the sample shown at each evaluation."""
 
-    length: int = 128  # new tokens
+    length: int = 128  # new tokens, or as many as the context has room for
     steps: int = 64
     temperature: float = 0.8
     guidance: float = 0.0

@@ -66,12 +66,11 @@ class DiffusionLM:
     ) -> str:  # fmt: skip
         """Returns the prompt and what the model writes after it, up to `length` tokens.
 
-        What is None is taken from the checkpoint's config. steps: of the reverse process (masked
+        What is None is taken from the checkpoint's config (length: as much of it as fits). steps: of the reverse process (masked
         diffusion only). guidance: w in (1+w) log p(. | prompt) - w log p(.), 0 for none.
         Raises UserError for a prompt that does not fit, or a setting that the model cannot follow.
         """
-        pieces = [prompt, self.config.sampling.length if length is None else length]
-        return self._last(pieces, steps, guidance, temperature, seed)
+        return self._last(self.after(prompt, length), steps, guidance, temperature, seed)
 
     def infill(
         self, template: str, hole: int = 8, steps: int | None = None,
@@ -80,6 +79,16 @@ class DiffusionLM:
         """Returns a text with its holes filled: {} is `hole` tokens long, {12} is 12."""
         pieces = parse_infill(template, hole)
         return self._last(pieces, steps, guidance, temperature, seed)
+
+    def after(self, prompt: str, length: int | None = None) -> list[str | int]:
+        """Returns the pieces of a prompt with `length` tokens to fill after it; where None, those of
+        the config, as far as the context has room."""
+        if length is None:
+            room = self.config.data.sequence_length - 1 - len(self.tokenizer.encode(prompt))
+            length = max(1, min(self.config.sampling.length, room))
+        if length < 1:
+            raise UserError(f"a length of {length} leaves nothing to write; use 1 or more")
+        return [prompt, length]
 
     def stream(
         self, pieces: Sequence[str | int], num: int = 1, steps: int | None = None,
@@ -134,7 +143,7 @@ class DiffusionLM:
         evaluator = BoundEvaluator(
             self.config, self.network, self.objective, self.tokenizer, self.mesh, samples, seed
         )
-        used = dataset.rows if not rows else type(dataset.rows)(*(x[:rows] for x in dataset.rows))
+        used = dataset.rows.take(slice(rows)) if rows else dataset.rows
         return evaluator(self.params, used)
 
     def load_split(self, corpus: str | None = None) -> Split:
@@ -150,7 +159,8 @@ class DiffusionLM:
                     "Give a text with --data"
                 )
             return split
-        return make_split(load_corpus(corpus), self.tokenizer, self.config.data.sequence_length)
+        length = self.config.data.sequence_length
+        return make_split(corpus, load_corpus(corpus), self.tokenizer, length)
 
     def _last(self, pieces, steps, guidance, temperature, seed):
         *_, canvas = self.stream(pieces, 1, steps, guidance, temperature, seed)

@@ -16,7 +16,6 @@ from dlms_jax.config import Config, changed_settings, from_dict
 from dlms_jax.data import tokenizers
 from dlms_jax.data.dataset import build_dataset
 from dlms_jax.data.loader import TrainBatches
-from dlms_jax.data.packing import Rows
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
 from dlms_jax.model import DiffusionLM
@@ -206,9 +205,7 @@ class _Run:
     def _bound(self, state: TrainState, rows: int) -> BoundReport:
         self.lm.params = state.params if state.ema is None else state.ema
         heldout = self.dataset.heldout.rows
-        return self.evaluator(
-            self.lm.params, Rows(*(x[:rows] for x in heldout)) if rows else heldout
-        )
+        return self.evaluator(self.lm.params, heldout.take(slice(rows)) if rows else heldout)
 
     def _stop_if_broken(self, done: int, metrics: dict[str, float]):
         in_a_row = int(metrics["skipped_in_a_row"])

@@ -15,9 +15,10 @@ from dlms_jax.errors import UserError
 class Split(NamedTuple):
     """Packed rows and what they were made of.
 
-    fingerprint: {"sha256" of the texts in order, "documents", "bytes", "tokens" (those scored)}.
+    name: the corpus, and which part of it. fingerprint: {"sha256" of the texts in order, "documents", "bytes", "tokens" (those scored)}.
     """
 
+    name: str
     rows: Rows
     fingerprint: dict[str, str | int]
 
@@ -45,12 +46,14 @@ def build_dataset(config: Config, tokenizer: Tokenizer | None = None) -> Dataset
     length = config.data.sequence_length
     return Dataset(
         tokenizer,
-        make_split(train, tokenizer, length),
-        make_split(heldout, tokenizer, length),
+        make_split(f"{corpus}, training part", train, tokenizer, length),
+        make_split(f"{corpus}, held-out part", heldout, tokenizer, length),
     )
 
 
-def make_split(documents: list[Document], tokenizer: Tokenizer, length: int) -> Split:
+def make_split(
+    name: str, documents: list[Document], tokenizer: Tokenizer, length: int
+) -> Split:
     """Returns documents packed in rows of `length`, with their fingerprint."""
     digest, size = hashlib.sha256(), 0
     for document in documents:
@@ -61,7 +64,7 @@ def make_split(documents: list[Document], tokenizer: Tokenizer, length: int) -> 
         (tokenizer.encode(d.text) for d in documents),
         length, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id,
     )  # fmt: skip
-    return Split(rows, {
+    return Split(name, rows, {
         "sha256": digest.hexdigest(),
         "documents": len(documents),
         "bytes": size,

@@ -21,7 +21,7 @@ class TrainBatches:
         self._rows = rows
         self._batch_size = batch_size
         self._local_rows = local_rows
-        self._order = grain.MapDataset.source(range(len(rows))).seed(seed).shuffle().repeat()
+        self._order = grain.MapDataset.source(range(rows.number)).seed(seed).shuffle().repeat()
 
     def rows_of(self, step: int) -> np.ndarray:
         """Returns the indices, among all training rows, of the whole global batch of a step."""
@@ -29,12 +29,11 @@ class TrainBatches:
 
     def epochs(self, step: int) -> float:
         """Returns how often the training rows have been seen when `step` steps are done."""
-        return step * self._batch_size / len(self._rows)
+        return step * self._batch_size / self._rows.number
 
     def __getitem__(self, step: int) -> Rows:
         """Returns this process's rows of the batch of a step."""
-        indices = self._indices(step, self._local_rows)
-        return Rows(*(array[indices] for array in self._rows))
+        return self._rows.take(self._indices(step, self._local_rows))
 
     def iterate(self, first_step: int, prefetch: int) -> Iterator[Rows]:
         """Yields the batches of first_step, first_step + 1, ..., prepared ahead in threads."""
@@ -48,12 +47,12 @@ class TrainBatches:
 
 def eval_batches(rows: Rows, batch_size: int, pad_id: int, local_rows: np.ndarray) -> Iterator[Rows]:
     """Yields this process's part of all rows in order; empty rows fill up the last batch."""
-    for start in range(0, len(rows), batch_size):
-        block = Rows(*(array[start : start + batch_size] for array in rows))
-        short = ((0, batch_size - len(block)), (0, 0))
+    for start in range(0, rows.number, batch_size):
+        block = rows.take(slice(start, start + batch_size))
+        short = ((0, batch_size - block.number), (0, 0))
         block = Rows(
             np.pad(block.tokens_RxL, short, constant_values=pad_id),
             np.pad(block.segments_RxL, short),
             np.pad(block.positions_RxL, short),
         )
-        yield Rows(*(array[local_rows] for array in block))
+        yield block.take(local_rows)

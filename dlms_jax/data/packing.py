@@ -17,8 +17,13 @@ class Rows(NamedTuple):
     segments_RxL: np.ndarray
     positions_RxL: np.ndarray
 
-    def __len__(self):
+    @property
+    def number(self) -> int:
         return len(self.tokens_RxL)
+
+    def take(self, indices) -> "Rows":
+        """Returns the rows of an index array or slice."""
+        return Rows(*(array[indices] for array in self))
 
     @property
     def scored_RxL(self) -> np.ndarray:

@@ -71,7 +71,7 @@ class BoundEvaluator:
             row_B = (start * batch_size + mine).astype(np.int32)
             batch, row_B = to_global((batch, row_B), self._mesh)
             nats_R.append(self._step(params, batch, row_B, key))
-        nats_R = np.concatenate(jax.device_get(nats_R))[: len(rows)].astype(np.float64)
+        nats_R = np.concatenate(jax.device_get(nats_R))[: rows.number].astype(np.float64)
         return self._report(nats_R, rows)
 
     def protocol(self) -> str:
@@ -96,7 +96,7 @@ class BoundEvaluator:
         nats, bits = nats_R.sum(), nats_R / math.log(2)
         ratio = bits.sum() / max(size, 1)
         # Standard error of a ratio of sums over rows (delta method).
-        n = len(rows)
+        n = rows.number
         spread = np.square(bits - ratio * bytes_R).sum() * n / max(n - 1, 1)
         return BoundReport(
             nats_per_token=nats / tokens,

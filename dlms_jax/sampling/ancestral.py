@@ -45,7 +45,8 @@ class Ancestral:
             i + 1 >= self.steps, 1.0, 1 - self.schedule.masked(s) / self.schedule.masked(t)
         )
         t_BxL = jnp.full(tokens_BxL.shape, t, jnp.float32)
-        logits_BxLxV = self._guided(denoise, canvas, t_BxL) + self.vocabulary.text_bias_V()
+        logits_BxLxV = self._guided(denoise, canvas, t_BxL)
+        logits_BxLxV += self.vocabulary.text_bias_V()[None, None]
 
         def row(key, tokens_L, holes_L, logits_LxV):
             whether_key, which_key = jax.random.split(jax.random.fold_in(key, i))
@@ -64,12 +65,15 @@ class Ancestral:
         given_BxL = ~holes_BxL & (layout.positions_BxL > 0)
         without_BxL = jnp.where(given_BxL, self.vocabulary.mask_id, tokens_BxL)
         both = jax.tree.map(
-            lambda a, b: jnp.concatenate([a, b]), (tokens_BxL, t_BxL, layout), (without_BxL, t_BxL, layout)
-        )  # fmt: skip
+            lambda a, b: jnp.concatenate([a, b]),
+            (tokens_BxL, t_BxL, layout),
+            (without_BxL, t_BxL, layout),
+        )
         bias_V = self.vocabulary.text_bias_V()[None, None]
-        log_p = jax.nn.log_softmax(denoise.logits(*both) + bias_V)
-        conditional, unconditional = jnp.split(jnp.where(bias_V == 0, log_p, 0.0), 2)
-        return (1 + self.guidance) * conditional - self.guidance * unconditional
+        given, without = jnp.split(jax.nn.log_softmax(denoise.logits(*both) + bias_V), 2)
+        # What has probability 0 given the prompt keeps it; -inf - -inf would be NaN.
+        possible = given > -jnp.inf
+        return jnp.where(possible, given + self.guidance * (given - without), -jnp.inf)
 
 
 def draw(key, logits_LxV, temperature: float):

@@ -24,11 +24,11 @@ def show_start(console: Console, config: Config, dataset: Dataset, mesh: Mesh, r
     say(console, f"{config.objective.name} {model.name}: "
         f"{with_unit(count_parameters(model, rows))}parameters, {model.num_layers} layers, "
         f"width {model.width}, vocabulary {dataset.tokenizer.size} ({config.tokenizer.name})")  # fmt: skip
-    for name, split in (("train", dataset.train), ("held-out", dataset.heldout)):
+    for split in (dataset.train, dataset.heldout):
         f = split.fingerprint
         filled = f["tokens"] / max(split.rows.tokens_RxL.size, 1)
-        say(console, f"{config.data.corpus}, {name}: {f['documents']} documents, {f['bytes']} bytes, "
-            f"{f['tokens']} tokens in {len(split.rows)} rows of {config.data.sequence_length} "
+        say(console, f"{split.name}: {f['documents']} documents, {f['bytes']} bytes, "
+            f"{f['tokens']} tokens in {split.rows.number} rows of {config.data.sequence_length} "
             f"({filled:.0%} scored), sha256 {f['sha256'][:16]}")  # fmt: skip
     shape = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     say(console, f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s) ({shape}); "

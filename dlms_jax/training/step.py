@@ -57,13 +57,13 @@ def make_train_step(config: Config, model: Transformer, objective: Objective, tx
 
         tokens = jnp.maximum(jnp.sum(batch.scored_BxL), 1).astype(jnp.float32)
         loss, grads = total / tokens, jax.tree.map(lambda g: g / tokens, grads)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         state = _keep_if(good, _updated(config, tx, state, grads), _skipped(state))
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
-            "param_norm": optax.global_norm(state.params),
+            "param_norm": optax.tree.norm(state.params),
             "skipped": state.skipped,
             "skipped_in_a_row": state.skipped_in_a_row,
             **{name: value / tokens for name, value in sums.items()},

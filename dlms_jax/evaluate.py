@@ -1,0 +1,59 @@
+"""Checkpoint -> numbers: the likelihood bound of a text.
+
+    python -m dlms_jax.evaluate --checkpoint runs/tiny
+    python -m dlms_jax.evaluate --checkpoint runs/tiny --data my_text.txt --samples 32
+"""
+
+import argparse
+import dataclasses
+import json
+
+from dlms_jax.errors import UserError, command_line
+
+
+@command_line
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m dlms_jax.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="DIR", help="a run's workdir, or a checkpoints/STEP")
+    add("--data", metavar="CORPUS", help="a corpus, text file or folder (default, and for the corpus "
+        "that was trained on: its held-out documents)")  # fmt: skip
+    add("--samples", type=int, metavar="N", help="Monte-Carlo strata a document (default: config's)")
+    add("--seed", type=int, metavar="N", help="of the Monte-Carlo draw (default: the config's)")
+    add("--rows", type=int, default=0, metavar="N", help="only the first N packed rows (default: all)")
+    add("--json", action="store_true", help="print the report as one JSON object")
+    arguments = parser.parse_args(argv)
+    if arguments.samples is not None and arguments.samples < 1:
+        raise UserError(f"--samples={arguments.samples} should be at least 1")
+    if arguments.rows < 0:
+        raise UserError(f"--rows={arguments.rows} should be at least 0 (0: all)")
+
+    from dlms_jax.model import DiffusionLM  # after the checks: JAX takes its time
+
+    lm = DiffusionLM.load_checkpoint(arguments.checkpoint)
+    if lm.objective.exact and arguments.samples is not None:
+        raise UserError("an autoregressive model's likelihood is exact; leave --samples out")
+    split = lm.load_split(arguments.data)
+    bound = lm.evaluate(split, arguments.samples, arguments.seed, arguments.rows)
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(bound) | {"data": split.fingerprint}))
+        return
+    data = split.fingerprint
+    print(f"checkpoint      {lm.about['path']}")
+    print(f"text            {split.name}: {data['documents']} documents, {data['bytes']} bytes, "
+          f"sha256 {data['sha256'][:16]}")  # fmt: skip
+    print(f"scored          {bound.tokens} tokens, {bound.bytes} bytes, in {bound.rows} rows")
+    print(f"nats/token      {bound.nats_per_token:.4f}")
+    print(f"bits/byte       {bound.bits_per_byte:.4f} +- {bound.stderr:.4f} (standard error over rows)")
+    print(f"perplexity      {bound.perplexity:.3f} per token")
+    print(f"unigram entropy {bound.unigram_nats:.4f} nats/token; the model is "
+          f"{bound.below_unigram:.1%} below")  # fmt: skip
+    print(f"protocol        {bound.protocol}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="dlms_jax",
+    version="0.1.0",
+    description="Train, sample, evaluate and release diffusion language models in JAX, TPU first",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["dlms_jax", "dlms_jax.*"]),
+    python_requires=">=3.11",
+    # requirements.txt pins the versions that were tested.
+    install_requires=[
+        "flax>=0.12.8",
+        "grain>=0.2.18",
+        "jax>=0.10",
+        "matplotlib>=3.9",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "rich>=14.0",
+        "tensorboardX>=2.6.2",
+        "tokenizers>=0.22",
+    ],
+    extras_require={
+        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.12", "scipy>=1.12"],
+        "tpu": ["jax[tpu]>=0.10"],
+        "cuda12": ["jax[cuda12]>=0.10"],
+    },
+)

@@ -1,0 +1,55 @@
+"""What all tests share: 8 fake CPU devices, strict broadcasting, compiled programs kept on disk."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from dlms_jax.config import Config, from_dict  # noqa: E402
+from dlms_jax.diffusion import Vocabulary  # noqa: E402
+
+CACHE = pathlib.Path(tempfile.gettempdir()) / f"dlms_jax_tests_{os.getuid()}"
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture
+def one_device():
+    """A mesh of one device, whatever number there is."""
+    from dlms_jax.parallel.mesh import make_mesh
+
+    return make_mesh(devices=jax.devices()[:1])
+
+
+@pytest.fixture
+def vocabulary() -> Vocabulary:
+    """Five symbols of text and the special ones."""
+    return Vocabulary(size=9, pad_id=5, bos_id=6, eos_id=7, mask_id=8)
+
+
+def small_config(**settings) -> Config:
+    """Returns a Config that compiles in seconds; settings by section.key, with __ for the dot."""
+    base = {
+        "name": "small",
+        "model": {"width": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2,
+                  "feed_forward": 64, "dtype": "float32"},
+        "data": {"corpus": "python-docs", "sequence_length": 32},
+        "optimizer": {"warmup_steps": 2, "peak_learning_rate": 3e-3},
+        "training": {"batch_size": 8, "steps": 6, "log_every": 1, "head_chunk": 16},
+        "evaluation": {"batch_size": 8, "rows": 8, "final_rows": 8, "samples": 2, "every": 100},
+        "checkpoint": {"every": 100},
+        "sampling": {"length": 8, "steps": 4},
+    }  # fmt: skip
+    for key, value in settings.items():
+        section, leaf = key.split("__")
+        base.setdefault(section, {})[leaf] = value
+    return from_dict(base)

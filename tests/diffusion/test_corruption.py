@@ -1,0 +1,121 @@
+"""Which tokens are masked, and when: times, rates, and what the draws depend on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlms_jax.diffusion import Batch, Cosine, Denoiser, Layout, Linear, Masked, Vocabulary
+from dlms_jax.diffusion.times import document_times
+
+VOCABULARY = Vocabulary(size=9, pad_id=5, bos_id=6, eos_id=7, mask_id=8)
+
+
+def packed(rows: int, lengths=(5, 9, 3)) -> Batch:
+    """Returns rows of documents of these lengths (BOS included), then two cells of padding."""
+    segments = np.concatenate([np.full(n, i + 1) for i, n in enumerate(lengths)] + [np.zeros(2)])
+    positions = np.concatenate([np.arange(n) for n in lengths] + [np.zeros(2)])
+    tokens = np.where(segments == 0, 5, np.where(positions == 0, 6, 1))
+    tile = lambda x: jnp.asarray(np.tile(x, (rows, 1)), jnp.int32)  # noqa: E731
+    return Batch(tile(tokens), Layout(tile(segments), tile(positions)), jnp.arange(rows))
+
+
+def times(rows, key=0, documents=1):
+    segments = jnp.tile(jnp.arange(1, documents + 1), (rows, 1))
+    return np.asarray(document_times(jax.random.key(key), jnp.arange(rows), segments))
+
+
+@pytest.mark.parametrize("rows", [49, 98, 392, 784])
+def test_times_are_in_range_and_as_many_as_rows(rows):
+    t = times(rows)[:, 0]
+    assert t.shape == (rows,)
+    assert (t > 0).all() and (t <= 1).all()
+    assert len(np.unique(t)) == rows
+
+
+@pytest.mark.parametrize("rows", [49, 98, 392])
+@pytest.mark.parametrize("key", range(5))
+def test_times_are_of_low_discrepancy_in_the_batch_and_in_each_eighth(rows, key):
+    """The star discrepancy of n golden-ratio points is at most a few (log n) / n; that of n
+    uniform draws is about 1 / sqrt(n), which fails this."""
+    t = times(rows, key)[:, 0]
+    for part in [t, *np.array_split(t, 8)]:
+        n = len(part)
+        ordered, grid = np.sort(part), np.arange(n)
+        discrepancy = max((ordered - grid / n).max(), ((grid + 1) / n - ordered).max())
+        assert discrepancy < 1.2 * (1 + np.log(n)) / n
+
+
+def test_times_are_uniform_over_keys():
+    t = np.array([times(1, key)[0, 0] for key in range(400)])
+    ordered, grid = np.sort(t), np.arange(400) / 400
+    assert np.abs(ordered - grid).max() < 1.63 / np.sqrt(400)  # Kolmogorov-Smirnov at 1%
+
+
+def test_documents_of_a_row_have_their_own_time():
+    batch = packed(4)
+    t_BxL = np.asarray(Masked(VOCABULARY, Linear()).corrupt(batch, jax.random.key(0))[1])
+    segments_BxL = np.asarray(batch.layout.segments_BxL)
+    for row in range(4):
+        of_documents = [np.unique(t_BxL[row][segments_BxL[row] == s]) for s in (1, 2, 3)]
+        assert [len(t) for t in of_documents] == [1, 1, 1]
+        assert len(np.unique(of_documents)) == 3
+
+
+@pytest.mark.parametrize("schedule", [Linear(), Cosine()])
+def test_masking_rate_is_that_of_the_schedule(schedule):
+    batch = packed(64, lengths=(40, 40))
+    objective = Masked(VOCABULARY, schedule)
+    corrupt = jax.jit(objective.corrupt)
+    expected, masked, variance = 0.0, 0.0, 0.0
+    for step in range(20):
+        _, t_BxL, masked_BxL = corrupt(batch, jax.random.key(step))
+        p = np.where(batch.scored_BxL, schedule.masked(t_BxL), 0.0)
+        expected, variance = expected + p.sum(), variance + (p * (1 - p)).sum()
+        masked += np.asarray(masked_BxL).sum()
+    assert abs(masked - expected) < 4 * np.sqrt(variance)
+
+
+def test_only_scored_tokens_are_masked():
+    batch = packed(32)
+    inputs, _, masked = Masked(VOCABULARY, Linear()).corrupt(batch, jax.random.key(0))
+    assert not (masked & ~batch.scored_BxL).any()
+    np.testing.assert_array_equal(inputs == VOCABULARY.mask_id, masked)
+    np.testing.assert_array_equal(inputs[~masked], batch.tokens_BxL[~masked])
+
+
+def test_a_rows_corruption_does_not_depend_on_its_neighbours():
+    batch, key = packed(16), jax.random.key(3)
+    part = jax.tree.map(lambda x: x[4:9], batch)
+    objective = Masked(VOCABULARY, Linear())
+    for whole, alone in zip(objective.corrupt(batch, key), objective.corrupt(part, key), strict=True):
+        np.testing.assert_array_equal(whole[4:9], alone)
+
+
+def test_masks_do_not_repeat_between_steps():
+    batch, objective = packed(16), Masked(VOCABULARY, Linear())
+    first, second = (
+        objective.corrupt(batch, jax.random.fold_in(jax.random.key(0), step))[2] for step in (7, 8)
+    )
+    assert (first != second).mean() > 0.1
+
+
+def test_the_mask_is_never_predicted():
+    """Even a network that is sure of the mask gives it, BOS and padding no probability."""
+    bias_V = VOCABULARY.text_bias_V()
+    logits_V = np.where(np.arange(VOCABULARY.rows) == VOCABULARY.mask_id, 1e4, 0.0) + bias_V
+    p_V = np.asarray(jax.nn.softmax(logits_V))
+    assert p_V[[5, 6, 8]].tolist() == [0.0, 0.0, 0.0]
+    assert p_V[VOCABULARY.size :].sum() == 0
+    np.testing.assert_allclose(p_V[[0, 1, 2, 3, 4, 7]], 1 / 6, rtol=1e-6)
+
+
+def test_a_document_that_is_all_bos_scores_nothing_and_breaks_nothing():
+    batch = packed(4, lengths=(1, 6))
+    objective = Masked(VOCABULARY, Linear())
+    denoise = Denoiser.from_logits(lambda x, t, layout: jnp.zeros((*x.shape, VOCABULARY.rows)))
+    nats_BxL = objective.bound(denoise, batch, jax.random.key(0), 0, 4)
+    loss = objective.loss(denoise, batch, jax.random.key(0))
+    assert np.isfinite(nats_BxL).all() and np.isfinite(loss.total)
+    assert (np.asarray(nats_BxL)[:, 0] == 0).all()
+    assert (np.asarray(nats_BxL)[np.asarray(~batch.scored_BxL)] == 0).all()

@@ -1,0 +1,424 @@
+"""Settings: what a recipe or command line says is what the run gets, or one clear line."""
+
+import ast
+import dataclasses
+import json
+import pathlib
+import typing
+
+import ml_collections
+import pytest
+
+from dlms_jax import main as command
+from dlms_jax.config import (
+    Config,
+    OptimizerConfig,
+    changed_settings,
+    default_config,
+    from_dict,
+    leaf_types,
+    load_config,
+)
+from dlms_jax.errors import UserError
+
+RECIPES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+LEAVES = leaf_types()
+NUMBERS = [key for key, hint in LEAVES.items() if hint in (int, float)]
+FLOATS = [key for key, hint in LEAVES.items() if hint is float]
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Writes a recipe whose get_config() is the given lines, and returns its path."""
+
+    def write(*body: str) -> str:
+        lines = body or ("return c",)
+        path = tmp_path / "recipe.py"
+        path.write_text(
+            "from dlms_jax.config import Config, default_config\n\n\ndef get_config():\n"
+            "    c = default_config()\n" + "".join(f"    {line}\n" for line in lines)
+        )
+        return str(path)
+
+    return write
+
+
+def nested(key: str, value) -> dict:
+    """Returns {"section": {"leaf": value}} of "section.leaf"."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def get(config: Config, key: str):
+    value = config.to_dict()
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def another_value(key: str):
+    """Returns a valid value of a setting that is not its default; None where it has one only."""
+    hint, value = LEAVES[key], get(Config(), key)
+    if typing.get_origin(hint) is typing.Literal:
+        return next((choice for choice in typing.get_args(hint) if choice != value), None)
+    if hint is bool:
+        return not value
+    if hint is str:
+        return value + "x"
+    if hint is float:
+        return value / 2 or 0.5
+    return 2 if value in (0, -1) else 2 * value
+
+
+def refused(settings) -> str:
+    """Returns the one line with which from_dict refuses settings."""
+    with pytest.raises(UserError) as error:
+        from_dict(settings)
+    text = str(error.value)
+    assert text and "\n" not in text
+    return text
+
+
+# Overrides from the command line
+
+
+@pytest.mark.parametrize("key", [key for key in LEAVES if another_value(key) is not None])
+def test_each_setting_can_be_overridden_alone(key, recipe):
+    value = another_value(key)
+    config = load_config(recipe(), {key: str(value)})
+    assert changed_settings(Config(), config) == [(key, get(Config(), key), value)]
+    assert type(get(config, key)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("training.steps", "1_000_000", 1_000_000),
+        ("mesh.data", "-1", -1),
+        ("optimizer.peak_learning_rate", "3e-4", 3e-4),
+        ("optimizer.peak_learning_rate", "1", 1.0),
+        ("model.rope_theta", "1_000_000.0", 1e6),
+        ("model.qk_norm", "false", False),
+        ("model.qk_norm", "False", False),
+        ("model.qk_norm", "0", False),
+        ("model.qk_norm", "no", False),
+        ("model.tie_embeddings", "TRUE", True),
+        ("model.tie_embeddings", "1", True),
+        ("model.tie_embeddings", "yes", True),
+        ("objective.name", "autoregressive", "autoregressive"),
+        ("data.corpus", "my_corpus_1.txt", "my_corpus_1.txt"),  # no number: keeps its _
+        ("sampling.prompt", "a = b, 'c'", "a = b, 'c'"),
+        ("sampling.prompt", "", ""),
+        ("name", "true", "true"),
+        ("name", "123", "123"),
+    ],
+)
+def test_override_is_read_by_the_settings_type(key, text, value, recipe):
+    read = get(load_config(recipe(), {key: text}), key)
+    assert read == value and type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "hint"),
+    [
+        ("training.steps", "1.5", "a whole number"),
+        ("training.steps", "1e3", "a whole number"),
+        ("training.steps", "", "a whole number"),
+        ("training.steps", "many", "a whole number"),
+        ("optimizer.b1", "high", "a number"),
+        ("optimizer.b1", "0,9", "a number"),
+        ("model.qk_norm", "maybe", "true or false"),
+        ("model.qk_norm", "", "true or false"),
+        ("objective.name", "mask", "masked, autoregressive"),
+        ("objective.name", "Masked", "masked, autoregressive"),
+    ],
+)
+def test_override_of_a_wrong_type(key, text, hint, recipe):
+    with pytest.raises(UserError) as error:
+        load_config(recipe(), {key: text})
+    assert str(error.value).startswith(f"config.{key}=") and hint in str(error.value)
+
+
+def test_overrides_win_over_the_recipe_and_leave_the_rest(recipe):
+    path = recipe("c.model.width = 64", "c.model.num_heads = 4", "return c")
+    config = load_config(path, {"model.width": "32"})
+    assert (config.model.width, config.model.num_heads) == (32, 4)
+
+
+# Misspelt keys and sections
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("model.widht", "model.width"),
+        ("optimizer.learning_rate", "optimizer.peak_learning_rate"),
+        ("optimiser.b1", "optimizer.b1"),
+        ("training.batchsize", "training.batch_size"),
+        ("trainig.seed", "training.seed"),
+        ("objective.nam", "objective.name"),
+        ("model.width.x", "model.width"),
+    ],
+)
+def test_misspelt_key_names_the_nearest(key, meant, recipe):
+    with pytest.raises(UserError) as error:
+        load_config(recipe(), {key: "1"})
+    assert str(error.value) == f"config.{key} is no setting; did you mean config.{meant}?"
+
+
+@pytest.mark.parametrize("key", [key for key in LEAVES if len(key.partition(".")[2]) > 3])
+def test_a_key_with_a_letter_missing_names_the_key(key):
+    section, _, leaf = key.partition(".")
+    misspelt = f"{section}.{leaf[:1]}{leaf[2:]}"
+    assert refused(nested(misspelt, 1)).endswith(f"did you mean config.{key}?")
+
+
+def test_misspelt_key_in_a_recipe(recipe):
+    with pytest.raises(UserError, match=r"config.model.widht .* config.model.width\?"):
+        load_config(recipe("c.model.widht = 64", "return c"))
+
+
+def test_section_set_as_a_value(recipe):
+    with pytest.raises(UserError, match="config.model is a section") as error:
+        load_config(recipe(), {"model": "transformer"})
+    assert "model.width" in str(error.value)
+    assert "config.model is a section" in refused({"model": 3})
+    assert "config.model is a section" in refused({"model": None})
+
+
+def test_section_misspelt():
+    assert "config.optimzer is no setting; did you mean config.optimizer" in refused(
+        {"optimzer": {"b1": 0.5}}
+    )
+
+
+def test_dotted_key_in_a_dict():
+    """{"model.width": 64} looks right, as the command line has it so, but is no nesting."""
+    assert "model.width" in refused({"model.width": 64})
+
+
+# Types
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.width", 128.0),
+        ("model.width", "128"),
+        ("model.width", True),
+        ("model.width", None),
+        ("optimizer.b1", "0.9"),
+        ("optimizer.b1", True),
+        ("optimizer.b1", [0.9]),
+        ("model.qk_norm", 1),
+        ("model.qk_norm", "true"),
+        ("data.corpus", 5),
+        ("objective.name", "gauss"),
+        ("objective.name", 0),
+        ("objective.name", ["masked"]),
+    ],
+)
+def test_wrong_type(key, value):
+    text = refused(nested(key, value))
+    assert text.startswith(f"config.{key}={value!r}")
+
+
+def test_an_int_passes_for_a_float():
+    theta = from_dict(nested("model.rope_theta", 500)).model.rope_theta
+    assert theta == 500.0 and type(theta) is float
+
+
+@pytest.mark.parametrize(
+    "line", ["c.model.width = 128.5", "c.model.width = 'wide'", "c.model = 3", "c.model = None"]
+)
+def test_wrong_type_in_a_recipe(line, recipe):
+    """ml_collections has its own say on types, with a traceback."""
+    with pytest.raises(UserError, match="config.model"):
+        load_config(recipe(line, "return c"))
+
+
+# Sizes and ranges
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"model": {"width": 100, "num_heads": 3}}, "model.width=100 model.num_heads=3"),
+        (
+            {"model": {"num_heads": 12, "num_kv_heads": 5}},
+            "model.num_heads=12 model.num_kv_heads=5",
+        ),
+        ({"model": {"num_heads": 4, "num_kv_heads": 8}}, "model.num_heads=4 model.num_kv_heads=8"),
+        ({"model": {"width": 36, "num_heads": 4}}, "model.head_size=9"),
+        ({"model": {"head_size": 33}}, "model.head_size=33"),
+        (
+            {"training": {"batch_size": 10, "accumulation_steps": 4}},
+            "training.batch_size=10 training.accumulation_steps=4",
+        ),
+        ({"data": {"sequence_length": 1}}, "data.sequence_length=1"),
+        ({"data": {"heldout_fraction": 0.0}}, "data.heldout_fraction=0.0"),
+        ({"data": {"heldout_fraction": 1.0}}, "data.heldout_fraction=1.0"),
+        ({"training": {"ema_decay": 1.0}}, "training.ema_decay=1.0"),
+        ({"objective": {"schedule_power": 0.0}}, "objective.schedule_power=0.0"),
+        ({"training": {"batch_size": 0}}, "training.batch_size=0"),
+        ({"mesh": {"fsdp": 0}}, "mesh.fsdp=0"),
+        ({"mesh": {"data": 0, "fsdp": -1}}, "mesh.data=0"),
+        ({"optimizer": {"b1": 1.0}}, "optimizer.b1=1.0"),
+        ({"optimizer": {"b2": 1.0}}, "optimizer.b2=1.0"),
+        ({"model": {"rope_theta": 0.0}}, "model.rope_theta=0.0"),
+        ({"training": {"seed": 2**63}}, "training.seed="),  # JAX takes no such key
+    ],
+)
+def test_settings_that_no_run_could_use(settings, names):
+    text = refused(settings)
+    for name in names.split():
+        assert f"config.{name}" in text
+
+
+def test_sizes_that_do_fit():
+    """The checks must not refuse what works: own head size, grouped queries, accumulation."""
+    from_dict({"model": {"width": 100, "num_heads": 3, "head_size": 32}})
+    from_dict({"model": {"num_heads": 12, "num_kv_heads": 1}})
+    from_dict({"training": {"batch_size": 12, "accumulation_steps": 4}})
+    from_dict({"data": {"sequence_length": 2}, "optimizer": {"warmup_steps": 0, "clip_norm": 0.0}})
+    from_dict({"mesh": {"data": 2, "fsdp": -1}, "checkpoint": {"keep_best": 0}})
+    from_dict({"sampling": {"temperature": 0.0}, "optimizer": {"weight_decay": 0.0, "b1": 0.0}})
+
+
+@pytest.mark.parametrize("key", FLOATS)
+def test_numbers_are_finite(key):
+    for value in (float("nan"), float("inf"), float("-inf")):
+        assert f"config.{key}={value}" in refused(nested(key, value))
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_numbers_are_not_negative(key):
+    """No setting has a use for -2 (-1 is 'the rest' on a mesh axis)."""
+    value = LEAVES[key](-2)
+    assert f"config.{key}={value}" in refused(nested(key, value))
+
+
+def test_checks_hold_for_a_config_made_by_hand():
+    with pytest.raises(UserError, match="optimizer.warmup_steps"):
+        Config(optimizer=OptimizerConfig(warmup_steps=-1))
+    with pytest.raises(UserError, match="optimizer.warmup_steps"):
+        dataclasses.replace(Config(), optimizer=OptimizerConfig(warmup_steps=-1))
+
+
+def test_derived_sizes():
+    model = from_dict({"model": {"width": 768, "num_heads": 12}}).model
+    assert (model.kv_heads, model.per_head, model.hidden) == (12, 64, 2048)
+    model = from_dict({"model": {"num_kv_heads": 4, "head_size": 80, "feed_forward": 100}}).model
+    assert (model.kv_heads, model.per_head, model.hidden) == (4, 80, 100)
+
+
+# Recipes
+
+
+def test_missing_recipe(tmp_path):
+    for path in (tmp_path / "no.py", tmp_path):
+        with pytest.raises(UserError, match="no such file") as error:
+            load_config(str(path))
+        assert str(path) in str(error.value)
+
+
+def test_recipe_without_get_config(tmp_path):
+    path = tmp_path / "recipe.py"
+    path.write_text("config = {}\n")
+    with pytest.raises(UserError, match=r"get_config\(\)"):
+        load_config(str(path))
+
+
+def test_recipe_that_returns_nothing(recipe):
+    """A forgotten `return c`."""
+    with pytest.raises(UserError, match="get_config"):
+        load_config(recipe("c.model.width = 96"))
+
+
+@pytest.mark.parametrize("line", ["return c", "return c.to_dict()", "return Config()", "return {}"])
+def test_recipe_may_return_any_form_of_config(line, recipe):
+    assert load_config(recipe(line)) == Config()
+    assert load_config(recipe(line), {"optimizer.b1": "0.5"}).optimizer.b1 == 0.5
+
+
+def test_override_of_a_section_that_the_recipe_leaves_out(recipe):
+    config = load_config(recipe("return {'model': {'width': 96}}"), {"optimizer.b1": "0.5"})
+    assert (config.model.width, config.optimizer.b1) == (96, 0.5)
+
+
+def test_override_in_a_section_that_the_recipe_set_as_a_value(recipe):
+    with pytest.raises(UserError, match="config.model is a section"):
+        load_config(recipe("return {'model': 3}"), {"model.width": "96"})
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_of_the_project_load(path):
+    """Each says in its docstring what it is for, and how to run it."""
+    assert isinstance(load_config(str(path)), Config)
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert docstring and f"configs/{path.name}" in docstring
+
+
+def test_there_are_recipes():
+    assert "tiny" in [path.stem for path in RECIPES]
+
+
+# Forms of a config
+
+
+def test_round_trips():
+    settings = {"model": {"width": 96, "dtype": "float32"}, "name": "x", "optimizer": {"b1": 0.5}}
+    config = from_dict(settings)
+    assert from_dict(config.to_dict()) == config
+    assert from_dict(json.loads(json.dumps(config.to_dict()))) == config  # as a checkpoint keeps it
+    assert from_dict(ml_collections.ConfigDict(settings)) == config
+    assert from_dict(ml_collections.FrozenConfigDict(settings)) == config
+    assert from_dict(config) is config
+    assert from_dict(default_config()) == Config() == from_dict({})
+
+
+def test_changed_settings():
+    before = from_dict({"model": {"width": 96}})
+    now = from_dict({"model": {"width": 192}, "name": "other"})
+    assert changed_settings(before, now) == [("name", "base", "other"), ("model.width", 96, 192)]
+    assert changed_settings(now, before) == [("name", "other", "base"), ("model.width", 192, 96)]
+    assert changed_settings(now, from_dict(now.to_dict())) == []
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config.model.widht=64"],
+        ["--config.model.width", "wide"],
+        ["--config.model.width"],
+        ["--config.model.width", "--config.model.num_heads=2"],
+        ["--model.width=64"],
+        ["runs/tiny"],
+        ["--config.training.batch_size=0"],
+    ],
+)
+def test_wrong_arguments_end_with_status_2_and_one_line(arguments, recipe, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main([f"--config={recipe()}", *arguments])
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and err.count("\n") == 1 and not out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config.model.width=96", "--config.name=a=b"],
+        ["--config.model.width", "96", "--config.name", "a=b"],
+    ],
+)
+def test_settings_of_the_command_line_are_read(arguments):
+    assert command._overrides(arguments) == {"model.width": "96", "name": "a=b"}
+
+
+def test_negative_number_as_a_word_of_its_own():
+    assert command._overrides(["--config.mesh.data", "-1"]) == {"mesh.data": "-1"}
