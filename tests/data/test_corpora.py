@@ -202,13 +202,31 @@ def test_folder_without_text(tmp_path):
 # The standard library's text
 
 
+MODULE = '''"""Module."""
+
+@decorated
+class C:
+    """C."""
+
+    async def g(self):
+        """G.
+
+        Indented.
+        """
+
+    def h(self):
+        "no docstring" + ""
+
+def f():
+    """F."""
+'''
+
+
 @pytest.fixture
 def small_library(tmp_path, monkeypatch) -> pathlib.Path:
     """A standard library of a few files, with what must be left out."""
     kept = {
-        "mod.py": '"""Module."""\n\n@decorated\ndef f():\n    """F.\n\n    Indented.\n    """\n\n\n'
-        'class C:\n    """C."""\n\n    async def g(self):\n        """G."""\n\n'
-        '    def h(self):\n        "no docstring" + ""\n',
+        "mod.py": MODULE,
         "package/__init__.py": "x = 'no docstring'\n",
         "package/part.py": '"""Part."""\n',
         "attest.py": '"""Attest."""\n',
@@ -235,7 +253,7 @@ def test_docstrings_are_those_of_the_source_in_its_order(small_library):
     documents = {d.name: d.text for d in load_corpus("python-docstrings")}
     assert documents == {
         "docstrings/attest.py": "Attest.",
-        "docstrings/mod.py": "Module.\n\nF.\n\nIndented.\n\nC.\n\nG.",
+        "docstrings/mod.py": "Module.\n\nC.\n\nG.\n\nIndented.\n\nF.",
         "docstrings/package/part.py": "Part.",
     }
 

@@ -1,0 +1,271 @@
+"""Whole runs: resume, interruption, broken steps, and what a run leaves behind."""
+
+import csv
+import io
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from conftest import small_config
+from dlms_jax import trainer as trainer_module
+from dlms_jax.config import MeshConfig
+from dlms_jax.errors import UserError
+from dlms_jax.model import DiffusionLM
+from dlms_jax.parallel.mesh import make_mesh
+from dlms_jax.trainer import Interrupted, Trainer
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A folder of small texts."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefgh"), 4)) for _ in range(30)]
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(" ".join(rng.choice(words, 60)) + "\n")
+    return folder
+
+
+def config_for(corpus, **settings):
+    return small_config(data__corpus=str(corpus), data__heldout_fraction=0.2, **settings)
+
+
+def run(workdir, config):
+    """Returns (final metrics, what was printed) of training in a workdir."""
+    out = io.StringIO()
+    console = Console(file=out, width=200, soft_wrap=True)
+    try:
+        return Trainer(workdir, console).train(config), out.getvalue()
+    finally:
+        run.printed = out.getvalue()
+
+
+def weights(workdir, config):
+    lm = DiffusionLM.load_checkpoint(workdir)
+    return jax.device_get(lm.params)
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Returns a function that makes the next run believe in a SIGTERM after some steps."""
+
+    def arrange(steps):
+        class Signals:
+            asked = 0
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                monkeypatch.undo()
+
+            @property
+            def received(self):
+                Signals.asked += 1
+                return "SIGTERM" if Signals.asked >= steps else None
+
+        monkeypatch.setattr(trainer_module, "StopSignals", Signals)
+
+    return arrange
+
+
+@pytest.fixture
+def on_devices(monkeypatch):
+    """Returns a function that lets the next runs see so many devices."""
+
+    def arrange(number):
+        monkeypatch.setattr(
+            trainer_module, "make_mesh", lambda config: make_mesh(config, jax.devices()[:number])
+        )
+
+    return arrange
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    config = config_for(corpus, training__ema_decay=0.9)
+    metrics, printed = run(workdir, config)
+    return workdir, config, metrics, printed
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
+    uninterrupted, tmp_path, stop_after
+):
+    whole, config, metrics, _ = uninterrupted
+    stop_after(3)
+    with pytest.raises(Interrupted, match=r"SIGTERM: saved step 3; go on with: .*--workdir"):
+        run(tmp_path / "cut", config)
+    resumed, printed = run(tmp_path / "cut", config)
+    assert "after step 3" in printed
+    assert resumed == metrics
+    jax.tree.map(
+        np.testing.assert_array_equal, weights(whole, config), weights(tmp_path / "cut", config)
+    )
+    # and so does what it logged, but for the times
+    rows = [list(csv.DictReader(open(d / "metrics.csv"))) for d in (whole, tmp_path / "cut")]
+    assert [row["step"] for row in rows[1]] == ["1", "2", "3", "4", "5", "6"]
+    for a, b in zip(*rows, strict=True):
+        for column in ("loss", "bound", "grad_norm", "learning_rate", "epoch"):
+            assert a[column] == b[column], column
+
+
+def test_a_resume_on_two_of_eight_devices_goes_on_with_the_same_batches_and_masks(
+    corpus, tmp_path, stop_after, on_devices
+):
+    """Losses before and after the move agree with those of a run that never moved."""
+    config = config_for(corpus)
+    _, _ = run(tmp_path / "whole", config)
+    stop_after(3)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "moved", config)
+    on_devices(2)
+    run(tmp_path / "moved", config)
+    losses = [
+        [float(row["loss"]) for row in csv.DictReader(open(tmp_path / d / "metrics.csv"))]
+        for d in ("whole", "moved")
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_a_run_leaves_what_it_promises(uninterrupted):
+    workdir, config, metrics, printed = uninterrupted
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((workdir / "tensorboard").glob("events.*"))
+    for line in (
+        r"masked transformer: .*parameters",
+        r"training part: \d+ documents, \d+ bytes, .* sha256 [0-9a-f]{16}",
+        r"held-out part: \d+ documents",
+        r"step 6/6  loss \d.*held-out \d.*lr .*grad .*tok/s.*MFU.*epoch .*left",
+        r"sample at step 6",
+        r"held-out bits/byte .* \+- .*standard error",
+        r"unigram entropy",
+        r"python -m dlms_jax\.sample --checkpoint",
+    ):
+        assert re.search(line, printed), line
+    assert metrics["step"] == 6
+    assert metrics["perplexity"] == pytest.approx(np.exp(metrics["bound"]))
+
+
+def test_a_finished_run_is_not_trained_further(uninterrupted):
+    workdir, config, metrics, _ = uninterrupted
+    before = (workdir / "metrics.csv").read_text()
+    again, _ = run(workdir, config)
+    assert again == metrics and (workdir / "metrics.csv").read_text() == before
+    assert Trainer(console=Console(file=io.StringIO())).resume(workdir) == metrics
+
+
+def test_evaluation_agrees_with_the_trainers_and_uses_the_moving_average(uninterrupted):
+    workdir, config, metrics, _ = uninterrupted
+    lm = DiffusionLM.load_checkpoint(workdir)
+    assert lm.evaluate(rows=8).nats_per_token == pytest.approx(metrics["bound"], rel=1e-5)
+
+
+def test_a_workdir_of_another_run_is_refused(uninterrupted, corpus):
+    workdir, _, _, _ = uninterrupted
+    with pytest.raises(UserError, match=r"holds another run \(config.model.width was 32, is 64\)"):
+        run(workdir, config_for(corpus, model__width=64, training__ema_decay=0.9))
+
+
+def test_a_changed_corpus_is_refused(corpus, tmp_path, stop_after):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for file in corpus.iterdir():
+        (folder / file.name).write_text(file.read_text())
+    config = config_for(folder)
+    stop_after(2)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", config)
+    (folder / "0.txt").write_text("something else altogether\n")
+    with pytest.raises(UserError, match="is not what the run in .* was trained on"):
+        run(tmp_path / "run", config)
+
+
+def test_broken_steps_stop_the_run_and_name_the_batch(corpus, tmp_path):
+    """A learning rate without bound makes the loss overflow."""
+    config = config_for(
+        corpus, optimizer__peak_learning_rate=1e30, optimizer__clip_norm=0.0,
+        training__max_skipped_steps=3, training__steps=20, checkpoint__every=1, model__qk_norm=False,
+    )  # fmt: skip
+    with pytest.raises(UserError) as stopped:
+        run(tmp_path / "run", config)
+    message = str(stopped.value)
+    first_bad = int(re.search(r"3 steps in a row, from step (\d+)", message)[1])
+    assert re.search(rf"last checkpoint: \S*checkpoints/{first_bad + 1}", message)
+    rows = re.search(r"training rows of step \d+: \[([\d, ]+)\]", message)[1]
+    assert len(rows.split(",")) == config.training.batch_size
+    assert "\n" not in message
+
+
+def test_the_autoregressive_twin_trains_under_the_same_trainer(corpus, tmp_path):
+    metrics, printed = run(tmp_path / "ar", config_for(corpus, objective__name="autoregressive"))
+    assert np.isfinite(metrics["bound"])
+    lm = DiffusionLM.load_checkpoint(tmp_path / "ar")
+    assert lm.sample("ab", length=5).startswith("ab")
+    with pytest.raises(UserError, match="left to right"):
+        lm.infill("a{}b")
+    with pytest.raises(UserError, match="leave steps out"):
+        lm.sample("ab", steps=4)
+    with pytest.raises(UserError, match="guidance"):
+        lm.sample("ab", guidance=1.0)
+
+
+class TestSampling:
+    """DiffusionLM on the trained weights."""
+
+    @pytest.fixture(scope="class")
+    def lm(self, uninterrupted):
+        return DiffusionLM.load_checkpoint(uninterrupted[0])
+
+    def test_the_seed_decides(self, lm):
+        texts = [lm.sample("ab", length=12, seed=seed, temperature=1.0) for seed in (0, 0, 1)]
+        assert texts[0] == texts[1] != texts[2]
+
+    def test_a_sample_does_not_depend_on_how_many_are_drawn(self, lm):
+        *_, few = lm.stream(["ab", 12], num=1, temperature=1.0)
+        *_, many = lm.stream(["ab", 12], num=11, temperature=1.0)
+        assert lm.texts(many)[0] == lm.texts(few)[0]
+        assert len(set(lm.texts(many))) > 5
+
+    def test_given_text_stays_and_holes_are_filled(self, lm):
+        *_, canvas = lm.stream(["ab ", 3, " cd ", 4, "!"], temperature=1.0)
+        tokens = canvas.tokens_BxL[0]
+        assert (tokens != lm.tokenizer.mask_id).all()
+        given = tokens[~canvas.holes_BxL[0]].tolist()
+        assert lm.tokenizer.decode(given) == "ab  cd !"
+
+    def test_a_stream_fills_in_and_never_changes_what_stands(self, lm):
+        seen = list(lm.stream(["ab", 20], steps=8, every=1))
+        assert len(seen) == 8
+        mask = lm.tokenizer.mask_id
+        for before, after in zip(seen, seen[1:], strict=False):
+            stood = before.tokens_BxL != mask
+            assert (after.tokens_BxL[stood] == before.tokens_BxL[stood]).all()
+        shares = [(c.tokens_BxL == mask).sum() for c in seen]
+        assert shares[0] > shares[-1] == 0
+        assert "░" in lm.texts(seen[0], unfilled="░")[0]
+
+    def test_guidance_changes_the_distribution(self, lm):
+        plain, guided = (lm.sample("abcd ", 20, guidance=w, temperature=1.0) for w in (0.0, 2.0))
+        assert plain != guided
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda lm: lm.sample("x" * 100), "context of 32 tokens"),
+            (lambda lm: lm.sample("x", length=500), "ask for 30 tokens or fewer"),
+            (lambda lm: lm.sample("x", length=0), "1 or more"),
+            (lambda lm: lm.sample("x", steps=0), "1 or more"),
+            (lambda lm: lm.sample("x", temperature=-1.0), "below 0"),
+            (lambda lm: lm.infill("no hole"), "has no hole"),
+            (lambda lm: list(lm.stream(["x", 3], num=0)), "1 or more"),
+        ],
+    )
+    def test_what_cannot_be_sampled_is_one_line(self, lm, call, message):
+        with pytest.raises(UserError, match=message) as error:
+            call(lm)
+        assert "\n" not in str(error.value)
