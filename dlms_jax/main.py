@@ -4,7 +4,9 @@
     python -m dlms_jax.main --config=configs/tiny.py --workdir=runs/tiny-ar \\
         --config.objective.name=autoregressive
 
-The same command goes on with a run that was interrupted. Ctrl-C saves before it ends.
+    python -m dlms_jax.main --resume=runs/tiny
+
+The same command, or --resume, goes on with a run that was interrupted. Ctrl-C saves before it ends.
 """
 
 import argparse
@@ -26,15 +28,26 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a recipe, configs/*.py")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", metavar="FILE", help="a recipe, configs/*.py")
+    what.add_argument("--resume", metavar="DIR", help="go on with this run, with its own settings")
     parser.add_argument("--workdir", metavar="DIR", help="the run's directory (default: runs/NAME)")
     arguments, rest = parser.parse_known_args(argv)
-    config = load_config(arguments.config, _overrides(rest))
+    overrides = _overrides(rest)
+    if arguments.resume and (overrides or arguments.workdir):
+        raise UserError(
+            "--resume takes directory and settings from the run; to change a setting, "
+            "give its --config and --workdir with the setting"
+        )
+    config = load_config(arguments.config, overrides) if arguments.config else None
 
     from dlms_jax.trainer import Interrupted, Trainer  # after the checks: JAX takes its time
 
     try:
-        Trainer(arguments.workdir).train(config)
+        if config is None:
+            Trainer().resume(arguments.resume)
+        else:
+            Trainer(arguments.workdir).train(config)
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(STOPPED)

@@ -26,9 +26,9 @@ def draw_curves(workdirs: Sequence[pathlib.Path], out: pathlib.Path | None = Non
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(10, 7), layout="constrained")
-    axes = figure.subplots(2, 2).flat
+    axes = figure.subplots(2, 2).ravel()
     for workdir in workdirs:
-        history = read_metrics(workdir / "metrics.csv")
+        history = [r for r in read_metrics(workdir / "metrics.csv") if r["tokens"]]
         if not history:
             raise UserError(f"{workdir / 'metrics.csv'} holds no metrics; is it a run's workdir?")
         for (column, title), axis in zip(_PANELS, axes, strict=True):
@@ -46,6 +46,7 @@ def draw_curves(workdirs: Sequence[pathlib.Path], out: pathlib.Path | None = Non
         figure.savefig(temporary, format="png", dpi=110)
         os.replace(temporary, out)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {out}: {error.strerror}") from None
     return out
 

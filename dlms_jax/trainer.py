@@ -113,6 +113,8 @@ class _Run:
                 head_share=1.0 if self.lm.objective.exact else 0.5,
             )
         )  # fmt: skip
+        # Refuses sizes that do not divide over the mesh, before anything is written or compiled.
+        self.abstract_state = abstract_state(config, self.lm.network, self.tx, self.mesh)
         self.peak = hardware.peak_flops()[0]
         workdir.mkdir(parents=True, exist_ok=True)
         self.checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint, console.print)
@@ -135,10 +137,9 @@ class _Run:
             self.checkpoints.close()
 
     def _restore_or_begin(self) -> TrainState:
-        target = (self.config, self.lm.network, self.tx, self.mesh)
-        restored = self.checkpoints.restore_latest(abstract_state(*target))
+        restored = self.checkpoints.restore_latest(self.abstract_state)
         if restored is None:
-            return sharded_state(*target)
+            return sharded_state(self.config, self.lm.network, self.tx, self.mesh)
         state, _ = restored
         self.console.print(f"resuming {self.workdir} after step {int(state.step)}")
         return state
@@ -170,7 +171,8 @@ class _Run:
                 if stopping and done < steps:
                     self.checkpoints.wait()
                     raise Interrupted(
-                        f"{stopping}: saved step {done}; go on with: {report.resume_command(self.workdir)}"
+                        f"{stopping}: saved step {done}; go on with: "
+                        f"python -m dlms_jax.main --resume={self.workdir}"
                     )
         self.checkpoints.wait()
         return state

@@ -9,6 +9,10 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
+# XLA's CPU threads, as many as cores by default, block in collectives: 8 devices that wait in two
+# independent ones would leave none to go on (and abort after a minute).
+os.environ.setdefault("NPROC", "32")
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 

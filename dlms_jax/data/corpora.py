@@ -30,10 +30,13 @@ def load_corpus(corpus: str) -> list[Document]:
         documents = CORPORA[corpus]()
     else:
         documents = _read_files(corpus)
-    unique = {d.text: d for d in reversed(list(documents)) if d.text.strip()}
+    unique = {}
+    for document in documents:
+        if document.text.strip():
+            unique.setdefault(document.text, document)
     if not unique:
         raise UserError(f"the corpus {corpus} holds no text")
-    return list(reversed(unique.values()))
+    return list(unique.values())
 
 
 def split_corpus(documents: list[Document], heldout_fraction: float):
@@ -100,6 +103,8 @@ def _python_sources() -> Iterator[Document]:
 
 def _read_files(corpus: str) -> Iterator[Document]:
     path = pathlib.Path(corpus)
+    if not corpus:
+        raise UserError(f"no corpus is named; the corpora are {', '.join(CORPORA)}")
     if path.is_file():
         files = [path]
     elif path.is_dir():
@@ -111,9 +116,13 @@ def _read_files(corpus: str) -> Iterator[Document]:
             f"no corpus, file or folder is named {corpus!r}; the corpora are {', '.join(CORPORA)}"
         )
     for file in files:
-        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+        try:
+            text = file.read_bytes().decode("utf-8", "surrogateescape")  # line ends as they are
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror}") from None
+        name = file.relative_to(path).as_posix() if path.is_dir() else file.name
         for number, piece in enumerate(_pieces(text)):
-            yield Document(f"{file.name}#{number}", piece)
+            yield Document(f"{name}#{number}", piece)
 
 
 def _pieces(text: str) -> Iterator[str]:

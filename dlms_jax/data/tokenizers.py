@@ -64,6 +64,12 @@ class BPETokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(serialized)
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"this is no tokenizer.json that `tokenizers` reads: {error}") from None
+        if self._tokenizer.normalizer or not isinstance(
+            self._tokenizer.decoder, tokenizers.decoders.ByteLevel
+        ):
+            raise UserError("the tokenizer is not byte-level, or has a normalizer, so it loses text")
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         missing = [t for t in SPECIAL_TOKENS if self._tokenizer.token_to_id(t) is None]
         if missing:
             raise UserError(f"the tokenizer lacks the special tokens {', '.join(missing)}")
@@ -101,7 +107,7 @@ class BPETokenizer:
     def encode(self, text):
         # A lone surrogate stands for a byte that is no UTF-8; `tokenizers` takes valid text only.
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        return np.array(self._tokenizer.encode(text).ids, np.int32)
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def decode(self, ids):
         ids = [int(i) for i in ids if int(i) < self.size]
@@ -110,7 +116,9 @@ class BPETokenizer:
     def bytes_of_ids(self):
         tokens = [self._tokenizer.id_to_token(i) for i in range(self.size)]
         # A token's string has one character of the byte-level alphabet for each byte.
-        return np.array([0 if t in SPECIAL_TOKENS else len(t) for t in tokens], np.int32)
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = {i for i, token in added.items() if token.special}
+        return np.array([0 if i in special else len(t) for i, t in enumerate(tokens)], np.int32)
 
     def to_dict(self):
         return {"name": "bpe", "tokenizer_json": self._serialized}
@@ -124,7 +132,10 @@ def make_tokenizer(config, texts: Iterable[str]) -> Tokenizer:
         path = pathlib.Path(config.path)
         if not path.is_file():
             raise UserError(f"config.tokenizer.path={config.path}: no such file")
-        return BPETokenizer(path.read_text(encoding="utf-8"))
+        try:
+            return BPETokenizer(path.read_text(encoding="utf-8"))
+        except (UserError, UnicodeDecodeError) as error:
+            raise UserError(f"config.tokenizer.path={config.path}: {error}") from None
     return BPETokenizer.train(texts, config.vocab_size)
 
 

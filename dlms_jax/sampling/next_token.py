@@ -20,9 +20,9 @@ class NextToken:
 
     def num_steps(self, canvas: Canvas) -> int:
         """Returns the number of holes; raises UserError where text comes after one."""
-        holes_L = canvas.holes_BxL[0]
-        first = int(holes_L.argmax())
-        if not holes_L[first : first + holes_L.sum()].all():
+        real_L = canvas.layout.segments_BxL[0] > 0
+        holes_L = canvas.holes_BxL[0][real_L]
+        if not holes_L[len(holes_L) - holes_L.sum() :].all():
             raise UserError(
                 "an autoregressive model writes left to right and cannot fill holes before given "
                 "text; use a masked model, or --prompt"

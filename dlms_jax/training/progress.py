@@ -78,12 +78,12 @@ def status_line(step, total_steps, metrics, seconds_left) -> str:
 
 def with_unit(number: float) -> str:
     """Returns 12345 as "12.3 k"."""
-    for unit in ("", "k", "M", "G", "T"):
-        if abs(number) < 1000:
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if abs(number) < 999.5:  # what is rounded to 1000 takes the next unit
             break
         number /= 1000
     else:
-        unit = "P"
+        unit = "E"
     return f"{number:.3g} {unit}"
 
 

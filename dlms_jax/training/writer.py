@@ -46,10 +46,6 @@ class MetricWriter:
         table = "\n".join(f"|{name}|{value}|" for name, value in hparams.items())
         self._board.add_text("config", f"|setting|value|\n|-|-|\n{table}")
 
-    def flush(self):
-        self._file.flush()
-        self._board.flush()
-
     def close(self):
         self._file.close()
         self._board.close()
@@ -61,5 +57,6 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [row for row in rows if row["step"].isdigit() and None not in row.values()]
+        rows = list(csv.DictReader(line for line in file if line.endswith("\n")))
+    empty = dict.fromkeys(COLUMNS, "")  # a file of another program has other columns
+    return [empty | row for row in rows if row.get("step", "").isdigit()]

@@ -172,7 +172,7 @@ def test_next_token_at_a_temperature_follows_its_own_chain():
 
 def test_next_token_refuses_holes_before_text():
     with pytest.raises(UserError, match="left to right"):
-        NextToken(JOINT.vocabulary).num_steps(open_canvas(JOINT, 1, {1: 0}))
+        NextToken(JOINT.vocabulary).num_steps(open_canvas(JOINT, 1, {2: 0}))
 
 
 def test_rare_symbols_occur_at_their_rate():
