@@ -1,10 +1,12 @@
+import pathlib
+
 from setuptools import find_packages, setup
 
 setup(
     name="dlms_jax",
     version="0.1.0",
     description="Train, sample, evaluate and release diffusion language models in JAX, TPU first",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=pathlib.Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["dlms_jax", "dlms_jax.*"]),
@@ -24,7 +26,13 @@ setup(
         "tokenizers>=0.22",
     ],
     extras_require={
-        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.12", "scipy>=1.12"],
+        "test": [
+            "hypothesis>=6.100",
+            "pytest>=8.0",
+            "pytest-xdist>=3.6",
+            "ruff>=0.12",
+            "scipy>=1.12",
+        ],
         "tpu": ["jax[tpu]>=0.10"],
         "cuda12": ["jax[cuda12]>=0.10"],
     },

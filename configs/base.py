@@ -5,7 +5,7 @@ Reproduces: the usual small setting of the masked-diffusion papers (MDLM arXiv 2
 Command:    python -m dlms_jax.main --config=configs/base.py --workdir=runs/base \\
                 --config.data.corpus=PATH_TO_TEXT
 Hardware:   one accelerator with 16 GB: 1.6 GB of state, the rest activations.
-Hours:      estimate, not measured: 3.8e18 FLOPs, so about 10 hours at 110 TFLOP/s (40% of a TPU v4).
+Hours:      estimate, not measured: 3.8e18 FLOPs, so 10 hours at 110 TFLOP/s (40% of a TPU v4).
 Expected:   not measured here.
 
 Budget: 200k steps x 64 rows x 512 tokens = 6.6B tokens. The default corpus, the source of the

@@ -5,7 +5,7 @@ Command:    python -m dlms_jax.main --config=configs/tiny.py --workdir=runs/tiny
             (its AR twin: --workdir=runs/tiny-ar --config.objective.name=autoregressive)
 Hardware:   2 CPU cores, 1.3 GB of memory, no network.
 Hours:      under 10 minutes; docs/performance.md has what was measured.
-Expected:   held-out bound TINY_BOUND bits/byte (python-prose of CPython 3.11; unigram entropy 4.64).
+Expected:   held-out bound TINY_BOUND bits/byte (CPython 3.11; the unigram entropy is 4.64).
 
 Budget: 700 steps x 16 rows x 256 bytes = 2.9M bytes, 1.3 epochs of 2.2 MB.
 

@@ -252,7 +252,9 @@ def _build(cls, settings: dict[str, Any], prefix: str):
         key = prefix + name
         if name in hints and dataclasses.is_dataclass(hints[name]):
             if not isinstance(value, dict):
-                raise UserError(f"config.{key} is a section, not a setting; it was set to {value!r}")
+                raise UserError(
+                    f"config.{key} is a section, not a setting; it was set to {value!r}"
+                )
             values[name] = _build(hints[name], value, key + ".")
         else:
             hint = _hint_of(key)

@@ -1,7 +1,7 @@
 """Checkpoint -> numbers: the likelihood bound of a text.
 
-    python -m dlms_jax.evaluate --checkpoint runs/tiny
-    python -m dlms_jax.evaluate --checkpoint runs/tiny --data my_text.txt --samples 32
+python -m dlms_jax.evaluate --checkpoint runs/tiny
+python -m dlms_jax.evaluate --checkpoint runs/tiny --data my_text.txt --samples 32
 """
 
 import argparse
@@ -20,11 +20,15 @@ def main(argv=None):
     )
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="DIR", help="a run's workdir, or a checkpoints/STEP")
-    add("--data", metavar="CORPUS", help="a corpus, text file or folder (default, and for the corpus "
-        "that was trained on: its held-out documents)")  # fmt: skip
-    add("--samples", type=int, metavar="N", help="Monte-Carlo strata a document (default: config's)")
+    add(
+        "--data",
+        metavar="CORPUS",
+        help="a corpus, text file or folder (default, and for the corpus that was trained on: its "
+        "held-out documents)",
+    )
+    add("--samples", type=int, metavar="N", help="Monte-Carlo strata a document (default: config)")
     add("--seed", type=int, metavar="N", help="of the Monte-Carlo draw (default: the config's)")
-    add("--rows", type=int, default=0, metavar="N", help="only the first N packed rows (default: all)")
+    add("--rows", type=int, default=0, metavar="N", help="only the first N rows (default: all)")
     add("--json", action="store_true", help="print the report as one JSON object")
     arguments = parser.parse_args(argv)
     if arguments.samples is not None and arguments.samples < 1:
@@ -43,16 +47,19 @@ def main(argv=None):
         print(json.dumps(dataclasses.asdict(bound) | {"data": split.fingerprint}))
         return
     data = split.fingerprint
-    print(f"checkpoint      {lm.about['path']}")
-    print(f"text            {split.name}: {data['documents']} documents, {data['bytes']} bytes, "
-          f"sha256 {data['sha256'][:16]}")  # fmt: skip
-    print(f"scored          {bound.tokens} tokens, {bound.bytes} bytes, in {bound.rows} rows")
-    print(f"nats/token      {bound.nats_per_token:.4f}")
-    print(f"bits/byte       {bound.bits_per_byte:.4f} +- {bound.stderr:.4f} (standard error over rows)")
-    print(f"perplexity      {bound.perplexity:.3f} per token")
-    print(f"unigram entropy {bound.unigram_nats:.4f} nats/token; the model is "
-          f"{bound.below_unigram:.1%} below")  # fmt: skip
-    print(f"protocol        {bound.protocol}")
+    for name, value in {
+        "checkpoint": lm.about["path"],
+        "text": f"{split.name}: {data['documents']} documents, {data['bytes']} bytes, "
+        f"sha256 {data['sha256'][:16]}",
+        "scored": f"{bound.tokens} tokens, {bound.bytes} bytes, in {bound.rows} rows",
+        "nats/token": f"{bound.nats_per_token:.4f}",
+        "bits/byte": f"{bound.bits_per_byte:.4f} +- {bound.stderr:.4f} (standard error over rows)",
+        "perplexity": f"{bound.perplexity:.3f} per token",
+        "unigram entropy": f"{bound.unigram_nats:.4f} nats/token; "
+        f"the model is {bound.below_unigram:.1%} below",
+        "protocol": bound.protocol,
+    }.items():
+        print(f"{name:<16}{value}")
 
 
 if __name__ == "__main__":

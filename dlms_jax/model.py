@@ -1,15 +1,16 @@
 """DiffusionLM: a trained model to sample from and to evaluate.
 
-    from dlms_jax.model import DiffusionLM
+from dlms_jax.model import DiffusionLM
 
-    lm = DiffusionLM.load_checkpoint("runs/tiny")
-    print(lm.sample("The ", length=100))
-    print(lm.infill("The {} of {} is"))
-    print(lm.evaluate().bits_per_byte)
+lm = DiffusionLM.load_checkpoint("runs/tiny")
+print(lm.sample("The ", length=100))
+print(lm.infill("The {} of {} is"))
+print(lm.evaluate().bits_per_byte)
 """
 
+from collections.abc import Iterator, Sequence
 import functools
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -66,8 +67,9 @@ class DiffusionLM:
     ) -> str:  # fmt: skip
         """Returns the prompt and what the model writes after it, up to `length` tokens.
 
-        What is None is taken from the checkpoint's config (length: as much of it as fits). steps: of the reverse process (masked
-        diffusion only). guidance: w in (1+w) log p(. | prompt) - w log p(.), 0 for none.
+        What is None is taken from the checkpoint's config (length: as much of it as fits).
+        steps: of the reverse process (masked diffusion only). guidance: w in
+        (1+w) log p(. | prompt) - w log p(.), 0 for none.
         Raises UserError for a prompt that does not fit, or a setting that the model cannot follow.
         """
         return self._last(self.after(prompt, length), steps, guidance, temperature, seed)
@@ -81,8 +83,8 @@ class DiffusionLM:
         return self._last(pieces, steps, guidance, temperature, seed)
 
     def after(self, prompt: str, length: int | None = None) -> list[str | int]:
-        """Returns the pieces of a prompt with `length` tokens to fill after it; where None, those of
-        the config, as far as the context has room."""
+        """Returns the pieces of a prompt and `length` tokens to fill after it; where None, as many
+        as the config says and the context has room for."""
         if length is None:
             room = self.config.data.sequence_length - 1 - len(self.tokenizer.encode(prompt))
             length = max(1, min(self.config.sampling.length, room))
@@ -153,7 +155,7 @@ class DiffusionLM:
             saved = self.about.get("data", {}).get("heldout", split.fingerprint)
             if saved != split.fingerprint:
                 raise UserError(
-                    f"the corpus {self.config.data.corpus} is not the one this model was trained on "
+                    f"the corpus {self.config.data.corpus} is not what this model was trained on "
                     f"(held-out sha256 {split.fingerprint['sha256'][:12]}, then "
                     f"{saved['sha256'][:12]}); another Python or changed files? "
                     "Give a text with --data"

@@ -1,13 +1,13 @@
 """metrics.csv -> PNG: the curves of one run, or of several in the same axes.
 
-    python -m dlms_jax.plot runs/tiny
-    python -m dlms_jax.plot runs/tiny runs/tiny-ar --out comparison.png
+python -m dlms_jax.plot runs/tiny
+python -m dlms_jax.plot runs/tiny runs/tiny-ar --out comparison.png
 """
 
 import argparse
+from collections.abc import Sequence
 import os
 import pathlib
-from typing import Sequence
 
 from dlms_jax.errors import UserError, command_line
 from dlms_jax.training.writer import read_metrics
@@ -58,7 +58,9 @@ def main(argv=None):
         description="Draws loss, held-out bound, learning rate and gradient norm of runs as a PNG.",
     )
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="the --workdir of each run")
-    parser.add_argument("--out", type=pathlib.Path, help="the PNG (default: curves.png in the first)")
+    parser.add_argument(
+        "--out", type=pathlib.Path, help="the PNG (default: curves.png in the first)"
+    )
     arguments = parser.parse_args(argv)
     print(draw_curves(arguments.workdirs, arguments.out))
 

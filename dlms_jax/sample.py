@@ -30,8 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--length", type=int, metavar="N", help="tokens to write after the prompt")
     add("--hole", type=int, default=8, metavar="N", help="tokens in a hole {} (default 8)")
-    add("--steps", type=int, metavar="N",
-        help="of the reverse process: more is slower and better (not for autoregressive models)")  # fmt: skip
+    add("--steps", type=int, metavar="N", help="of the reverse process: more is slower and better")
     add("--temperature", type=float, metavar="T", help="1: the model's own distribution; 0: greedy")
     add("--guidance", type=float, metavar="W", help="how much more to follow the prompt; 0: none")
     add("--num", type=int, default=1, metavar="N", help="samples to draw (default 1)")
@@ -44,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv=None):
     arguments = _parser().parse_args(argv)
     if arguments.infill is not None and arguments.length is not None:
-        raise UserError("--length goes with --prompt; a hole's length is --hole, or {12} in the text")
+        raise UserError(
+            "--length goes with --prompt; a hole's length is --hole, or {12} in the text"
+        )
 
     from dlms_jax.model import DiffusionLM  # after the checks: JAX takes its time
     from dlms_jax.sampling import parse_infill

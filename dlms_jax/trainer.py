@@ -1,9 +1,9 @@
 """Trainer: trains a run from a Config, or goes on with it.
 
-    from dlms_jax.config import load_config
-    from dlms_jax.trainer import Trainer
+from dlms_jax.config import load_config
+from dlms_jax.trainer import Trainer
 
-    Trainer(workdir="runs/tiny").train(load_config("configs/tiny.py"))
+Trainer(workdir="runs/tiny").train(load_config("configs/tiny.py"))
 """
 
 import pathlib
@@ -54,7 +54,7 @@ class Trainer:
         return _Run(config, workdir, self._console).train()
 
     def resume(self, checkpoint_path: str | pathlib.Path) -> dict[str, float]:
-        """Goes on with the run of a workdir (or of its newest checkpoints/STEP) to its last step."""
+        """Goes on with the run of a workdir, or of its newest checkpoints/STEP, to its end."""
         folder = checkpoint.find_checkpoint(checkpoint_path)
         workdir = folder.parent.parent
         newest = checkpoint.find_checkpoint(workdir)
@@ -71,7 +71,9 @@ class _Run:
         self.config, self.workdir, self.console = config, workdir, console
         self.mesh = make_mesh(config.mesh)
         training = config.training
-        check_rows(self.mesh, training.batch_size // training.accumulation_steps, "training.batch_size")
+        check_rows(
+            self.mesh, training.batch_size // training.accumulation_steps, "training.batch_size"
+        )
 
         saved = checkpoint.newest_about(workdir)
         if saved:
@@ -115,13 +117,13 @@ class _Run:
         )  # fmt: skip
         # Refuses sizes that do not divide over the mesh, before anything is written or compiled.
         self.abstract_state = abstract_state(config, self.lm.network, self.tx, self.mesh)
-        self.peak = hardware.peak_flops()[0]
+        self.peak = hardware.peak_flops()
         workdir.mkdir(parents=True, exist_ok=True)
         self.checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint, console.print)
 
     def train(self) -> dict[str, float]:
         """Runs to the last step; returns the final metrics."""
-        report.show_start(self.console, self.config, self.dataset, self.mesh, self.rows)
+        report.show_start(self.console, self.config, self.dataset, self.mesh, self.rows, self.peak)
         try:
             state = self._restore_or_begin()
             first = int(state.step)
@@ -187,7 +189,7 @@ class _Run:
             "epoch": self.batches.epochs(done),
             "tokens_per_second": tokens * clock.steps_per_second(done),
             "flops_per_second": flops,
-            "mfu": flops / self.peak,
+            "mfu": flops / self.peak[0],
             "seconds": clock.seconds(),
         }
 
@@ -218,8 +220,9 @@ class _Run:
         latest = self.checkpoints.latest_step()
         good = self.checkpoints.path(latest) if latest else "none yet"
         raise UserError(
-            f"loss or gradient was not finite for {in_a_row} steps in a row, from step {first_bad}; "
-            f"the weights were last updated at step {first_bad - 1}; last checkpoint: {good}; "
+            f"loss or gradient was not finite for {in_a_row} steps in a row, "
+            f"from step {first_bad}; the weights were last updated at step {first_bad - 1}; "
+            f"last checkpoint: {good}; "
             f"training rows of step {first_bad}: {self.batches.rows_of(first_bad - 1).tolist()}; "
             "lower config.optimizer.peak_learning_rate"
         )

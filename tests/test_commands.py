@@ -67,7 +67,10 @@ def read_until(process, text):
 
 
 def logged(workdir):
-    return [(row["step"], row["loss"]) for row in csv.DictReader(open(workdir / "metrics.csv"))]
+    return [
+        (row["step"], row["loss"])
+        for row in csv.DictReader((workdir / "metrics.csv").read_text().splitlines())
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +107,9 @@ def test_kill_9_loses_at_most_the_steps_since_the_last_save(interrupted_runs):
 def test_sigterm_saves_and_ends_with_a_status_of_its_own(interrupted_runs):
     folder, _, (status, output), _ = interrupted_runs
     assert status == main.STOPPED
-    assert re.search(r"SIGTERM: saved step \d+; go on with: python -m dlms_jax.main --resume=", output)
+    assert re.search(
+        r"SIGTERM: saved step \d+; go on with: python -m dlms_jax.main --resume=", output
+    )
     assert "Traceback" not in output
 
 

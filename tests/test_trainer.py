@@ -1,22 +1,20 @@
 """Whole runs: resume, interruption, broken steps, and what a run leaves behind."""
 
-import csv
 import io
-import pathlib
 import re
 
+from conftest import small_config
 import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
-from conftest import small_config
 from dlms_jax import trainer as trainer_module
-from dlms_jax.config import MeshConfig
 from dlms_jax.errors import UserError
 from dlms_jax.model import DiffusionLM
 from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.trainer import Interrupted, Trainer
+from dlms_jax.training.writer import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +105,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
         np.testing.assert_array_equal, weights(whole, config), weights(tmp_path / "cut", config)
     )
     # and so does what it logged, but for the times
-    rows = [list(csv.DictReader(open(d / "metrics.csv"))) for d in (whole, tmp_path / "cut")]
+    rows = [read_metrics(d / "metrics.csv") for d in (whole, tmp_path / "cut")]
     assert [row["step"] for row in rows[1]] == ["1", "2", "3", "4", "5", "6"]
     for a, b in zip(*rows, strict=True):
         for column in ("loss", "bound", "grad_norm", "learning_rate", "epoch"):
@@ -126,7 +124,7 @@ def test_a_resume_on_two_of_eight_devices_goes_on_with_the_same_batches_and_mask
     on_devices(2)
     run(tmp_path / "moved", config)
     losses = [
-        [float(row["loss"]) for row in csv.DictReader(open(tmp_path / d / "metrics.csv"))]
+        [float(row["loss"]) for row in read_metrics(tmp_path / d / "metrics.csv")]
         for d in ("whole", "moved")
     ]
     np.testing.assert_allclose(*losses, rtol=1e-4)
@@ -189,7 +187,8 @@ def test_broken_steps_stop_the_run_and_name_the_batch(corpus, tmp_path):
     """A learning rate without bound makes the loss overflow."""
     config = config_for(
         corpus, optimizer__peak_learning_rate=1e30, optimizer__clip_norm=0.0,
-        training__max_skipped_steps=3, training__steps=20, checkpoint__every=1, model__qk_norm=False,
+        training__max_skipped_steps=3, training__steps=20, checkpoint__every=1,
+        model__qk_norm=False,
     )  # fmt: skip
     with pytest.raises(UserError) as stopped:
         run(tmp_path / "run", config)

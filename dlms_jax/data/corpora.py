@@ -5,10 +5,11 @@ differs between Python versions, which is why a run keeps its fingerprint (datas
 """
 
 import ast
+from collections.abc import Iterator
 import hashlib
 import pathlib
 import sysconfig
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 from dlms_jax.errors import UserError
 
@@ -26,10 +27,7 @@ def load_corpus(corpus: str) -> list[Document]:
 
     Exact duplicates are dropped, so that no held-out text was trained on.
     """
-    if corpus in CORPORA:
-        documents = CORPORA[corpus]()
-    else:
-        documents = _read_files(corpus)
+    documents = CORPORA[corpus]() if corpus in CORPORA else _read_files(corpus)
     unique = {}
     for document in documents:
         if document.text.strip():

@@ -15,7 +15,8 @@ from dlms_jax.errors import UserError
 class Split(NamedTuple):
     """Packed rows and what they were made of.
 
-    name: the corpus, and which part of it. fingerprint: {"sha256" of the texts in order, "documents", "bytes", "tokens" (those scored)}.
+    name: the corpus, and which part of it.
+    fingerprint: {"sha256" of the texts in order, "documents", "bytes", "tokens" (those scored)}.
     """
 
     name: str
@@ -51,9 +52,7 @@ def build_dataset(config: Config, tokenizer: Tokenizer | None = None) -> Dataset
     )
 
 
-def make_split(
-    name: str, documents: list[Document], tokenizer: Tokenizer, length: int
-) -> Split:
+def make_split(name: str, documents: list[Document], tokenizer: Tokenizer, length: int) -> Split:
     """Returns documents packed in rows of `length`, with their fingerprint."""
     digest, size = hashlib.sha256(), 0
     for document in documents:

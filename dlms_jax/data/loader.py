@@ -1,6 +1,6 @@
 """Which rows form the batch of which step: a pure function of (seed, step)."""
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import grain
 import numpy as np
@@ -45,7 +45,9 @@ class TrainBatches:
         return np.array([self._order[int(step * self._batch_size + i)] for i in within_batch])
 
 
-def eval_batches(rows: Rows, batch_size: int, pad_id: int, local_rows: np.ndarray) -> Iterator[Rows]:
+def eval_batches(
+    rows: Rows, batch_size: int, pad_id: int, local_rows: np.ndarray
+) -> Iterator[Rows]:
     """Yields this process's part of all rows in order; empty rows fill up the last batch."""
     for start in range(0, rows.number, batch_size):
         block = rows.take(slice(start, start + batch_size))

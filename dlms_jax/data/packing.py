@@ -1,6 +1,7 @@
 """Documents -> fixed-length rows: the one place where BOS and EOS are put."""
 
-from typing import Iterable, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,7 +32,9 @@ class Rows(NamedTuple):
         return self.positions_RxL > 0
 
 
-def pack(documents: Iterable[np.ndarray], length: int, bos_id: int, eos_id: int, pad_id: int) -> Rows:
+def pack(
+    documents: Iterable[np.ndarray], length: int, bos_id: int, eos_id: int, pad_id: int
+) -> Rows:
     """Returns rows of `length` that hold the documents one after the other.
 
     Each document ends with EOS. One that does not fit into what is left of a row goes on in the

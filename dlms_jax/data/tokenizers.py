@@ -1,9 +1,10 @@
 """Text <-> token ids. A tokenizer owns its special symbols and is saved with every checkpoint."""
 
+from collections.abc import Iterable
 import hashlib
 import json
 import pathlib
-from typing import Any, Iterable, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -67,7 +68,9 @@ class BPETokenizer:
         if self._tokenizer.normalizer or not isinstance(
             self._tokenizer.decoder, tokenizers.decoders.ByteLevel
         ):
-            raise UserError("the tokenizer is not byte-level, or has a normalizer, so it loses text")
+            raise UserError(
+                "the tokenizer is not byte-level, or has a normalizer, so it loses text"
+            )
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         missing = [t for t in SPECIAL_TOKENS if self._tokenizer.token_to_id(t) is None]
@@ -83,7 +86,7 @@ class BPETokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "BPETokenizer":
-        """Returns a tokenizer of `vocab_size` symbols (special ones included) learned from texts."""
+        """Returns a tokenizer of `vocab_size` symbols (special ones too) learned from texts."""
         import tokenizers
 
         smallest = 256 + len(SPECIAL_TOKENS)

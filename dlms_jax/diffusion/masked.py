@@ -1,4 +1,4 @@
-"""Masked (absorbing) diffusion: MDLM arXiv 2406.07524, MD4 arXiv 2406.04329, LLaDA arXiv 2502.09992."""
+"""Masked (absorbing) diffusion: MDLM (arXiv 2406.07524), MD4 (2406.04329), LLaDA (2502.09992)."""
 
 import dataclasses
 

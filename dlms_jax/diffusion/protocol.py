@@ -3,8 +3,9 @@
 Shapes are written in the names; their legend stands in models/layers.py.
 """
 
+from collections.abc import Callable
 import dataclasses
-from typing import Callable, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ class Batch(NamedTuple):
 
     @property
     def scored_BxL(self) -> jax.Array:
-        """True where a token is scored: all of a document but its BOS. The same for every objective."""
+        """True where a token is scored, by every objective: all of a document but its BOS."""
         return self.layout.positions_BxL > 0
 
 

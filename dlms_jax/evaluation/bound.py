@@ -65,9 +65,7 @@ class BoundEvaluator:
         mine = local_rows(self._mesh, batch_size)
         key = jax.random.key(self._seed)
         nats_R = []
-        for start, batch in enumerate(
-            eval_batches(rows, batch_size, self._tokenizer.pad_id, mine)
-        ):
+        for start, batch in enumerate(eval_batches(rows, batch_size, self._tokenizer.pad_id, mine)):
             row_B = (start * batch_size + mine).astype(np.int32)
             batch, row_B = to_global((batch, row_B), self._mesh)
             nats_R.append(self._step(params, batch, row_B, key))

@@ -104,5 +104,5 @@ class MLP(nn.Module):
 
 
 def _output_std(config: ModelConfig) -> float:
-    """What a layer adds starts smaller in deeper networks, so that the sum does not grow (GPT-2)."""
+    """What a layer adds starts smaller in deeper networks: the sum does not grow (as in GPT-2)."""
     return INIT_STD / (2 * config.num_layers) ** 0.5

@@ -1,6 +1,6 @@
 """The Transformer denoiser: tokens -> logits."""
 
-from typing import Callable
+from collections.abc import Callable
 
 from flax import linen as nn
 import jax

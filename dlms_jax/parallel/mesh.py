@@ -14,8 +14,10 @@ BATCH_AXES = ("data", "fsdp")  # both split the rows of a batch
 VOCABULARY_AXIS = "tensor"
 
 
-def make_mesh(config: MeshConfig = MeshConfig(), devices=None) -> Mesh:
-    """Returns the mesh of a config over all devices (or those given), every axis automatic."""
+def make_mesh(config: MeshConfig | None = None, devices=None) -> Mesh:
+    """Returns the mesh of a config (None: all along `data`) over all devices, or those given; every
+    axis is automatic: XLA places what rules and constraints leave open."""
+    config = config or MeshConfig()
     devices = jax.devices() if devices is None else devices
     shape = [getattr(config, axis) for axis in AXES]
     asked = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
@@ -38,7 +40,7 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def check_rows(mesh: Mesh, rows: int, key: str):
-    """Raises UserError where `rows`, the value of the setting `key`, do not divide over the mesh."""
+    """Raises UserError where `rows`, which the setting `key` gives, do not divide over the mesh."""
     if rows % batch_shards(mesh):
         raise UserError(
             f"config.{key} gives {rows} rows at a time, which do not divide over the "

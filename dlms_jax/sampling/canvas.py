@@ -1,7 +1,8 @@
 """A canvas: tokens that are given, and holes for a sampler to fill."""
 
+from collections.abc import Sequence
 import re
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np

@@ -4,12 +4,13 @@ WORKDIR/checkpoints/STEP/ holds, through orbax: params, ema (where there is one)
 state and counters), and about (config, tokenizer, data fingerprints, versions, as JSON).
 """
 
+from collections.abc import Callable
 import contextlib
 import importlib.metadata
 import logging
 import pathlib
 import platform
-from typing import Any, Callable
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp

@@ -18,7 +18,9 @@ def make_model(config: Config, rows: int, mesh: Mesh) -> Transformer:
     return Transformer(config.model, rows, functools.partial(constrain, mesh=mesh))
 
 
-def make_denoiser(config: Config, model: Transformer, params, attention: str, mesh: Mesh) -> Denoiser:
+def make_denoiser(
+    config: Config, model: Transformer, params, attention: str, mesh: Mesh
+) -> Denoiser:
     """Returns the Denoiser of a network and its parameters; t is not used (DESIGN: the optimal
     masked denoiser needs none)."""
 

@@ -1,7 +1,7 @@
 """The line that tells how a run is doing: live on a terminal, plain lines elsewhere."""
 
+from collections.abc import Mapping
 import time
-from typing import Mapping
 
 from rich.console import Console
 from rich.live import Live
@@ -78,13 +78,11 @@ def status_line(step, total_steps, metrics, seconds_left) -> str:
 
 def with_unit(number: float) -> str:
     """Returns 12345 as "12.3 k"."""
-    for unit in ("", "k", "M", "G", "T", "P"):
-        if abs(number) < 999.5:  # what is rounded to 1000 takes the next unit
-            break
+    units = ["", "k", "M", "G", "T", "P", "E"]
+    while abs(number) >= 999.5 and len(units) > 1:  # what rounds to 1000 takes the next unit
         number /= 1000
-    else:
-        unit = "E"
-    return f"{number:.3g} {unit}"
+        units.pop(0)
+    return f"{number:.3g} {units[0]}"
 
 
 def duration(seconds: float) -> str:

@@ -18,25 +18,47 @@ from dlms_jax.training.progress import with_unit
 from dlms_jax.training.writer import read_metrics
 
 
-def show_start(console: Console, config: Config, dataset: Dataset, mesh: Mesh, rows: int):
-    """Prints the model, the data with its fingerprints, and the devices."""
-    model, peak = config.model, hardware.peak_flops()
-    say(console, f"{config.objective.name} {model.name}: "
-        f"{with_unit(count_parameters(model, rows))}parameters, {model.num_layers} layers, "
-        f"width {model.width}, vocabulary {dataset.tokenizer.size} ({config.tokenizer.name})")  # fmt: skip
+def show_start(
+    console: Console,
+    config: Config,
+    dataset: Dataset,
+    mesh: Mesh,
+    rows: int,
+    peak: tuple[float, str],
+):
+    """Prints the model, the data with its fingerprints, and the devices.
+
+    rows: of the head. peak: FLOP/s and where they are from (hardware.peak_flops).
+    """
+    model = config.model
+    say(
+        console,
+        f"{config.objective.name} {model.name}: "
+        f"{with_unit(count_parameters(model, rows))}parameters, {model.num_layers} layers, width {model.width}, "
+        f"vocabulary {dataset.tokenizer.size} ({config.tokenizer.name})",
+    )
     for split in (dataset.train, dataset.heldout):
         f = split.fingerprint
         filled = f["tokens"] / max(split.rows.tokens_RxL.size, 1)
-        say(console, f"{split.name}: {f['documents']} documents, {f['bytes']} bytes, "
-            f"{f['tokens']} tokens in {split.rows.number} rows of {config.data.sequence_length} "
-            f"({filled:.0%} scored), sha256 {f['sha256'][:16]}")  # fmt: skip
+        say(
+            console,
+            f"{split.name}: {f['documents']} documents, {f['bytes']} bytes, "
+            f"{f['tokens']} tokens in {split.rows.number} rows of {config.data.sequence_length} ({filled:.0%} scored), "
+            f"sha256 {f['sha256'][:16]}",
+        )
     shape = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    say(console, f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s) ({shape}); "
-        f"peak {with_unit(peak[0])}FLOP/s ({peak[1]})")  # fmt: skip
+    flops, source = peak
+    say(
+        console,
+        f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s) ({shape}); "
+        f"peak {with_unit(flops)}FLOP/s ({source})",
+    )
 
 
 def show_sample(console: Console, step: int, sample: str):
-    console.print(Panel(Text(printable(sample)), title=f"sample at step {step}", title_align="left"))
+    console.print(
+        Panel(Text(printable(sample)), title=f"sample at step {step}", title_align="left")
+    )
 
 
 def show_summary(console: Console, config: Config, workdir: pathlib.Path, bound):
@@ -44,7 +66,9 @@ def show_summary(console: Console, config: Config, workdir: pathlib.Path, bound)
     history = read_metrics(workdir / "metrics.csv")
     speeds = [float(row["tokens_per_second"]) for row in history if row["tokens_per_second"]]
     memory, whose = hardware.peak_memory()
-    table = Table(title=f"{workdir}: {config.objective.name}", title_justify="left", show_header=False)
+    table = Table(
+        title=f"{workdir}: {config.objective.name}", title_justify="left", show_header=False
+    )
     for name, value in {
         "held-out nats/token": f"{bound.nats_per_token:.4f}",
         "held-out bits/byte": f"{bound.bits_per_byte:.4f} +- {bound.stderr:.4f} (standard error)",
@@ -78,4 +102,6 @@ def say(console: Console, text: str):
 
 def printable(text: str) -> str:
     """Returns the text with control characters, which could upset a terminal, made visible."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )

@@ -38,7 +38,8 @@ def initialise(config: Config, model: Transformer, tx: optax.GradientTransformat
 def sharded_state(config: Config, model: Transformer, tx, mesh: Mesh) -> TrainState:
     """Returns the state at step 0, each device having computed its own part of it only."""
     return jax.jit(
-        lambda: initialise(config, model, tx), out_shardings=abstract_shardings(config, model, tx, mesh)
+        lambda: initialise(config, model, tx),
+        out_shardings=abstract_shardings(config, model, tx, mesh),
     )()
 
 

@@ -1,10 +1,10 @@
 """Metrics to WORKDIR/metrics.csv and to TensorBoard, with the method names of clu.metric_writers
 (which cannot be imported without TensorFlow)."""
 
+from collections.abc import Mapping
 import csv
 import os
 import pathlib
-from typing import Mapping
 
 from tensorboardX import SummaryWriter
 
@@ -27,7 +27,7 @@ class MetricWriter:
             writer.writeheader()
             writer.writerows(kept)
         os.replace(temporary, self._path)
-        self._file = open(self._path, "a", newline="")
+        self._file = open(self._path, "a", newline="")  # noqa: SIM115 (close() does)
         self._csv = csv.DictWriter(self._file, COLUMNS, extrasaction="ignore")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 

@@ -5,8 +5,7 @@ import pathlib
 import sys
 import sysconfig
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 import pytest
 
 from dlms_jax.data import corpora

@@ -1,7 +1,6 @@
 """Packing: every token of every document is scored once, in order, and nothing else is."""
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
 

@@ -88,7 +88,9 @@ def test_a_rows_corruption_does_not_depend_on_its_neighbours():
     batch, key = packed(16), jax.random.key(3)
     part = jax.tree.map(lambda x: x[4:9], batch)
     objective = Masked(VOCABULARY, Linear())
-    for whole, alone in zip(objective.corrupt(batch, key), objective.corrupt(part, key), strict=True):
+    for whole, alone in zip(
+        objective.corrupt(batch, key), objective.corrupt(part, key), strict=True
+    ):
         np.testing.assert_array_equal(whole[4:9], alone)
 
 

@@ -21,7 +21,9 @@ class TestSchedule:
     def test_derivative_is_that_of_alpha(self, schedule):
         with jax.enable_x64(True):
             t, h = np.linspace(0.01, 0.99, 99), 1e-6
-            slope = (schedule.alpha(jnp.asarray(t + h)) - schedule.alpha(jnp.asarray(t - h))) / (2 * h)
+            slope = (schedule.alpha(jnp.asarray(t + h)) - schedule.alpha(jnp.asarray(t - h))) / (
+                2 * h
+            )
             np.testing.assert_allclose(schedule.alpha_prime(jnp.asarray(t)), slope, rtol=1e-6)
 
     def test_weight_is_the_bounds(self, schedule):
@@ -34,7 +36,9 @@ class TestSchedule:
         t = np.array([1e-6, 1e-5, 1e-4])
         with jax.enable_x64(True):
             expected = 1 - schedule.alpha(jnp.asarray(t, jnp.float64))
-        np.testing.assert_allclose(schedule.masked(jnp.asarray(t, jnp.float32)), expected, rtol=1e-4)
+        np.testing.assert_allclose(
+            schedule.masked(jnp.asarray(t, jnp.float32)), expected, rtol=1e-4
+        )
 
     def test_time_inverts_masked(self, schedule):
         np.testing.assert_allclose(schedule.time(schedule.masked(T)), T, rtol=1e-3)

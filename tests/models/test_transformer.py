@@ -27,7 +27,9 @@ def network(**settings):
 def test_documents_are_isolated_bit_for_bit(attention):
     """Another document in the row changes neither a document's logits nor sends it a gradient."""
     model, params = network()
-    apply = jax.jit(lambda tokens: model.apply({"params": params}, tokens, SEGMENTS, POSITIONS, attention))
+    apply = jax.jit(
+        lambda tokens: model.apply({"params": params}, tokens, SEGMENTS, POSITIONS, attention)
+    )
     logits = apply(TOKENS)
     changed = apply(TOKENS.at[0, 5:].set(3))
     np.testing.assert_array_equal(logits[0, :5], changed[0, :5])
@@ -45,8 +47,10 @@ def test_documents_are_isolated_bit_for_bit(attention):
 
 def test_causal_attention_sees_nothing_later_and_full_attention_does():
     model, params = network()
+
     def apply(tokens, attention):
         return model.apply({"params": params}, tokens, SEGMENTS, POSITIONS, attention)
+
     changed = TOKENS.at[0, 4].add(1)
     np.testing.assert_array_equal(apply(TOKENS, "causal")[0, :4], apply(changed, "causal")[0, :4])
     assert (apply(TOKENS, "full")[0, :4] != apply(changed, "full")[0, :4]).any(axis=-1).all()
@@ -71,12 +75,15 @@ def test_scan_and_remat_change_nothing(scan, remat):
         def f(p):
             logits = m.apply({"params": p}, TOKENS, SEGMENTS, POSITIONS, "full")
             return jnp.sum(jax.nn.log_softmax(logits)[..., 0])
+
         return jax.jit(jax.value_and_grad(f))(params)
 
     (value, gradient), (expected, expected_gradient) = loss(other), loss(model)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     jax.tree.map(
-        lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-3, atol=1e-4), gradient, expected_gradient
+        lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-3, atol=1e-4),
+        gradient,
+        expected_gradient,
     )
 
 
@@ -84,9 +91,11 @@ def test_grouped_queries_are_full_attention_with_repeated_keys_and_values():
     model, params = network()
     full, _ = network(num_kv_heads=4)
     attn = params["layers"]["attn"]
+
     def repeat(kernel_NxDxO):
         n, d, _ = kernel_NxDxO.shape
         return jnp.repeat(kernel_NxDxO.reshape(n, d, 2, 8), 2, axis=2).reshape(n, d, 32)
+
     repeated = attn | {k: {"kernel": repeat(attn[k]["kernel"])} for k in ("k_proj", "v_proj")}
     p = params | {"layers": params["layers"] | {"attn": repeated}}
     np.testing.assert_allclose(
@@ -97,9 +106,11 @@ def test_grouped_queries_are_full_attention_with_repeated_keys_and_values():
 
 def test_rotary_products_depend_on_the_distance_alone():
     q, k = jax.random.normal(jax.random.key(0), (2, 8))
+
     def product(i, j):
         turn = lambda x, p: rotate(x[None, None, None], rotary_angles(jnp.array([[p]]), 8, 1e4))  # noqa: E731
         return float((turn(q, i) * turn(k, j)).sum())
+
     assert product(3, 1) == pytest.approx(product(103, 101), rel=1e-4)
     assert product(3, 1) != pytest.approx(product(3, 2), rel=1e-2)
 
@@ -125,4 +136,6 @@ def test_flops_formula_agrees_with_the_compiler_on_an_unrolled_network():
     forward = jax.jit(lambda p: model.apply({"params": p}, x, x + 1, x, "full"))
     counted = forward.lower(params).compile().cost_analysis()["flops"]
     formula = length * train_flops(model.config, ROWS, length, "full", 1.0) / 3
-    assert counted == pytest.approx(formula, rel=0.15)  # the compiler adds norms, softmax, rotations
+    assert counted == pytest.approx(
+        formula, rel=0.15
+    )  # the compiler adds norms, softmax, rotations

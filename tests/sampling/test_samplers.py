@@ -26,7 +26,9 @@ def open_canvas(joint: Joint, rows: int, given: dict[int, int] | None = None) ->
         tokens[:, place + 1] = symbol
     holes = tokens == joint.vocabulary.mask_id
     positions = np.tile(np.arange(joint.length + 1, dtype=np.int32), (rows, 1))
-    return Canvas(jnp.asarray(tokens), jnp.asarray(holes), Layout(jnp.ones_like(positions), positions))
+    return Canvas(
+        jnp.asarray(tokens), jnp.asarray(holes), Layout(jnp.ones_like(positions), positions)
+    )
 
 
 def sample(joint, sampler, denoise, given=None, rows=SAMPLES, seed=0) -> np.ndarray:
@@ -126,9 +128,17 @@ def test_ancestral_with_many_steps_draws_from_the_joint():
 
 @pytest.mark.parametrize(
     ("temperature", "guidance", "given"),
-    [(0.5, 0.0, None), (1.5, 0.0, {0: 1}), (1.0, 1.0, {0: 1}), (0.7, 2.0, {1: 2}), (1.0, 0.0, {1: 0})],
+    [
+        (0.5, 0.0, None),
+        (1.5, 0.0, {0: 1}),
+        (1.0, 1.0, {0: 1}),
+        (0.7, 2.0, {1: 2}),
+        (1.0, 0.0, {1: 0}),
+    ],
 )
-def test_temperature_guidance_and_given_symbols_follow_their_own_chain(temperature, guidance, given):
+def test_temperature_guidance_and_given_symbols_follow_their_own_chain(
+    temperature, guidance, given
+):
     sampler = Ancestral(JOINT.vocabulary, Linear(), 3, temperature, guidance)
     counts = sample(JOINT, sampler, DENOISE, given)
     p = enumerate_ancestral(JOINT, Linear(), 3, temperature, guidance, given)
@@ -140,7 +150,9 @@ def test_temperature_guidance_and_given_symbols_follow_their_own_chain(temperatu
 def test_guidance_at_one_hole_has_its_closed_form():
     """p proportional to p(x | given)^(1+w) / p(x)^w, in any number of steps."""
     joint, w = Joint(3, 2, seed=1), 1.5
-    counts = sample(joint, Ancestral(joint.vocabulary, Linear(), 4, 1.0, w), joint.masked_denoiser(), {0: 2})
+    counts = sample(
+        joint, Ancestral(joint.vocabulary, Linear(), 4, 1.0, w), joint.masked_denoiser(), {0: 2}
+    )
     conditional = joint.p[joint.texts[:, 0] == 2]
     marginal = np.bincount(joint.texts[:, 1], joint.p)
     p = (conditional / conditional.sum()) ** (1 + w) / marginal**w
@@ -206,7 +218,9 @@ class TestCanvas:
         assert (canvas.layout.segments_BxL[0] == ([1] * 7 + [0] * 57)).all()
 
     def test_too_long_for_the_context_is_one_line(self):
-        with pytest.raises(UserError, match=r"3 tokens.*10 to fill.*context of 12.*9 tokens or fewer"):
+        with pytest.raises(
+            UserError, match=r"3 tokens.*10 to fill.*context of 12.*9 tokens or fewer"
+        ):
             make_canvas(["ab", 10], self.tokenizer, context=12, rows=1)
         make_canvas(["ab", 9], self.tokenizer, context=12, rows=1)
 

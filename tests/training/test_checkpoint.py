@@ -25,7 +25,9 @@ def state_at(step: int, mesh, ema=True) -> TrainState:
 
 
 def abstract(state):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
 
 
 def assert_equal(one, other):
@@ -73,7 +75,9 @@ def test_nothing_to_restore(tmp_path, one_device):
     assert checkpoint.newest_about(tmp_path) is None
 
 
-def test_every_truncated_file_is_noticed_or_does_not_matter(two_saved, one_device, tmp_path_factory):
+def test_every_truncated_file_is_noticed_or_does_not_matter(
+    two_saved, one_device, tmp_path_factory
+):
     """Cuts each file of the newest checkpoint in half, in turn: what comes back is either exactly
     what was saved at step 2, or, with step 2 named, what was saved at step 1."""
     newest = two_saved / checkpoint.FOLDER / "2"
@@ -93,7 +97,9 @@ def test_every_truncated_file_is_noticed_or_does_not_matter(two_saved, one_devic
         assert step == 2 or (step == 1 and "checkpoints/2" in said[0]), file
         fell_back += step == 1
         if step == 1:  # moved aside, not lost, and not in the way of the next save
-            assert (copy / "checkpoints_broken/2").is_dir() and not (copy / "checkpoints/2").exists()
+            assert (copy / "checkpoints_broken/2").is_dir() and not (
+                copy / "checkpoints/2"
+            ).exists()
     assert fell_back >= 3  # params, rest, about at the least
 
 

@@ -109,8 +109,10 @@ def test_muon_leaves_the_rest_to_adam():
 
 
 def test_clipping_scales_the_whole_gradient():
-    config = OptimizerConfig(name="adamw", clip_norm=1e-3, epsilon=1.0, warmup_steps=0,
-                             schedule="constant", peak_learning_rate=1.0, weight_decay=0.0)  # fmt: skip
+    config = OptimizerConfig(
+        name="adamw", clip_norm=1e-3, epsilon=1.0, warmup_steps=0,
+        schedule="constant", peak_learning_rate=1.0, weight_decay=0.0,
+    )  # fmt: skip
     tx = make_optimizer(config, 10)
     update, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS)
     # With epsilon far above the gradient, Adam's first update is -rate * gradient.

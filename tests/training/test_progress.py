@@ -2,8 +2,7 @@
 
 import io
 
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 import pytest
 from rich.console import Console
 

@@ -1,11 +1,11 @@
 """One update is the same on every mesh, with and without accumulation, and skips what is broken."""
 
+from conftest import small_config
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import small_config
 from dlms_jax.config import MeshConfig
 from dlms_jax.data.packing import Rows, pack
 from dlms_jax.data.tokenizers import ByteTokenizer
@@ -151,7 +151,9 @@ class TestNonFinite:
         embedding = state.params["embed"]["embedding"].at[ord("z")].set(jnp.nan)
         state = state._replace(params=state.params | {"embed": {"embedding": embedding}})
         rows = rows_of_text()
-        good = rows._replace(tokens_RxL=np.where(rows.tokens_RxL == ord("z"), ord("a"), rows.tokens_RxL))
+        good = rows._replace(
+            tokens_RxL=np.where(rows.tokens_RxL == ord("z"), ord("a"), rows.tokens_RxL)
+        )
         bad = rows._replace(tokens_RxL=np.where(rows.tokens_RxL < 256, ord("z"), rows.tokens_RxL))
         return state, step, to_global(good, mesh), to_global(bad, mesh)
 
@@ -163,7 +165,9 @@ class TestNonFinite:
         assert (int(state.step), int(state.skipped), int(state.skipped_in_a_row)) == (1, 1, 1)
         for part in ("params", "optimizer"):
             jax.tree.map(
-                np.testing.assert_array_equal, getattr(before, part), jax.device_get(getattr(state, part))
+                np.testing.assert_array_equal,
+                getattr(before, part),
+                jax.device_get(getattr(state, part)),
             )
 
     def test_a_good_step_ends_the_streak_and_keeps_the_count(self):

@@ -1,0 +1,27 @@
+"""What the benchmarks share: times taken in turns, and the memory that a program needs."""
+
+import time
+
+import jax
+import numpy as np
+
+
+def seconds_in_turns(programs: dict, repeats: int) -> dict[str, float]:
+    """Returns the median seconds of each of {name: function without arguments}.
+
+    The functions run in turns, so that a machine whose speed drifts slows all of them alike.
+    """
+    times = {name: [] for name in programs}
+    for run in programs.values():
+        jax.block_until_ready(run())  # compiles
+    for _ in range(repeats):
+        for name, run in programs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def temporary_bytes(jitted, *arguments) -> int:
+    """Returns the bytes that the compiled program needs beside its arguments and results."""
+    return jitted.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
