@@ -119,7 +119,9 @@ class _Run:
         self.abstract_state = abstract_state(config, self.lm.network, self.tx, self.mesh)
         self.peak = hardware.peak_flops()
         workdir.mkdir(parents=True, exist_ok=True)
-        self.checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint, console.print)
+        self.checkpoints = checkpoint.Checkpoints(
+            workdir, config.checkpoint, lambda text: report.say(console, text)
+        )
 
     def train(self) -> dict[str, float]:
         """Runs to the last step; returns the final metrics."""
@@ -143,14 +145,14 @@ class _Run:
         if restored is None:
             return sharded_state(self.config, self.lm.network, self.tx, self.mesh)
         state, _ = restored
-        self.console.print(f"resuming {self.workdir} after step {int(state.step)}")
+        report.say(self.console, f"resuming {self.workdir} after step {int(state.step)}")
         return state
 
     def _loop(self, state: TrainState, first: int, writer: MetricWriter) -> TrainState:
         config, steps = self.config, self.config.training.steps
         step_fn = make_train_step(config, self.lm.network, self.lm.objective, self.tx, self.mesh)
         batches = self.batches.iterate(first, config.data.prefetch)
-        self.console.print("compiling the train step ...")
+        report.say(self.console, "compiling the train step ...")
         with StopSignals() as stop, Progress(self.console, steps) as progress:
             for done in range(first + 1, steps + 1):
                 state, metrics = step_fn(state, to_global(next(batches), self.mesh))

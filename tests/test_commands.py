@@ -1,6 +1,5 @@
 """The commands as a user runs them: interruption of real processes, and errors of one line."""
 
-import csv
 import json
 import os
 import pathlib
@@ -14,6 +13,7 @@ import pytest
 
 from dlms_jax import evaluate, main, sample
 from dlms_jax.model import DiffusionLM
+from dlms_jax.training.writer import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 60
@@ -67,10 +67,7 @@ def read_until(process, text):
 
 
 def logged(workdir):
-    return [
-        (row["step"], row["loss"])
-        for row in csv.DictReader((workdir / "metrics.csv").read_text().splitlines())
-    ]
+    return [(row["step"], row["loss"]) for row in read_metrics(workdir / "metrics.csv")]
 
 
 @pytest.fixture(scope="module")

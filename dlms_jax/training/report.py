@@ -34,7 +34,8 @@ def show_start(
     say(
         console,
         f"{config.objective.name} {model.name}: "
-        f"{with_unit(count_parameters(model, rows))}parameters, {model.num_layers} layers, width {model.width}, "
+        f"{with_unit(count_parameters(model, rows))}parameters, "
+        f"{model.num_layers} layers, width {model.width}, "
         f"vocabulary {dataset.tokenizer.size} ({config.tokenizer.name})",
     )
     for split in (dataset.train, dataset.heldout):
@@ -43,7 +44,8 @@ def show_start(
         say(
             console,
             f"{split.name}: {f['documents']} documents, {f['bytes']} bytes, "
-            f"{f['tokens']} tokens in {split.rows.number} rows of {config.data.sequence_length} ({filled:.0%} scored), "
+            f"{f['tokens']} tokens in {split.rows.number} rows of "
+            f"{config.data.sequence_length} ({filled:.0%} scored), "
             f"sha256 {f['sha256'][:16]}",
         )
     shape = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
