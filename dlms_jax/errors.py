@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import threading
 
 
 class UserError(Exception):
@@ -14,15 +15,23 @@ def command_line(main):
 
     @functools.wraps(main)
     def wrapped(argv=None):
+        failed = []  # in background threads, whose libraries raise there what they raise here too
+        report_thread, threading.excepthook = threading.excepthook, failed.append
         try:
-            return main(argv)
+            main(argv)
+            return
         except UserError as error:
+            failed.clear()
             print(f"error: {error}", file=sys.stderr)
         except BrokenPipeError:  # `... | head` closed the pipe: not an error of ours
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
+        finally:
+            threading.excepthook = report_thread
+            for thread in failed:
+                report_thread(thread)
         sys.exit(2)
 
     return wrapped

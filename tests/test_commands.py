@@ -4,9 +4,12 @@ import json
 import os
 import pathlib
 import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,13 +49,15 @@ def recipe(tmp_path_factory):
     return path
 
 
-def start(*arguments):
-    """Starts `python -m dlms_jax.main` with one CPU device; its output comes line by line."""
+def start(*arguments, before=None):
+    """Starts `python -m dlms_jax.main` with one CPU device; its output comes line by line.
+
+    before: called in the new process first."""
     environment = os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "dlms_jax.main", *map(str, arguments)]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=before,
     )  # fmt: skip
 
 
@@ -118,6 +123,27 @@ def test_a_run_that_was_cut_twice_equals_the_whole_one_bit_for_bit(interrupted_r
     import jax
 
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_disk_that_breaks_off_a_save_ends_the_run_and_leaves_no_checkpoint(recipe, tmp_path):
+    """A limit on the size of files stands for the disk: the small ones pass, the weights do not."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    process = start(f"--config={recipe}", f"--workdir={tmp_path / 'run'}", before=limit)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "cannot write a checkpoint to" in errors[0]
+    assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
+
+
+def test_a_full_disk_is_one_line(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**10))
+    arguments = [f"--config={recipe}", f"--workdir={tmp_path / 'run'}"]
+    message = one_line_error(main, arguments, capsys)
+    assert "are free); free some space there or mend it, then run the same command" in message
 
 
 def run_main(module, arguments, capsys):

@@ -6,10 +6,12 @@ state and counters), and about (config, tokenizer, data fingerprints, versions, 
 
 from collections.abc import Callable
 import contextlib
+import gc
 import importlib.metadata
 import logging
 import pathlib
 import platform
+import shutil
 from typing import Any
 
 import jax
@@ -19,6 +21,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 from dlms_jax.config import CheckpointConfig
 from dlms_jax.errors import UserError
 from dlms_jax.training.state import TrainState
+
+# Orbax logs a dozen lines for each save, and whole stacks for what it also raises.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 FOLDER = "checkpoints"
 _BROKEN = "checkpoints_broken"
@@ -70,7 +75,14 @@ class Checkpoints:
         if state.ema is not None:
             items["ema"] = ocp.args.StandardSave(state.ema)
         metrics = None if bound is None else {"bound": bound}
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+        needed = sum(x.nbytes for x in jax.tree.leaves(state)) // jax.process_count()
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise self._cannot_write(
+                f"it takes up to {needed / 2**20:.0f} MiB, of which {free / 2**20:.0f} are free"
+            )
+        with self._writable():
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
 
     def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Returns (state, about) of the newest checkpoint that can be read; None where none is.
@@ -98,10 +110,32 @@ class Checkpoints:
 
     def wait(self):
         """Returns when all saves are on disk."""
-        self._manager.wait_until_finished()
+        with self._writable():
+            self._manager.wait_until_finished()
 
     def close(self):
-        self._manager.close()
+        with self._writable():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writable(self):
+        """Turns what goes wrong in a save, here or in its background thread, into one line."""
+        try:
+            yield
+        except Exception as error:  # orbax and tensorstore raise all kinds on a full disk
+            said = _first_line(error)
+        else:
+            return
+        gc.collect()  # of the unfinished writes, which would complain when the process ends
+        raise self._cannot_write(said)
+
+    def _cannot_write(self, why: str) -> UserError:
+        whole = [_step_of(folder) for folder in _step_folders(self._folder)]
+        after = f"goes on after step {max(whole)}" if whole else "begins anew"
+        return UserError(
+            f"cannot write a checkpoint to {self._folder} ({why}); free some space there or mend "
+            f"it, then run the same command, which {after}"
+        )
 
     def _restore(self, step, abstract):
         rest = {
@@ -197,8 +231,7 @@ def _unused(path: pathlib.Path) -> pathlib.Path:
 
 
 def _first_line(error: Exception) -> str:
+    if "No space left on device" in str(error):
+        return "no space left on the device"
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
-
-
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports each save in a dozen lines
