@@ -23,7 +23,7 @@ def get_config():
 
     c.model.width = 128
     c.model.num_layers = 4
-    c.model.num_heads = 4
+    c.model.num_heads = 2
     c.model.feed_forward = 352
     c.model.dtype = "float32"  # CPUs compute bfloat16 no faster
     c.model.scan_layers = False  # four layers compile fast enough, and run faster unrolled
