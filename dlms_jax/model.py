@@ -10,6 +10,7 @@ print(lm.evaluate().bits_per_byte)
 
 from collections.abc import Iterator, Sequence
 import functools
+import math
 from typing import Any
 
 import jax
@@ -49,14 +50,16 @@ class DiffusionLM:
     def load_checkpoint(cls, path: str, mesh: Mesh | None = None) -> "DiffusionLM":
         """Returns the model of a run's workdir (its newest checkpoint) or of checkpoints/STEP.
 
-        The weights are split over `mesh` (all devices, where None). Raises UserError where there is
+        The weights are split over `mesh`; where None, over as many devices as sizes divide by. Raises UserError where there is
         no checkpoint or it cannot be read.
         """
         folder = checkpoint.find_checkpoint(path)
         about = checkpoint.load_about(folder)
         config = from_dict(about["config"])
         tokenizer = tokenizers.from_dict(about["tokenizer"])
-        mesh = mesh or make_mesh(MeshConfig(data=1, fsdp=-1, tensor=1))
+        if mesh is None:
+            number = math.gcd(jax.device_count(), config.model.width, config.evaluation.batch_size)
+            mesh = make_mesh(MeshConfig(data=1, fsdp=number, tensor=1), jax.devices()[:number])
         lm = cls(config, tokenizer, None, mesh, about | {"path": str(folder)})
         lm.params = checkpoint.load_params(folder, lm._abstract_params())
         return lm

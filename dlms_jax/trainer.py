@@ -28,7 +28,7 @@ from dlms_jax.training.optimizer import learning_rate, make_optimizer
 from dlms_jax.training.progress import Clock, Progress
 from dlms_jax.training.state import TrainState, abstract_state, sharded_state
 from dlms_jax.training.step import make_train_step
-from dlms_jax.training.writer import MetricWriter
+from dlms_jax.training.writer import MetricWriter, make_writer
 
 # What a run may not change when it goes on. The rest (steps, evaluation, mesh, ...) it may.
 _FIXED = ("objective", "model", "tokenizer", "data", "optimizer")
@@ -41,7 +41,7 @@ class Trainer:
 
     def __init__(self, workdir: str | pathlib.Path | None = None, console: Console | None = None):
         self._workdir = workdir
-        self._console = console or Console(soft_wrap=True)
+        self._console = console or Console(soft_wrap=True, quiet=jax.process_index() > 0)
 
     def train(self, config) -> dict[str, float]:
         """Trains a Config (or ConfigDict) to its last step and returns the final metrics.
@@ -129,7 +129,7 @@ class _Run:
         try:
             state = self._restore_or_begin()
             first = int(state.step)
-            writer = MetricWriter(self.workdir, first)
+            writer = make_writer(self.workdir, first)
             writer.write_hparams({k: str(v) for k, v in self.about["config"].items()})
             try:
                 if first < self.config.training.steps:
@@ -232,8 +232,9 @@ class _Run:
     def _finish(self, state: TrainState) -> dict[str, float]:
         """Evaluates on all held-out rows, prints the summary, draws the curves."""
         bound = self._bound(state, self.config.evaluation.final_rows)
-        report.show_summary(self.console, self.config, self.workdir, bound)
-        draw_curves([self.workdir])
+        if jax.process_index() == 0:
+            report.show_summary(self.console, self.config, self.workdir, bound)
+            draw_curves([self.workdir])
         sample = self.lm.sample(self.config.sampling.prompt, seed=self.config.training.seed)
         report.show_sample(self.console, int(state.step), sample)
         report.show_next(self.console, self.config, self.workdir)

@@ -6,6 +6,7 @@ import csv
 import os
 import pathlib
 
+import jax
 from tensorboardX import SummaryWriter
 
 COLUMNS = (
@@ -49,6 +50,18 @@ class MetricWriter:
     def close(self):
         self._file.close()
         self._board.close()
+
+
+class NoWriter:
+    """What all processes but the first write to: nothing."""
+
+    def __getattr__(self, method):
+        return lambda *arguments: None
+
+
+def make_writer(workdir: pathlib.Path, step: int) -> MetricWriter | NoWriter:
+    """Returns this process's writer."""
+    return NoWriter() if jax.process_index() else MetricWriter(workdir, step)
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, str]]:

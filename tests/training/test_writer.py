@@ -2,9 +2,10 @@
 
 import csv
 
+import jax
 import pytest
 
-from dlms_jax.training.writer import COLUMNS, MetricWriter, read_metrics
+from dlms_jax.training.writer import COLUMNS, MetricWriter, make_writer, read_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -193,3 +194,16 @@ def test_tensorboard_gets_scalars_and_texts(tmp_path):
     content = events.read_bytes()
     for text in (b"loss", b"unheard_of", b"Once upon a time", b"|model.width|96|"):
         assert text in content
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    writer = make_writer(tmp_path, 0)
+    writer.write_scalars(1, {"loss": 1.0})
+    writer.write_texts(1, {"sample": "text"})
+    writer.write_hparams({"model.width": 1})
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    make_writer(tmp_path, 0).close()
+    assert (tmp_path / "metrics.csv").is_file()

@@ -1,0 +1,83 @@
+"""Meshes that fit or are refused, and rules that know every parameter."""
+
+from conftest import small_config
+import jax
+import numpy as np
+import pytest
+
+from dlms_jax.config import MeshConfig
+from dlms_jax.errors import UserError
+from dlms_jax.parallel import rules
+from dlms_jax.parallel.mesh import batch_shards, check_rows, local_rows, make_mesh, to_global
+from dlms_jax.training.denoiser import make_model
+from dlms_jax.training.optimizer import make_optimizer
+from dlms_jax.training.state import abstract_state
+
+
+@pytest.mark.parametrize(
+    ("asked", "shape"),
+    [((-1, 1, 1), (8, 1, 1)), ((1, -1, 2), (1, 4, 2)), ((2, 2, 2), (2, 2, 2))],
+)
+def test_minus_one_is_the_rest(asked, shape):
+    mesh = make_mesh(MeshConfig(*asked))
+    assert tuple(mesh.shape.values()) == shape
+    assert batch_shards(mesh) == shape[0] * shape[1]
+    assert all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices", "message"),
+    [
+        ((3, 1, 1), 8, "does not fit 8 device"),
+        ((-1, 3, 1), 8, "does not fit 8 device"),
+        ((-1, -1, 1), 8, "only one axis can be -1"),
+        ((2, 2, 2), 7, "does not fit 7 device"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(asked, devices, message):
+    with pytest.raises(UserError, match=message):
+        make_mesh(MeshConfig(*asked), jax.devices()[:devices])
+
+
+def test_rows_that_do_not_divide_name_the_setting_and_the_fix():
+    mesh = make_mesh(MeshConfig(), jax.devices()[:7])
+    with pytest.raises(UserError, match=r"config.training.batch_size gives 16 .* multiple of 7"):
+        check_rows(mesh, 16, "training.batch_size")
+    check_rows(mesh, 14, "training.batch_size")
+
+
+def test_rows_are_split_over_data_and_fsdp_and_come_back():
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    x = np.arange(24).reshape(8, 3)
+    sharded = to_global(x, mesh)
+    assert {shard.data.shape for shard in sharded.addressable_shards} == {(2, 3)}
+    np.testing.assert_array_equal(sharded, x)
+    np.testing.assert_array_equal(local_rows(mesh, 8), np.arange(8))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("model", [{}, {"model__tie_embeddings": True, "model__qkv_bias": True}])
+def test_every_parameter_and_moment_has_a_rule_and_matrices_are_split(optimizer, model):
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    config = small_config(optimizer__name=optimizer, training__ema_decay=0.9, **model)
+    tx = make_optimizer(config.optimizer, 10)
+    state = abstract_state(config, make_model(config, 384, mesh), tx, mesh)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        split = leaf.size // np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=int)
+        name = rules.path_string(path)
+        if name.endswith(("kernel", "embedding")):
+            assert split == 4, name  # fsdp x tensor
+    kernels = [p for p, _ in jax.tree_util.tree_leaves_with_path(state.ema)]
+    assert len(kernels) == len(jax.tree.leaves(state.params))
+
+
+def test_a_parameter_without_a_rule_is_an_error():
+    with pytest.raises(ValueError, match="no rule for the parameter layers/gate/kernel"):
+        rules.spec_of("layers/gate/kernel")
+
+
+def test_a_size_that_does_not_divide_names_parameter_and_axis():
+    mesh = make_mesh(MeshConfig(1, 8, 1))
+    tree = {"lm_head": {"kernel": jax.ShapeDtypeStruct((36, 128), np.float32)}}
+    with pytest.raises(UserError, match=r"lm_head/kernel .* 36, .* config.mesh.fsdp=8"):
+        rules.shardings(tree, mesh)
