@@ -178,10 +178,13 @@ def load_config(recipe: str, overrides: dict[str, str] | None = None) -> Config:
     path = pathlib.Path(recipe)
     if not path.is_file():
         raise UserError(f"--config={recipe}: no such file; the recipes are configs/*.py")
-    namespace = runpy.run_path(str(path))
+    try:
+        namespace = runpy.run_path(str(path))
+        settings = namespace["get_config"]() if "get_config" in namespace else None
+    except Exception as error:  # the recipe is the user's code
+        raise UserError(f"--config={recipe}: {type(error).__name__}: {error}") from None
     if "get_config" not in namespace:
         raise UserError(f"--config={recipe}: a recipe needs a function get_config()")
-    settings = namespace["get_config"]()
     if not hasattr(settings, "to_dict") and not isinstance(settings, dict):
         raise UserError(f"--config={recipe}: get_config() should return a ConfigDict")
     settings = to_plain(settings)

@@ -50,8 +50,8 @@ class DiffusionLM:
     def load_checkpoint(cls, path: str, mesh: Mesh | None = None) -> "DiffusionLM":
         """Returns the model of a run's workdir (its newest checkpoint) or of checkpoints/STEP.
 
-        The weights are split over `mesh`; where None, over as many devices as sizes divide by. Raises UserError where there is
-        no checkpoint or it cannot be read.
+        The weights are split over `mesh`; where None, over as many devices as sizes divide by.
+        Raises UserError where there is no checkpoint or it cannot be read.
         """
         folder = checkpoint.find_checkpoint(path)
         about = checkpoint.load_about(folder)
@@ -143,6 +143,10 @@ class DiffusionLM:
         model was trained on: its held-out documents. samples: Monte-Carlo strata a document.
         rows: use the first so many packed rows only (0: all).
         """
+        if self.objective.exact and (samples, seed) != (None, None):
+            raise UserError(
+                "an autoregressive model's likelihood is exact: leave samples and seed out"
+            )
         if not isinstance(dataset, Split):
             dataset = self.load_split(dataset)
         evaluator = BoundEvaluator(

@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
         "--infill", metavar="TEXT", help="text with holes: {} of --hole tokens, {12} of 12"
     )
     add("--length", type=int, metavar="N", help="tokens to write after the prompt")
-    add("--hole", type=int, default=8, metavar="N", help="tokens in a hole {} (default 8)")
+    add("--hole", type=int, metavar="N", help="tokens in a hole {} (default 8)")
     add("--steps", type=int, metavar="N", help="of the reverse process: more is slower and better")
     add("--temperature", type=float, metavar="T", help="1: the model's own distribution; 0: greedy")
     add("--guidance", type=float, metavar="W", help="how much more to follow the prompt; 0: none")
@@ -43,16 +43,16 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv=None):
     arguments = _parser().parse_args(argv)
     if arguments.infill is not None and arguments.length is not None:
-        raise UserError(
-            "--length goes with --prompt; a hole's length is --hole, or {12} in the text"
-        )
+        raise UserError("--length goes with --prompt; of holes, --hole or {12} gives the length")
+    if arguments.infill is None and arguments.hole is not None:
+        raise UserError("--hole goes with --infill; --length is for what follows a prompt")
 
     from dlms_jax.model import DiffusionLM  # after the checks: JAX takes its time
     from dlms_jax.sampling import parse_infill
 
     lm = DiffusionLM.load_checkpoint(arguments.checkpoint)
     if arguments.infill is not None:
-        pieces = parse_infill(arguments.infill, arguments.hole)
+        pieces = parse_infill(arguments.infill, 8 if arguments.hole is None else arguments.hole)
     else:
         pieces = lm.after(arguments.prompt, arguments.length)
     live = sys.stdout.isatty() and not arguments.json

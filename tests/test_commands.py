@@ -222,6 +222,8 @@ class TestOnATrainedRun:
             (["--infill", "no hole"], "has no hole"),
             (["--infill", "a {} b", "--length", "4"], "--length goes with --prompt"),
             (["--num", "0"], "1 or more"),
+            (["--prompt", "to", "--hole", "3"], "--hole goes with --infill"),
+            (["--infill", "a {} b", "--hole", "0"], "has no hole"),
         ],
     )
     def test_what_cannot_be_sampled_is_one_line(self, run, arguments, message, capsys):

@@ -407,3 +407,11 @@ def test_settings_of_the_command_line_are_read(arguments):
 
 def test_negative_number_as_a_word_of_its_own():
     assert command._overrides(["--config.mesh.data", "-1"]) == {"mesh.data": "-1"}
+
+
+@pytest.mark.parametrize("source", ["def get_config(:", "import nothing_of_that_name", "1 / 0"])
+def test_a_recipe_that_fails_is_one_line(tmp_path, source):
+    (tmp_path / "recipe.py").write_text(source)
+    with pytest.raises(UserError, match=r"recipe.py: \w+Error: ") as error:
+        load_config(str(tmp_path / "recipe.py"))
+    assert "\n" not in str(error.value)

@@ -211,6 +211,8 @@ def test_the_autoregressive_twin_trains_under_the_same_trainer(corpus, tmp_path)
         lm.sample("ab", steps=4)
     with pytest.raises(UserError, match="guidance"):
         lm.sample("ab", guidance=1.0)
+    with pytest.raises(UserError, match="exact: leave samples and seed out"):
+        lm.evaluate(samples=3)
 
 
 class TestSampling:

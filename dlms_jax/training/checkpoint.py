@@ -62,18 +62,8 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, about: dict[str, Any], bound: float | None):
         """Starts to save; returns as soon as the state is copied. bound: what 'best' goes by."""
-        rest = {
-            "optimizer": state.optimizer,
-            "skipped": state.skipped,
-            "skipped_in_a_row": state.skipped_in_a_row,
-        }
-        items = {
-            "params": ocp.args.StandardSave(state.params),
-            "rest": ocp.args.StandardSave(rest),
-            "about": ocp.args.JsonSave(about),
-        }
-        if state.ema is not None:
-            items["ema"] = ocp.args.StandardSave(state.ema)
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+        items["about"] = ocp.args.JsonSave(about)
         metrics = None if bound is None else {"bound": bound}
         needed = sum(x.nbytes for x in jax.tree.leaves(state)) // jax.process_count()
         free = shutil.disk_usage(self._folder).free
@@ -138,22 +128,19 @@ class Checkpoints:
         )
 
     def _restore(self, step, abstract):
-        rest = {
-            "optimizer": abstract.optimizer,
-            "skipped": abstract.skipped,
-            "skipped_in_a_row": abstract.skipped_in_a_row,
-        }
-        items = {
-            "params": ocp.args.StandardRestore(abstract.params),
-            "rest": ocp.args.StandardRestore(rest),
-            "about": ocp.args.JsonRestore(),
-        }
-        if abstract.ema is not None:
-            items["ema"] = ocp.args.StandardRestore(abstract.ema)
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in _items(abstract).items()}
+        items["about"] = ocp.args.JsonRestore()
         saved = self._manager.restore(step, args=ocp.args.Composite(**items))
         number = jax.device_put(jax.numpy.int32(step), abstract.step.sharding)
         ema = saved["ema"] if abstract.ema is not None else None
         return TrainState(number, saved["params"], ema, **saved["rest"]), saved["about"]
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """Returns what is saved of a state, by the name of its directory."""
+    rest = ("optimizer", "skipped", "skipped_in_a_row")
+    items = {"params": state.params, "rest": {name: getattr(state, name) for name in rest}}
+    return items if state.ema is None else items | {"ema": state.ema}
 
 
 def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
