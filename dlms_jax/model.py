@@ -1,11 +1,11 @@
 """DiffusionLM: a trained model to sample from and to evaluate.
 
-from dlms_jax.model import DiffusionLM
+Use:
 
-lm = DiffusionLM.load_checkpoint("runs/tiny")
-print(lm.sample("The ", length=100))
-print(lm.infill("The {} of {} is"))
-print(lm.evaluate().bits_per_byte)
+    lm = DiffusionLM.load_checkpoint("runs/tiny")
+    print(lm.sample("The ", length=100))
+    print(lm.infill("The {} of {} is"))
+    print(lm.evaluate().bits_per_byte)
 """
 
 from collections.abc import Iterator, Sequence

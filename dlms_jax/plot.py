@@ -1,7 +1,9 @@
 """metrics.csv -> PNG: the curves of one run, or of several in the same axes.
 
-python -m dlms_jax.plot runs/tiny
-python -m dlms_jax.plot runs/tiny runs/tiny-ar --out comparison.png
+Use:
+
+    python -m dlms_jax.plot runs/tiny
+    python -m dlms_jax.plot runs/tiny runs/tiny-ar --out comparison.png
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Trainer: trains a run from a Config, or goes on with it.
 
-from dlms_jax.config import load_config
-from dlms_jax.trainer import Trainer
+Use:
 
-Trainer(workdir="runs/tiny").train(load_config("configs/tiny.py"))
+    Trainer(workdir="runs/tiny").train(load_config("configs/tiny.py"))
+    Trainer().resume("runs/tiny")
 """
 
 import pathlib
@@ -196,12 +196,12 @@ class _Run:
         }
 
     def _evaluate(self, done: int, state: TrainState, writer: MetricWriter) -> dict[str, float]:
-        """Returns the held-out metrics of the rows that evaluations in training use, and shows a
-        sample."""
+        """Returns the metrics on the held-out rows that evaluations in training use; shows a sample."""
         bound = self._bound(state, self.config.evaluation.rows)
         sample = self.lm.sample(self.config.sampling.prompt, seed=done)
         writer.write_texts(done, {"sample": sample})
-        report.show_sample(self.console, done, sample)
+        if done < self.config.training.steps:  # the last one is shown under the summary
+            report.show_sample(self.console, done, sample)
         return {
             "bound": bound.nats_per_token,
             "bits_per_byte": bound.bits_per_byte,
@@ -235,7 +235,7 @@ class _Run:
         if jax.process_index() == 0:
             report.show_summary(self.console, self.config, self.workdir, bound)
             draw_curves([self.workdir])
-        sample = self.lm.sample(self.config.sampling.prompt, seed=self.config.training.seed)
+        sample = self.lm.sample(self.config.sampling.prompt, seed=int(state.step))
         report.show_sample(self.console, int(state.step), sample)
         report.show_next(self.console, self.config, self.workdir)
         return {
