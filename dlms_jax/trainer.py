@@ -196,7 +196,7 @@ class _Run:
         }
 
     def _evaluate(self, done: int, state: TrainState, writer: MetricWriter) -> dict[str, float]:
-        """Returns the metrics on the held-out rows that evaluations in training use; shows a sample."""
+        """Returns the metrics on the rows that evaluations in training use, and shows a sample."""
         bound = self._bound(state, self.config.evaluation.rows)
         sample = self.lm.sample(self.config.sampling.prompt, seed=done)
         writer.write_texts(done, {"sample": sample})
