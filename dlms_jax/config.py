@@ -237,6 +237,17 @@ def leaf_types(cls=Config, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def settings_help() -> str:
+    """Returns a line a setting: its key, default and choices."""
+    lines, defaults = [], Config().to_dict()
+    for key, hint in leaf_types().items():
+        section, _, leaf = key.rpartition(".")
+        value = defaults[section][leaf] if section else defaults[leaf]
+        choices = f"  (of {_choices(hint)})" if typing.get_origin(hint) is Literal else ""
+        lines.append(f"  {key}={value}{choices}")
+    return "\n".join(lines)
+
+
 def _hint_of(key: str):
     leaves = leaf_types()
     if key not in leaves:

@@ -3,7 +3,6 @@
     python -m dlms_jax.main --config=configs/tiny.py --workdir=runs/tiny
     python -m dlms_jax.main --config=configs/tiny.py --workdir=runs/tiny-ar \\
         --config.objective.name=autoregressive
-
     python -m dlms_jax.main --resume=runs/tiny
 
 The same command, or --resume, goes on with a run that was interrupted. Ctrl-C saves before it ends.
@@ -12,7 +11,7 @@ The same command, or --resume, goes on with a run that was interrupted. Ctrl-C s
 import argparse
 import sys
 
-from dlms_jax.config import leaf_types, load_config
+from dlms_jax.config import load_config, settings_help
 from dlms_jax.errors import UserError, command_line
 
 STOPPED = 75  # exit status of a run that was asked to stop, and saved (EX_TEMPFAIL: run it again)
@@ -23,8 +22,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m dlms_jax.main",
         description=__doc__,
-        epilog="settings for --config.KEY=VALUE (defaults and meaning: dlms_jax/config.py):\n  "
-        + "\n  ".join(leaf_types()),
+        epilog="settings for --config.KEY=VALUE, with the defaults from which recipes start (what "
+        "each means: dlms_jax/config.py)\n\n" + settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

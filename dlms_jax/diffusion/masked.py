@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.ops import segment_max, segment_sum
 
 from dlms_jax.diffusion.protocol import Batch, Denoiser, Loss, Vocabulary, example_uniform
 from dlms_jax.diffusion.schedules import Schedule
@@ -55,13 +56,11 @@ class Masked:
         mask_key = jax.random.fold_in(mask_key, sample)
         uniform_BxL = example_uniform(mask_key, batch.row_B, segments_BxL.shape[1])
 
-        n_BxL = _per_document(jnp.add, 0, batch.scored_BxL.astype(jnp.int32), segments_BxL)
+        n_BxL = _per_document(segment_sum, batch.scored_BxL.astype(jnp.int32), segments_BxL)
         k_BxL = jnp.minimum((fraction_BxL * n_BxL).astype(jnp.int32) + 1, n_BxL)
         rank_BxL = _rank_in_document(jnp.where(batch.scored_BxL, uniform_BxL, 2.0), segments_BxL)
         masked_BxL = batch.scored_BxL & (rank_BxL < k_BxL)
-        p_BxL = _per_document(
-            jnp.maximum, 0.0, jnp.where(masked_BxL, uniform_BxL, 0.0), segments_BxL
-        )
+        p_BxL = _per_document(segment_max, jnp.where(masked_BxL, uniform_BxL, 0.0), segments_BxL)
         weights_BxL = jnp.where(masked_BxL, n_BxL / jnp.maximum(k_BxL, 1), 0.0)
         _, nll_BxL = denoise.nll(
             self._hide(batch, masked_BxL), self.schedule.time(p_BxL), batch.layout,
@@ -73,14 +72,12 @@ class Masked:
         return jnp.where(masked_BxL, self.vocabulary.mask_id, batch.tokens_BxL)
 
 
-def _per_document(combine, empty, x_BxL, segments_BxL):
-    """Returns, at every token, `combine` over the x of that token's document."""
+def _per_document(reduce, x_BxL, segments_BxL):
+    """Returns, at every token, segment_sum or segment_max of x over the token's document."""
 
     def row(x_L, segments_L):
-        documents = jnp.full(x_L.shape[0] + 1, empty, x_L.dtype)  # a row has at most L documents
-        at = documents.at[segments_L]
-        total = at.add(x_L) if combine is jnp.add else at.max(x_L)
-        return total[segments_L]
+        documents = reduce(x_L, segments_L, num_segments=x_L.shape[0] + 1)  # and the padding
+        return documents[segments_L]
 
     return jax.vmap(row)(x_BxL, segments_BxL)
 

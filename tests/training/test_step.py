@@ -127,6 +127,14 @@ def test_state_and_batch_are_sharded_from_the_start():
         state, _ = step(state, rows)
 
 
+def test_bfloat16_computes_nearly_the_same_from_a_float32_state(reference):
+    params, history = after(2, model__dtype="bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    for step, expected in zip(history, reference["masked"][1], strict=True):
+        assert step["loss"] == pytest.approx(expected["loss"], rel=5e-3)
+        assert step["loss"] != expected["loss"]
+
+
 def test_metrics_are_means_over_all_scored_tokens():
     """The loss of an untrained network is near log V, whatever padding and packing there is."""
     _, history = after(1, objective__name="autoregressive")
