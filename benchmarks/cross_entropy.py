@@ -27,7 +27,7 @@ def main():
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--chunk", type=int, default=1024)
+    parser.add_argument("--chunk", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     a = parser.parse_args()
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 
-def seconds_in_turns(programs: dict, repeats: int) -> dict[str, float]:
+def seconds_in_turns(programs: dict, repeats: int, after_each_turn=None) -> dict[str, float]:
     """Returns the median seconds of each of {name: function without arguments}.
 
     The functions run in turns, so that a machine whose speed drifts slows all of them alike.
@@ -19,6 +19,8 @@ def seconds_in_turns(programs: dict, repeats: int) -> dict[str, float]:
             start = time.perf_counter()
             jax.block_until_ready(run())
             times[name].append(time.perf_counter() - start)
+        if after_each_turn:
+            after_each_turn()
     return {name: float(np.median(values)) for name, values in times.items()}
 
 

@@ -3,16 +3,15 @@
     python benchmarks/train_step.py
     python benchmarks/train_step.py --config=configs/tiny.py
 
-The default is width 512. Every variant runs in turns with the others and with the matmul whose
-speed is the peak. MFU: the FLOPs that the step needs by formula (models/sizes.py), not those that
-it does, over the peak.
+The default is width 512. The variants run in turns; the peak is the best matmul of all those timed
+before, between and after them. MFU: the FLOPs that the step needs by formula (models/sizes.py), not
+those that it does, over the peak.
 """
 
 import argparse
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +24,7 @@ from dlms_jax.diffusion import make_objective
 from dlms_jax.models import train_flops
 from dlms_jax.parallel.mesh import make_mesh, to_global
 from dlms_jax.training.denoiser import make_model, vocabulary_of
+from dlms_jax.training.hardware import measure_matmul
 from dlms_jax.training.optimizer import make_optimizer
 from dlms_jax.training.state import sharded_state
 from dlms_jax.training.step import make_train_step
@@ -44,7 +44,6 @@ VARIANTS = {
     "adamw": {"optimizer": {"name": "adamw"}},
     "autoregressive": {"objective": {"name": "autoregressive"}},
 }
-MATMUL = 1024
 
 
 def main():
@@ -56,9 +55,8 @@ def main():
     arguments = parser.parse_args()
     config = load_config(arguments.config) if arguments.config else from_dict(WIDTH_512)
 
-    a = jnp.ones((MATMUL, MATMUL), jnp.float32)
-    multiply = jax.jit(lambda x: x @ x)
-    programs, memory, flops, seen = {"matmul": lambda: multiply(a)}, {}, {}, []
+    peaks = [measure_matmul()]
+    programs, memory, flops, seen = {}, {}, {}, []
     for name, changes in VARIANTS.items():
         variant = config
         for section, values in changes.items():
@@ -67,9 +65,9 @@ def main():
         if variant not in seen:
             seen.append(variant)
             programs[name], memory[name], flops[name] = prepare(variant)
-    seconds = seconds_in_turns(programs, arguments.repeats)
+    seconds = seconds_in_turns(programs, arguments.repeats, lambda: peaks.append(measure_matmul()))
 
-    peak = 2 * MATMUL**3 / seconds["matmul"]
+    peak = max(peaks)
     tokens = config.training.batch_size * config.data.sequence_length
     device = jax.devices()[0].device_kind
     table = Table(
