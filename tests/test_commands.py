@@ -5,11 +5,9 @@ import os
 import pathlib
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,13 +135,6 @@ def test_a_disk_that_breaks_off_a_save_ends_the_run_and_leaves_no_checkpoint(rec
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "cannot write a checkpoint to" in errors[0]
     assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
-
-
-def test_a_full_disk_is_one_line(recipe, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**10))
-    arguments = [f"--config={recipe}", f"--workdir={tmp_path / 'run'}"]
-    message = one_line_error(main, arguments, capsys)
-    assert "are free); free some space there or mend it, then run the same command" in message
 
 
 def run_main(module, arguments, capsys):

@@ -113,19 +113,18 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
 
 
 def test_a_resume_on_two_of_eight_devices_goes_on_with_the_same_batches_and_masks(
-    corpus, tmp_path, stop_after, on_devices
+    uninterrupted, tmp_path, stop_after, on_devices
 ):
     """Losses before and after the move agree with those of a run that never moved."""
-    config = config_for(corpus)
-    _, _ = run(tmp_path / "whole", config)
+    whole, config, _, _ = uninterrupted
     stop_after(3)
     with pytest.raises(Interrupted):
         run(tmp_path / "moved", config)
     on_devices(2)
     run(tmp_path / "moved", config)
     losses = [
-        [float(row["loss"]) for row in read_metrics(tmp_path / d / "metrics.csv")]
-        for d in ("whole", "moved")
+        [float(row["loss"]) for row in read_metrics(workdir / "metrics.csv")]
+        for workdir in (whole, tmp_path / "moved")
     ]
     np.testing.assert_allclose(*losses, rtol=1e-4)
 

@@ -20,7 +20,8 @@ from dlms_jax.training.state import sharded_state
 TEXTS = [f"text {n}: " + "abcdefgh"[n % 8] * (3 + 5 * n) for n in range(13)]
 
 
-def report(tokenizer=None, mesh=None, objective="masked", texts=TEXTS, **settings):
+def evaluator(tokenizer=None, mesh=None, objective="masked", **settings):
+    """Returns a function from texts to the report of an untrained network on them."""
     tokenizer = tokenizer or ByteTokenizer()
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     config = small_config(objective__name=objective, **settings)
@@ -28,12 +29,20 @@ def report(tokenizer=None, mesh=None, objective="masked", texts=TEXTS, **setting
     model = make_model(config, vocabulary.rows, mesh)
     state = sharded_state(config, model, make_optimizer(config.optimizer, 1), mesh)
     objective = make_objective(config.objective, vocabulary)
-    rows = pack(
-        map(tokenizer.encode, texts), config.data.sequence_length,
-        tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id,
-    )  # fmt: skip
-    evaluator = BoundEvaluator(config, model, objective, tokenizer, mesh)
-    return evaluator(state.params, rows)
+    evaluate = BoundEvaluator(config, model, objective, tokenizer, mesh)
+
+    def report_on(texts):
+        rows = pack(
+            map(tokenizer.encode, texts), config.data.sequence_length,
+            tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id,
+        )  # fmt: skip
+        return evaluate(state.params, rows)
+
+    return report_on
+
+
+def report(*arguments, **settings):
+    return evaluator(*arguments, **settings)(TEXTS)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +88,8 @@ def test_the_standard_error_is_the_spread_over_drawn_texts():
     def texts():
         return ["".join(rng.choice(list("ab"), rng.integers(5, 60))) for _ in range(20)]
 
-    reports = [report(objective="autoregressive", texts=texts()) for _ in range(12)]
+    report_on = evaluator(objective="autoregressive")
+    reports = [report_on(texts()) for _ in range(12)]
     spread = np.std([r.bits_per_byte for r in reports], ddof=1)
     assert spread == pytest.approx(np.mean([r.stderr for r in reports]), rel=0.75)
 

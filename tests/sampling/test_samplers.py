@@ -120,9 +120,9 @@ def test_the_chain_tends_to_the_joint_and_its_distance_is_reported():
 
 
 def test_ancestral_with_many_steps_draws_from_the_joint():
-    counts = sample(JOINT, Ancestral(JOINT.vocabulary, Linear(), 300), DENOISE, rows=5000)
+    counts = sample(JOINT, Ancestral(JOINT.vocabulary, Linear(), 150), DENOISE, rows=1500)
     assert chi_square(counts, JOINT.p) > 1e-3
-    one_step = sample(JOINT, Ancestral(JOINT.vocabulary, Linear(), 1), DENOISE, rows=5000)
+    one_step = sample(JOINT, Ancestral(JOINT.vocabulary, Linear(), 1), DENOISE, rows=1500)
     assert chi_square(one_step, JOINT.p) < 1e-6  # the test can tell
 
 

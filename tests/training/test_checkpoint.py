@@ -1,6 +1,7 @@
 """What is saved comes back, and a damaged checkpoint is never taken for a whole one."""
 
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,15 @@ def test_latest_and_best_are_kept(tmp_path, one_device):
     store.close()
     kept = {p.name for p in (tmp_path / checkpoint.FOLDER).iterdir() if p.name.isdigit()}
     assert kept == {"1", "4", "5"}
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(two_saved, one_device, monkeypatch):
+    store = Checkpoints(two_saved, CheckpointConfig(), print)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**10))
+    message = r"cannot write .* are free\); free some space .* goes on after step 2"
+    with pytest.raises(UserError, match=message):
+        store.save(3, state_at(3, one_device), {}, bound=None)
+    assert store.latest_step() == 2
 
 
 def test_nothing_to_restore(tmp_path, one_device):
