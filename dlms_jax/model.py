@@ -23,6 +23,7 @@ from dlms_jax.data.corpora import load_corpus
 from dlms_jax.data.dataset import Split, build_dataset, make_split
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.diffusion import make_objective
+from dlms_jax.diffusion.protocol import example_keys
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
 from dlms_jax.parallel import rules
@@ -30,6 +31,7 @@ from dlms_jax.parallel.mesh import batch_shards, make_mesh
 from dlms_jax.sampling import Canvas, make_canvas, make_sampler, parse_infill
 from dlms_jax.training import checkpoint
 from dlms_jax.training.denoiser import make_denoiser, make_model, vocabulary_of
+from dlms_jax.training.state import initial_params
 
 
 class DiffusionLM:
@@ -61,7 +63,8 @@ class DiffusionLM:
             number = math.gcd(jax.device_count(), config.model.width, config.evaluation.batch_size)
             mesh = make_mesh(MeshConfig(data=1, fsdp=number, tensor=1), jax.devices()[:number])
         lm = cls(config, tokenizer, None, mesh, about | {"path": str(folder)})
-        lm.params = checkpoint.load_params(folder, lm._abstract_params())
+        shapes = jax.eval_shape(lambda: initial_params(lm.network, jax.random.key(0)))
+        lm.params = checkpoint.load_params(folder, rules.abstract(shapes, mesh))
         return lm
 
     def sample(
@@ -116,8 +119,7 @@ class DiffusionLM:
         canvas = make_canvas(pieces, self.tokenizer, self.config.data.sequence_length, rows)
         sampler, run = self._compiled(steps, temperature, guidance)
         total = sampler.num_steps(canvas)
-        keys_B = jax.random.split(jax.random.key(seed), 1)
-        keys_B = jax.vmap(jax.random.fold_in, (None, 0))(keys_B[0], np.arange(rows))
+        keys_B = example_keys(jax.random.split(jax.random.key(seed), 1)[0], np.arange(rows))
         for first in range(0, total, every or max(total, 1)):
             last = min(first + (every or total), total)
             canvas = run(self.params, canvas, keys_B, first, last)
@@ -213,14 +215,3 @@ class DiffusionLM:
             else:
                 run.append(token)
         return text + t.decode(run)
-
-    def _abstract_params(self):
-        tokens_1x2 = jax.ShapeDtypeStruct((1, 2), np.int32)
-        init = functools.partial(self.network.init, attention="full")
-        shapes = jax.eval_shape(
-            lambda *x: init(jax.random.key(0), *x)["params"], tokens_1x2, tokens_1x2, tokens_1x2
-        )
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            shapes, rules.shardings(shapes, self.mesh),
-        )  # fmt: skip

@@ -56,3 +56,13 @@ def shardings(tree, mesh: Mesh):
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def abstract(shapes, mesh: Mesh):
+    """Returns a tree of ShapeDtypeStructs with the shardings of `shardings`: what a checkpoint is
+    restored into."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        shardings(shapes, mesh),
+    )

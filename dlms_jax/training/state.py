@@ -25,11 +25,15 @@ class TrainState(NamedTuple):
     skipped_in_a_row: jax.Array
 
 
+def initial_params(model: Transformer, key: jax.Array) -> Any:
+    """Returns a network's parameters before training."""
+    tokens_1x2 = jnp.zeros((1, 2), jnp.int32)
+    return model.init(key, tokens_1x2, tokens_1x2, tokens_1x2, "full")["params"]
+
+
 def initialise(config: Config, model: Transformer, tx: optax.GradientTransformation) -> TrainState:
     """Returns the state at step 0 (to be traced: see `sharded_state`)."""
-    tokens_1x2 = jnp.zeros((1, 2), jnp.int32)
-    key = jax.random.key(config.training.seed)
-    params = model.init(key, tokens_1x2, tokens_1x2, tokens_1x2, "full")["params"]
+    params = initial_params(model, jax.random.key(config.training.seed))
     zero = jnp.zeros((), jnp.int32)
     ema = jax.tree.map(jnp.copy, params) if config.training.ema_decay else None
     return TrainState(zero, params, ema, tx.init(params), zero, zero)
@@ -45,11 +49,7 @@ def sharded_state(config: Config, model: Transformer, tx, mesh: Mesh) -> TrainSt
 
 def abstract_state(config: Config, model: Transformer, tx, mesh: Mesh) -> TrainState:
     """Returns the state as ShapeDtypeStructs with shardings: what a checkpoint is restored into."""
-    shapes = jax.eval_shape(lambda: initialise(config, model, tx))
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        shapes, rules.shardings(shapes, mesh),
-    )  # fmt: skip
+    return rules.abstract(jax.eval_shape(lambda: initialise(config, model, tx)), mesh)
 
 
 def abstract_shardings(config: Config, model: Transformer, tx, mesh: Mesh):
