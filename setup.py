@@ -2,6 +2,18 @@ import pathlib
 
 from setuptools import find_packages, setup
 
+DATA = [
+    "datasketch>=2.0",
+    "jinja2>=3.1",
+    "mwparserfromhell>=0.7",
+    "py3langid>=0.3",
+    "pyarrow>=20.0",
+    "sentencepiece>=0.2.3",
+    "zstandard>=0.23",
+]
+HUB = ["datasets>=4.0"]
+BEAM = ["apache-beam>=2.70"]
+
 setup(
     name="dlms_jax",
     version="0.1.0",
@@ -26,12 +38,20 @@ setup(
         "tokenizers>=0.22",
     ],
     extras_require={
+        "data": DATA,
+        "hub": HUB,
+        "beam": BEAM,
+        "tfds": ["tensorflow-datasets>=4.9"],
         "test": [
+            *DATA,
+            *HUB,
+            *BEAM,
             "hypothesis>=6.100",
             "pytest>=8.0",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
             "scipy>=1.12",
+            "transformers>=5.0",
         ],
         "tpu": ["jax[tpu]>=0.10"],
         "cuda12": ["jax[cuda12]>=0.10"],

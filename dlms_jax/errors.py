@@ -1,6 +1,7 @@
 """Errors that are the user's to mend: one clear line, exit status 2, no traceback."""
 
 import functools
+import importlib
 import os
 import sys
 import threading
@@ -8,6 +9,14 @@ import threading
 
 class UserError(Exception):
     """What is wrong, where, and what to do, in one line."""
+
+
+def optional_import(module: str, extra: str):
+    """Returns a module that only some users need; names the extra that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"this needs {module} ({error}): pip install -e '.[{extra}]'") from None
 
 
 def command_line(main):

@@ -46,7 +46,7 @@ def main(argv=None):
     if arguments.json:
         print(json.dumps(dataclasses.asdict(bound) | {"data": split.fingerprint}))
         return
-    data = split.fingerprint
+    data, best = split.fingerprint, lm.best_possible(split)
     for name, value in {
         "checkpoint": lm.about["path"],
         "text": f"{split.name}: {data['documents']} documents, {data['bytes']} bytes, "
@@ -57,9 +57,11 @@ def main(argv=None):
         "perplexity": f"{bound.perplexity:.3f} per token",
         "unigram entropy": f"{bound.unigram_nats:.4f} nats/token; "
         f"the model is {bound.below_unigram:.1%} below",
+        "best possible": f"{best:.4f} bits/byte, the synthetic language's own" if best else "",
         "protocol": bound.protocol,
     }.items():
-        print(f"{name:<16}{value}")
+        if value:
+            print(f"{name:<16}{value}")
 
 
 if __name__ == "__main__":

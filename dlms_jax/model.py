@@ -19,8 +19,7 @@ import numpy as np
 
 from dlms_jax.config import Config, MeshConfig, from_dict
 from dlms_jax.data import tokenizers
-from dlms_jax.data.corpora import load_corpus
-from dlms_jax.data.dataset import Split, build_dataset, make_split
+from dlms_jax.data.dataset import Split, build_dataset, load_split
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.diffusion import make_objective
 from dlms_jax.diffusion.protocol import example_keys
@@ -154,24 +153,31 @@ class DiffusionLM:
         evaluator = BoundEvaluator(
             self.config, self.network, self.objective, self.tokenizer, self.mesh, samples, seed
         )
-        used = dataset.rows.take(slice(rows)) if rows else dataset.rows
-        return evaluator(self.params, used)
+        return evaluator(self.params, dataset.rows, rows)
 
     def load_split(self, corpus: str | None = None) -> Split:
         """Returns the packed documents of a corpus; of the training corpus, the held-out ones."""
-        if corpus in (None, self.config.data.corpus):
+        data = self.config.data
+        if corpus is None or (corpus == data.corpus and not data.mixture):
             split = build_dataset(self.config, self.tokenizer).heldout
             saved = self.about.get("data", {}).get("heldout", split.fingerprint)
             if saved != split.fingerprint:
                 raise UserError(
-                    f"the corpus {self.config.data.corpus} is not what this model was trained on "
+                    f"the text of {', '.join(data.mixture) or data.corpus} is not what this model "
+                    "was trained on "
                     f"(held-out sha256 {split.fingerprint['sha256'][:12]}, then "
                     f"{saved['sha256'][:12]}); another Python or changed files? "
                     "Give a text with --data"
                 )
             return split
-        length = self.config.data.sequence_length
-        return make_split(corpus, load_corpus(corpus), self.tokenizer, length)
+        return load_split(corpus, self.tokenizer, data)
+
+    def best_possible(self, split: Split) -> float | None:
+        """Returns the bits per byte that no model of this kind can beat on a split, where the
+        text's own distribution is known; a denoiser is told where documents end, so less is left.
+        """
+        key = "best_bits_per_byte" if self.objective.exact else "best_bits_per_byte_given_length"
+        return split.fingerprint.get(key)
 
     def _last(self, pieces, steps, guidance, temperature, seed):
         *_, canvas = self.stream(pieces, 1, steps, guidance, temperature, seed)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dlms_jax.config import Config, changed_settings, from_dict
 from dlms_jax.data import tokenizers
-from dlms_jax.data.dataset import build_dataset
+from dlms_jax.data.dataset import Dataset, build_dataset
 from dlms_jax.data.loader import TrainBatches
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
@@ -84,14 +84,14 @@ class _Run:
             "config": config.to_dict(),
             "tokenizer": self.dataset.tokenizer.to_dict(),
             "data": {
-                "train": self.dataset.train.fingerprint,
+                "train": [split.fingerprint for split in self.dataset.train],
                 "heldout": self.dataset.heldout.fingerprint,
             },
             "versions": checkpoint.versions(),
         }
         if saved and saved["data"] != self.about["data"]:
             raise UserError(
-                f"the corpus {config.data.corpus} is not what the run in {workdir} was trained on "
+                f"{_text_of(config)} is not what the run in {workdir} was trained on "
                 "(its fingerprint differs; another Python or changed files?); use another --workdir"
             )
 
@@ -99,9 +99,11 @@ class _Run:
         self.lm = DiffusionLM(config, self.dataset.tokenizer, None, self.mesh, self.about)
         self.rows = self.lm.objective.vocabulary.rows
         self.batches = TrainBatches(
-            self.dataset.train.rows, training.batch_size, training.seed,
-            local_rows(self.mesh, training.batch_size),
+            [split.rows for split in self.dataset.train], self.dataset.weights,
+            training.batch_size, training.seed, local_rows(self.mesh, training.batch_size),
+            self.dataset.tokenizer.pad_id, config.data.short_rows,
         )  # fmt: skip
+        _check_repeats(self.batches.epochs(training.steps), self.dataset, config)
         self.evaluator = BoundEvaluator(
             config, self.lm.network, self.lm.objective, self.dataset.tokenizer, self.mesh
         )
@@ -129,7 +131,7 @@ class _Run:
         try:
             state = self._restore_or_begin()
             first = int(state.step)
-            writer = make_writer(self.workdir, first)
+            writer = make_writer(self.workdir, first, list(self._epochs(first))[1:])
             writer.write_hparams({k: str(v) for k, v in self.about["config"].items()})
             try:
                 if first < self.config.training.steps:
@@ -151,7 +153,7 @@ class _Run:
     def _loop(self, state: TrainState, first: int, writer: MetricWriter) -> TrainState:
         config, steps = self.config, self.config.training.steps
         step_fn = make_train_step(config, self.lm.network, self.lm.objective, self.tx, self.mesh)
-        batches = self.batches.iterate(first, config.data.prefetch)
+        batches = self.batches.iterate(first, config.data.prefetch, config.data.workers)
         report.say(self.console, "compiling the train step ...")
         with StopSignals() as stop, Progress(self.console, steps) as progress:
             for done in range(first + 1, steps + 1):
@@ -188,7 +190,7 @@ class _Run:
         return metrics | {
             "learning_rate": float(self.rate(done - 1 - metrics["skipped"])),
             "tokens": float(done * tokens),
-            "epoch": self.batches.epochs(done),
+            **self._epochs(done),
             "tokens_per_second": tokens * clock.steps_per_second(done),
             "flops_per_second": flops,
             "mfu": flops / self.peak[0],
@@ -210,8 +212,13 @@ class _Run:
 
     def _bound(self, state: TrainState, rows: int) -> BoundReport:
         self.lm.params = state.params if state.ema is None else state.ema
-        heldout = self.dataset.heldout.rows
-        return self.evaluator(self.lm.params, heldout.take(slice(rows)) if rows else heldout)
+        return self.evaluator(self.lm.params, self.dataset.heldout.rows, rows)
+
+    def _epochs(self, done: int) -> dict[str, float]:
+        """Returns how often the corpus has been seen; of a mixture, each one and the most seen."""
+        epochs = self.batches.epochs(done)
+        names = [f"epoch/{name}" for name in self.config.data.mixture]
+        return {"epoch": max(epochs), **dict(zip(names, epochs, strict=False))}
 
     def _stop_if_broken(self, done: int, metrics: dict[str, float]):
         in_a_row = int(metrics["skipped_in_a_row"])
@@ -225,7 +232,7 @@ class _Run:
             f"loss or gradient was not finite for {in_a_row} steps in a row, "
             f"from step {first_bad}; the weights were last updated at step {first_bad - 1}; "
             f"last checkpoint: {good}; "
-            f"training rows of step {first_bad}: {self.batches.rows_of(first_bad - 1).tolist()}; "
+            f"(corpus, row) of step {first_bad}: {self.batches.rows_of(first_bad - 1)}; "
             "lower config.optimizer.peak_learning_rate"
         )
 
@@ -233,7 +240,8 @@ class _Run:
         """Evaluates on all held-out rows, prints the summary, draws the curves."""
         bound = self._bound(state, self.config.evaluation.final_rows)
         if jax.process_index() == 0:
-            report.show_summary(self.console, self.config, self.workdir, bound)
+            best = self.lm.best_possible(self.dataset.heldout)
+            report.show_summary(self.console, self.config, self.workdir, bound, best)
             draw_curves([self.workdir])
         sample = self.lm.sample(self.config.sampling.prompt, seed=int(state.step))
         report.show_sample(self.console, int(state.step), sample)
@@ -246,6 +254,21 @@ class _Run:
             "perplexity": bound.perplexity,
             "unigram_nats": bound.unigram_nats,
         }
+
+
+def _text_of(config: Config) -> str:
+    mixture = config.data.mixture
+    return f"the mixture of {', '.join(mixture)}" if mixture else f"the corpus {config.data.corpus}"
+
+
+def _check_repeats(epochs: list[float], dataset: Dataset, config: Config):
+    """Raises UserError where the steps see a corpus more often than config.data.repeat allows."""
+    for seen, split in zip(epochs, dataset.train, strict=True):
+        if config.data.repeat and seen > config.data.repeat:
+            raise UserError(
+                f"{config.training.steps} steps see the {split.name} {seen:.2f} times; "
+                f"config.data.repeat={config.data.repeat}: take fewer config.training.steps"
+            )
 
 
 def _check_same_run(config: Config, saved: dict[str, Any], workdir: pathlib.Path):

@@ -65,6 +65,10 @@ def another_value(key: str):
         return value + "x"
     if hint is float:
         return value / 2 or 0.5
+    if typing.get_origin(hint) is dict:
+        return {"python-docs": 0.7, "my/texts": 0.3}
+    if typing.get_origin(hint) is tuple:
+        return ("<|a|>", "<|b|>")
     return 2 if value in (0, -1) else 2 * value
 
 
@@ -83,7 +87,8 @@ def refused(settings) -> str:
 @pytest.mark.parametrize("key", [key for key in LEAVES if another_value(key) is not None])
 def test_each_setting_can_be_overridden_alone(key, recipe):
     value = another_value(key)
-    config = load_config(recipe(), {key: str(value)})
+    text = json.dumps(value) if isinstance(value, dict | tuple) else str(value)
+    config = load_config(recipe(), {key: text})
     assert changed_settings(Config(), config) == [(key, get(Config(), key), value)]
     assert type(get(config, key)) is type(value)
 
@@ -109,6 +114,8 @@ def test_each_setting_can_be_overridden_alone(key, recipe):
         ("sampling.prompt", "", ""),
         ("name", "true", "true"),
         ("name", "123", "123"),
+        ("data.mixture", '{"a/b.c": 1}', {"a/b.c": 1.0}),
+        ("tokenizer.special_tokens", "[]", ()),
     ],
 )
 def test_override_is_read_by_the_settings_type(key, text, value, recipe):

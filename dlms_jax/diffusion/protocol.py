@@ -24,16 +24,16 @@ class Layout(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Clean rows of tokens; `row_B` is each row's index in the global batch."""
+    """Clean rows of tokens.
+
+    row_B: each row's index in the global batch. scored_BxL: True where a token is corrupted and
+    scored, by every objective alike: of a text all but its BOS, of a dialogue what is answered.
+    """
 
     tokens_BxL: jax.Array
     layout: Layout
     row_B: jax.Array
-
-    @property
-    def scored_BxL(self) -> jax.Array:
-        """True where a token is scored, by every objective: all of a document but its BOS."""
-        return self.layout.positions_BxL > 0
+    scored_BxL: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)

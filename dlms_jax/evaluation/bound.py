@@ -10,9 +10,8 @@ from jax.sharding import Mesh
 import numpy as np
 
 from dlms_jax.config import Config
-from dlms_jax.data.dataset import unigram_entropy
+from dlms_jax.data.dataset import RowStore
 from dlms_jax.data.loader import eval_batches
-from dlms_jax.data.packing import Rows
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.diffusion import Batch, Layout, Objective
 from dlms_jax.models import Transformer
@@ -57,20 +56,28 @@ class BoundEvaluator:
         self._objective = objective
         self._seed = config.evaluation.seed if seed is None else seed
         self._samples = config.evaluation.samples if samples is None else samples
-        self._step = _bound_step(config, model, objective, mesh, self._samples)
+        self._step = _bound_step(
+            config, model, objective, mesh, self._samples, tokenizer.bytes_of_ids()
+        )
 
-    def __call__(self, params, rows: Rows) -> BoundReport:
-        """Returns the report on all the rows. Every token of a document but BOS is scored."""
+    def __call__(self, params, rows: RowStore, number: int = 0) -> BoundReport:
+        """Returns the report on the first `number` rows (0: all), a batch in memory at a time.
+
+        Every token of a text but BOS is scored; of a dialogue, what is answered.
+        """
+        number = min(number or rows.number, rows.number)
         batch_size = self._config.evaluation.batch_size
         mine = local_rows(self._mesh, batch_size)
         key = jax.random.key(self._seed)
-        nats_R = []
-        for start, batch in enumerate(eval_batches(rows, batch_size, self._tokenizer.pad_id, mine)):
+        batches = eval_batches(rows, number, batch_size, self._tokenizer.pad_id, mine)
+        measured = []
+        for start, batch in enumerate(batches):
             row_B = (start * batch_size + mine).astype(np.int32)
             batch, row_B = to_global((batch, row_B), self._mesh)
-            nats_R.append(self._step(params, batch, row_B, key))
-        nats_R = np.concatenate(jax.device_get(nats_R))[: rows.number].astype(np.float64)
-        return self._report(nats_R, rows)
+            measured.append(self._step(params, batch, row_B, key))
+        nats, tokens, sizes, counts = zip(*jax.device_get(measured), strict=True)
+        per_row = (np.concatenate(x)[:number].astype(np.float64) for x in (nats, tokens, sizes))
+        return self._report(*per_row, np.sum(counts, axis=0, dtype=np.int64))
 
     def protocol(self) -> str:
         """Returns, in a sentence, how the numbers were made."""
@@ -87,21 +94,19 @@ class BoundEvaluator:
             "after a BOS that is not scored, EOS scored, no attention across documents"
         )
 
-    def _report(self, nats_R, rows):
-        scored = rows.scored_RxL
-        bytes_R = (self._tokenizer.bytes_of_ids()[rows.tokens_RxL] * scored).sum(axis=1)
-        tokens, size = int(scored.sum()), int(bytes_R.sum())
+    def _report(self, nats_R, tokens_R, bytes_R, counts_V):
+        tokens, size = int(tokens_R.sum()), int(bytes_R.sum())
         nats, bits = nats_R.sum(), nats_R / math.log(2)
         ratio = bits.sum() / max(size, 1)
         # Standard error of a ratio of sums over rows (delta method).
-        n = rows.number
+        n = len(nats_R)
         spread = np.square(bits - ratio * bytes_R).sum() * n / max(n - 1, 1)
         return BoundReport(
             nats_per_token=nats / tokens,
             bits_per_byte=ratio,
             stderr=math.sqrt(spread) / max(size, 1),
             perplexity=float(np.exp(min(nats / tokens, 700.0))),
-            unigram_nats=unigram_entropy(rows),
+            unigram_nats=unigram_entropy(counts_V),
             tokens=tokens,
             bytes=size,
             rows=n,
@@ -109,22 +114,38 @@ class BoundEvaluator:
         )
 
 
-def _bound_step(config, model, objective, mesh, samples):
-    """Returns step(params, rows, row_B, key) -> nats_B, each row's bound averaged over samples."""
+def unigram_entropy(counts_V: np.ndarray) -> float:
+    """Returns the entropy, in nats, of frequencies: what a model that knows nothing but how often
+    each symbol comes would need for each token, at best."""
+    p = counts_V[counts_V > 0] / counts_V.sum()
+    return float(-(p * np.log(p)).sum())
+
+
+def _bound_step(config, model, objective, mesh, samples, bytes_of_ids_V):
+    """Returns step(params, rows, row_B, key) -> (nats_B, tokens_B, bytes_B, counts_V): each row's
+    bound averaged over samples, its scored tokens and their bytes, and how often each symbol came.
+    """
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def step(params, rows, row_B, key):
         denoise = make_denoiser(config, model, params, objective.attention, mesh)
-        batch = Batch(rows.tokens_RxL, Layout(rows.segments_RxL, rows.positions_RxL), row_B)
-        if objective.exact:
-            return jnp.sum(objective.bound(denoise, batch, key, 0, 1), axis=1)
+        layout = Layout(rows.segments_RxL, rows.positions_RxL)
+        batch = Batch(rows.tokens_RxL, layout, row_B, rows.scored_RxL)
+        scored_BxL = batch.scored_BxL.astype(jnp.int32)
+        bytes_BxL = jnp.asarray(bytes_of_ids_V)[batch.tokens_BxL] * scored_BxL
+        counts_V = jnp.zeros(len(bytes_of_ids_V), jnp.int32).at[batch.tokens_BxL].add(scored_BxL)
+        counted = jnp.sum(scored_BxL, axis=1), jnp.sum(bytes_BxL, axis=1), counts_V
 
         def add(nats_B, sample):
             nats_BxL = objective.bound(denoise, batch, key, sample, samples)
             return nats_B + jnp.sum(nats_BxL, axis=1), None
 
-        zeros = jnp.zeros(row_B.shape, jnp.float32)
-        nats_B, _ = jax.lax.scan(add, zeros, jnp.arange(samples))
-        return nats_B / samples
+        if objective.exact:
+            nats_B = jnp.sum(objective.bound(denoise, batch, key, 0, 1), axis=1)
+        else:
+            zeros = jnp.zeros(row_B.shape, jnp.float32)
+            nats_B, _ = jax.lax.scan(add, zeros, jnp.arange(samples))
+            nats_B /= samples
+        return nats_B, *counted
 
     return step

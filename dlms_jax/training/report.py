@@ -38,13 +38,14 @@ def show_start(
         f"{model.num_layers} layers, width {model.width}, "
         f"vocabulary {dataset.tokenizer.size} ({config.tokenizer.name})",
     )
-    for split in (dataset.train, dataset.heldout):
+    for split in (*dataset.train, dataset.heldout):
         f = split.fingerprint
-        filled = f["tokens"] / max(split.rows.tokens_RxL.size, 1)
+        filled = f["tokens"] / max(split.rows.number * split.rows.length, 1)
         say(
             console,
-            f"{split.name}: {f['documents']} documents, {f['bytes']} bytes, "
-            f"{f['tokens']} tokens in {split.rows.number} rows of "
+            f"{split.name}: "
+            + "".join(f"{f[key]} {key}, " for key in ("documents", "bytes") if key in f)
+            + f"{f['tokens']} tokens in {split.rows.number} rows of "
             f"{config.data.sequence_length} ({filled:.0%} scored), "
             f"sha256 {f['sha256'][:16]}",
         )
@@ -63,8 +64,14 @@ def show_sample(console: Console, step: int, sample: str):
     )
 
 
-def show_summary(console: Console, config: Config, workdir: pathlib.Path, bound):
-    """Prints the table that a run ends with; `bound` is an evaluation.bound.BoundReport."""
+def show_summary(
+    console: Console, config: Config, workdir: pathlib.Path, bound, best: float | None = None
+):
+    """Prints the table that a run ends with.
+
+    bound: an evaluation.bound.BoundReport. best: the bits per byte of the text's true
+    distribution, where that is known.
+    """
     history = read_metrics(workdir / "metrics.csv")
     speeds = [float(row["tokens_per_second"]) for row in history if row["tokens_per_second"]]
     memory, whose = hardware.peak_memory()
@@ -77,12 +84,22 @@ def show_summary(console: Console, config: Config, workdir: pathlib.Path, bound)
         "perplexity (per token)": f"{bound.perplexity:.3f}",
         "unigram entropy, nats/token": f"{bound.unigram_nats:.4f} (to beat: the same tokens' own "
         f"frequencies; the model is {bound.below_unigram:.1%} below)",
+        "best possible, bits/byte": f"{best:.4f} (the synthetic language's own)" if best else "",
+        "epochs": _epochs(history),
         "tokens/s (median)": with_unit(statistics.median(speeds)).strip() if speeds else "-",
         "peak memory": f"{memory / 2**20:.0f} MiB {whose}",
         "protocol": bound.protocol,
     }.items():
-        table.add_row(name, value)
+        if value:
+            table.add_row(name, value)
     console.print(table)
+
+
+def _epochs(history: list[dict[str, str]]) -> str:
+    """Returns how often each corpus of a mixture was seen; "" where there is one corpus."""
+    last = history[-1] if history else {}
+    each = {k.removeprefix("epoch/"): v for k, v in last.items() if k.startswith("epoch/")}
+    return ", ".join(f"{float(epochs):.2f} of {name}" for name, epochs in each.items())
 
 
 def show_next(console: Console, config: Config, workdir: pathlib.Path):

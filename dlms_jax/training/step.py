@@ -75,8 +75,9 @@ def make_train_step(config: Config, model: Transformer, objective: Objective, tx
 
 def as_batch(rows) -> Batch:
     """Returns the rows of a step's global batch as a Batch, numbered from 0."""
-    tokens_BxL, segments_BxL, positions_BxL = rows
-    return Batch(tokens_BxL, Layout(segments_BxL, positions_BxL), jnp.arange(tokens_BxL.shape[0]))
+    layout = Layout(rows.segments_RxL, rows.positions_RxL)
+    row_B = jnp.arange(rows.tokens_RxL.shape[0])
+    return Batch(rows.tokens_RxL, layout, row_B, rows.scored_RxL)
 
 
 def _split_rows(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:

@@ -1,7 +1,7 @@
 """Metrics to WORKDIR/metrics.csv and to TensorBoard, with the method names of clu.metric_writers
 (which cannot be imported without TensorFlow)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import csv
 import os
 import pathlib
@@ -19,17 +19,18 @@ class MetricWriter:
     """Appends after `step`, the last step already done; rows beyond it, from a run that was killed
     after its last checkpoint, are dropped, so that no step stands twice."""
 
-    def __init__(self, workdir: pathlib.Path, step: int):
+    def __init__(self, workdir: pathlib.Path, step: int, more_columns: Sequence[str] = ()):
+        columns = (*COLUMNS, *more_columns)
         self._path = workdir / "metrics.csv"
         kept = [row for row in read_metrics(self._path) if int(row["step"]) <= step]
         temporary = self._path.with_suffix(".tmp")
         with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(kept)
         os.replace(temporary, self._path)
         self._file = open(self._path, "a", newline="")  # noqa: SIM115 (close() does)
-        self._csv = csv.DictWriter(self._file, COLUMNS, extrasaction="ignore")
+        self._csv = csv.DictWriter(self._file, columns, extrasaction="ignore")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]):
@@ -59,9 +60,11 @@ class NoWriter:
         return lambda *arguments: None
 
 
-def make_writer(workdir: pathlib.Path, step: int) -> MetricWriter | NoWriter:
+def make_writer(
+    workdir: pathlib.Path, step: int, more_columns: Sequence[str] = ()
+) -> MetricWriter | NoWriter:
     """Returns this process's writer."""
-    return NoWriter() if jax.process_index() else MetricWriter(workdir, step)
+    return NoWriter() if jax.process_index() else MetricWriter(workdir, step, more_columns)
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, str]]:

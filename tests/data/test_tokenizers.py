@@ -1,16 +1,19 @@
 """Tokenizers: text and ids are one another's image, and specials are nobody's text."""
 
 import json
+import pickle
 
 from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
 
 from dlms_jax.config import TokenizerConfig
+from dlms_jax.data.corpora.document import to_bytes
 from dlms_jax.data.tokenizers import (
     SPECIAL_TOKENS,
     BPETokenizer,
     ByteTokenizer,
+    SentencePieceTokenizer,
     fingerprint,
     from_dict,
     make_tokenizer,
@@ -22,17 +25,40 @@ TEXTS = [
     "Call me Ishmael. Some years ago, never mind how long precisely, having little money\n" * 3,
 ]
 # What tokenizers are known to lose: NUL, controls, combining marks, emoji with joiners, a BOM,
-# spaces of all kinds, line ends.
+# spaces of all kinds, line ends; sentencepiece's own space and bytes; bytes that are no UTF-8.
 HARD = (
-    "\0\x07 \t\r\n\r  \u00a0\u3000\u2028 é e\u0301\u0323 \ufeffñ "
-    "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+    "\0\x07 \t\r\n\r  \u00a0\u3000\u2028 é e\u0301\u0323 \ufeffñ \u2581<0x41>\u2047<unk></s> "
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467\udcff\udc80\udce2\udc96\udc81  "
 )
-ANY_TEXT = st.text(max_size=60)
+ANY_TEXT = st.lists(
+    st.one_of(
+        st.text(max_size=12),
+        st.sampled_from(["the times", " ", "  ", "\0", "\u2581", "<0x41>", "<unk>", "</s>", "\n"]),
+        st.sampled_from([chr(0xDC00 + byte) for byte in range(0x80, 0x100)]),
+    ),
+    max_size=8,
+).map("".join)
 # Specials, whole, cut and nested, among ordinary text.
 SPELLED = st.lists(
-    st.sampled_from([*SPECIAL_TOKENS, "<|", "|>", "mask", "<|mask", " ", "a", "é", "\n"]),
+    st.sampled_from([*SPECIAL_TOKENS, "<|turn|>", "<|", "|>", "mask", "<|mask", " ", "é", "\n"]),
     max_size=12,
 ).map("".join)
+MORE = ("<|turn|>", "<|turn|><2>")
+KINDS = {
+    "bytes": lambda: ByteTokenizer(special_tokens=MORE),
+    "bpe": lambda: BPETokenizer.train(TEXTS, 302, special_tokens=MORE),
+    "unigram": lambda: SentencePieceTokenizer.train(TEXTS, 294, special_tokens=MORE),
+    "sentencepiece-bpe": lambda: SentencePieceTokenizer.train(
+        TEXTS, 302, "bpe", special_tokens=MORE
+    ),
+    # No space to learn from: its own bytes must not stand for it.
+    "spaceless": lambda: SentencePieceTokenizer.train(["abcabcabdabd"], 269, "bpe"),
+}
+
+
+@pytest.fixture(params=KINDS, scope="module")
+def tokenizer(request):
+    return KINDS[request.param]()
 
 
 @pytest.fixture(scope="module")
@@ -40,187 +66,8 @@ def trained() -> BPETokenizer:
     return BPETokenizer.train(TEXTS, 300)
 
 
-@pytest.fixture(params=["bytes", "bpe"], scope="module")
-def tokenizer(request, trained):
-    return ByteTokenizer() if request.param == "bytes" else trained
-
-
-def special_ids(tokenizer) -> list[int]:
+def role_ids(tokenizer) -> list[int]:
     return [tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.mask_id]
-
-
-def resaved(tokenizer, change) -> BPETokenizer:
-    """Returns the tokenizer read from its own JSON after `change` was applied to it, as a user's
-    tokenizer.json may have been made by another program."""
-    import tokenizers
-
-    other = tokenizers.Tokenizer.from_str(tokenizer.to_dict()["tokenizer_json"])
-    change(other)
-    return BPETokenizer(other.to_str())
-
-
-def test_training_merges_and_stops_at_the_size(trained):
-    """Otherwise every test of BPE below would be one of single bytes."""
-    assert trained.size == 300
-    assert len(trained.encode("the times")) < len("the times")
-
-
-@settings(deadline=None, max_examples=200)
-@given(text=ANY_TEXT)
-def test_round_trip_is_exact(tokenizer, text):
-    ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids) == text
-    assert ids.dtype == np.int32
-    assert tokenizer.bytes_of_ids()[ids].sum() == len(text.encode())
-
-
-def test_round_trip_of_hard_text(tokenizer):
-    assert tokenizer.decode(tokenizer.encode(HARD)) == HARD
-
-
-@settings(deadline=None, max_examples=200)
-@given(text=SPELLED)
-def test_text_that_spells_a_special_is_text(tokenizer, text):
-    ids = tokenizer.encode(text)
-    assert not set(special_ids(tokenizer)) & set(ids.tolist())
-    assert tokenizer.decode(ids) == text
-
-
-def test_empty_text_has_no_tokens(tokenizer):
-    assert tokenizer.encode("").shape == (0,)
-    assert tokenizer.decode([]) == ""
-
-
-def test_special_ids_are_distinct_and_in_range(tokenizer):
-    ids = special_ids(tokenizer)
-    assert len(set(ids)) == 4
-    assert all(0 <= i < tokenizer.size for i in ids)
-    assert (tokenizer.bytes_of_ids()[ids] == 0).all()
-
-
-def test_bytes_of_ids_has_every_id(tokenizer):
-    """A symbol that is not special is at least a byte of text; all 256 bytes are symbols."""
-    sizes = tokenizer.bytes_of_ids()
-    assert sizes.shape == (tokenizer.size,)
-    assert (sizes == 0).sum() == len(SPECIAL_TOKENS)
-    assert (sizes == 1).sum() == 256
-
-
-def test_decode_drops_specials_and_padding_rows(tokenizer):
-    """The head has more rows than the tokenizer has symbols."""
-    ids = tokenizer.encode("héllo")
-    mixed = np.concatenate([[special] + list(ids[i : i + 1]) for i, special in enumerate(
-        special_ids(tokenizer) + [tokenizer.size, tokenizer.size + 100] * 2)])  # fmt: skip
-    assert tokenizer.decode(mixed) == tokenizer.decode(ids) == "héllo"
-
-
-def test_decode_marks_broken_utf8(tokenizer):
-    assert "\N{REPLACEMENT CHARACTER}" in tokenizer.decode(tokenizer.encode("é")[:1])
-
-
-def test_saved_and_loaded_is_the_same(tokenizer):
-    saved = json.loads(json.dumps(tokenizer.to_dict()))  # as a checkpoint keeps it
-    loaded = from_dict(saved)
-    assert type(loaded) is type(tokenizer)
-    text = HARD + TEXTS[0] + "".join(SPECIAL_TOKENS)
-    np.testing.assert_array_equal(loaded.encode(text), tokenizer.encode(text))
-    np.testing.assert_array_equal(loaded.bytes_of_ids(), tokenizer.bytes_of_ids())
-    assert special_ids(loaded) == special_ids(tokenizer)
-    assert loaded.size == tokenizer.size
-    assert fingerprint(loaded) == fingerprint(tokenizer)
-
-
-def test_fingerprints_tell_tokenizers_apart(trained):
-    other = BPETokenizer.train([t.upper() for t in TEXTS], 300)
-    prints = {fingerprint(t) for t in (ByteTokenizer(), trained, other)}
-    assert len(prints) == 3
-
-
-def test_training_is_deterministic(trained):
-    """Every host of a run trains its own."""
-    assert fingerprint(BPETokenizer.train(iter(TEXTS), 300)) == fingerprint(trained)
-
-
-def test_bytes_keep_what_is_no_utf8():
-    raw = b"caf\xe9 \xff\xfe\x80 ok"
-    ids = ByteTokenizer().encode(raw.decode("utf-8", "surrogateescape"))
-    assert bytes(ids.tolist()) == raw
-
-
-def test_bpe_replaces_what_is_no_utf8(trained):
-    text = b"a\xffb".decode("utf-8", "surrogateescape")
-    assert trained.decode(trained.encode(text)) == "a\N{REPLACEMENT CHARACTER}b"
-
-
-def test_make_tokenizer_reads_what_was_saved(trained, tmp_path):
-    path = tmp_path / "tokenizer.json"
-    path.write_text(trained.to_dict()["tokenizer_json"], encoding="utf-8")
-    config = TokenizerConfig(name="bpe", path=str(path))
-    assert fingerprint(make_tokenizer(config, [])) == fingerprint(trained)
-
-
-def test_make_tokenizer_trains_on_the_texts(trained):
-    config = TokenizerConfig(name="bpe", vocab_size=300)
-    assert fingerprint(make_tokenizer(config, TEXTS)) == fingerprint(trained)
-    assert isinstance(make_tokenizer(TokenizerConfig(name="bytes"), []), ByteTokenizer)
-
-
-def test_own_tokenizer_with_a_post_processor_adds_nothing(trained):
-    """pack() puts BOS and EOS; a template that adds them too would have them scored as text."""
-    import tokenizers
-
-    def change(other):
-        other.post_processor = tokenizers.processors.TemplateProcessing(
-            single="<|bos|> $A <|eos|>",
-            special_tokens=[("<|bos|>", trained.bos_id), ("<|eos|>", trained.eos_id)],
-        )
-
-    np.testing.assert_array_equal(
-        resaved(trained, change).encode("a time"), trained.encode("a time")
-    )
-
-
-def test_own_tokenizer_that_truncates_or_pads_loses_nothing(trained):
-    def change(other):
-        other.enable_truncation(4)
-        other.enable_padding(length=8, pad_id=trained.pad_id, pad_token="<|pad|>")
-
-    for text in ("a", TEXTS[0]):
-        np.testing.assert_array_equal(resaved(trained, change).encode(text), trained.encode(text))
-
-
-def test_own_tokenizers_other_specials_are_no_bytes(trained):
-    """Decoding drops them, so bits per byte must not count their spelling."""
-    import tokenizers
-
-    other = resaved(trained, lambda t: t.add_special_tokens(["<|endoftext|>"]))
-    extra = trained.size
-    assert other.size == extra + 1
-    assert tokenizers.Tokenizer.from_str(other.to_dict()["tokenizer_json"]).id_to_token(extra)
-    assert other.decode([extra]) == ""
-    assert other.bytes_of_ids()[extra] == 0
-    assert other.decode(other.encode("<|endoftext|>")) == "<|endoftext|>"
-
-
-def test_own_tokenizer_that_changes_text_is_refused(trained):
-    """Lower-casing or Unicode normalisation is no longer the text that the bound is about."""
-    import tokenizers
-
-    def change(other):
-        other.normalizer = tokenizers.normalizers.Lowercase()
-
-    with pytest.raises(UserError):
-        resaved(trained, change)
-
-
-def test_own_tokenizer_without_byte_level_is_refused():
-    """bytes_of_ids would count characters, and unknown ones would be lost."""
-    import tokenizers
-
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
-    words.add_special_tokens(list(SPECIAL_TOKENS))
-    with pytest.raises(UserError):
-        BPETokenizer(words.to_str())
 
 
 def one_line(error) -> str:
@@ -229,46 +76,231 @@ def one_line(error) -> str:
     return text
 
 
-@pytest.mark.parametrize("size", [-1, 0, 259])
-def test_too_small_vocabulary(size):
-    with pytest.raises(UserError, match="config.tokenizer.vocab_size") as error:
-        make_tokenizer(TokenizerConfig(name="bpe", vocab_size=size), TEXTS)
-    assert "260" in one_line(error)
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "sentencepiece-bpe"])
+def test_training_finds_words_and_stops_at_the_size(kind):
+    """Otherwise every test of these would be one of single bytes."""
+    tokenizer = KINDS[kind]()
+    assert tokenizer.size == (294 if kind == "unigram" else 302)
+    assert len(tokenizer.encode("the times")) < len("the times")
+
+
+@settings(deadline=None, max_examples=150)
+@given(text=ANY_TEXT)
+def test_round_trip_is_exact(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert ids.dtype == np.int32
+    assert tokenizer.decode_bytes(ids) == to_bytes(text)
+    assert tokenizer.decode(ids) == to_bytes(text).decode("utf-8", "replace")
+    assert tokenizer.bytes_of_ids()[ids].sum() == len(to_bytes(text))
+    assert not set(tokenizer.special_ids.values()) & set(ids.tolist())
+
+
+def test_round_trip_of_hard_text(tokenizer):
+    assert tokenizer.decode_bytes(tokenizer.encode(HARD)) == to_bytes(HARD)
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=SPELLED)
+def test_text_that_spells_a_special_is_text(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert not set(tokenizer.special_ids.values()) & set(ids.tolist())
+    assert tokenizer.decode(ids) == text
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data())
+def test_specials_become_their_ids_when_asked(tokenizer, data):
+    """The text between them is encoded as if each piece stood alone."""
+    plain = ANY_TEXT.filter(lambda text: "<" not in text)
+    specials = st.sampled_from(list(tokenizer.special_ids))
+    pieces = data.draw(st.lists(st.tuples(plain, specials), max_size=4))
+    expected = [
+        np.append(tokenizer.encode(text), tokenizer.special_ids[token]) for text, token in pieces
+    ]
+    ids = tokenizer.encode("".join(text + token for text, token in pieces), special=True)
+    assert ids.dtype == np.int32
+    assert ids.tolist() == [i for some in expected for i in some]
+
+
+def test_longest_special_wins():
+    tokenizer = KINDS["bytes"]()
+    ids = tokenizer.encode("<|turn|><2><|turn|>", special=True).tolist()
+    assert ids == [tokenizer.special_ids["<|turn|><2>"], tokenizer.special_ids["<|turn|>"]]
+
+
+@settings(deadline=None, max_examples=50)
+@given(texts=st.lists(st.one_of(ANY_TEXT, SPELLED), max_size=6), special=st.booleans())
+def test_a_batch_is_its_texts(tokenizer, texts, special):
+    batch = tokenizer.encode_batch(texts, special)
+    assert [ids.tolist() for ids in batch] == [
+        tokenizer.encode(text, special).tolist() for text in texts
+    ]
+    assert all(ids.dtype == np.int32 for ids in batch)
+
+
+def test_empty_text_has_no_tokens(tokenizer):
+    for special in (False, True):
+        assert tokenizer.encode("", special).shape == (0,)
+        assert tokenizer.encode("", special).dtype == np.int32
+    assert tokenizer.encode_batch([]) == []
+    assert tokenizer.decode([]) == ""
+
+
+def test_half_a_character_is_an_error(tokenizer):
+    for stray in ("\ud800", "\udc7f", "\udfff"):
+        with pytest.raises(UserError, match=f"U\\+{ord(stray):04X} as character 2") as error:
+            tokenizer.encode("é\udc80" + stray)
+        one_line(error)
+
+
+def test_special_ids_are_distinct_and_in_range(tokenizer):
+    ids = role_ids(tokenizer)
+    assert len(set(ids)) == 4
+    every = list(tokenizer.special_ids.values())
+    assert set(ids) <= set(every) and every == sorted(set(every))
+    assert every[0] >= 0 and every[-1] < tokenizer.size
+    assert (tokenizer.bytes_of_ids()[every] == 0).all()
+
+
+def test_bytes_of_ids_has_every_id(tokenizer):
+    """A symbol that is not special is at least a byte of text; all 256 bytes are symbols."""
+    sizes = tokenizer.bytes_of_ids()
+    assert sizes.shape == (tokenizer.size,) and sizes.dtype == np.int32
+    assert (sizes == 0).sum() == len(tokenizer.special_ids)
+    assert {tokenizer.decode_bytes([i]) for i in np.flatnonzero(sizes == 1)} == {
+        bytes([byte]) for byte in range(256)
+    }
+
+
+def test_decode_drops_specials_and_what_is_no_id(tokenizer):
+    """The head has more rows than the tokenizer has symbols."""
+    ids = tokenizer.encode("héllo").tolist()
+    nothing = [*tokenizer.special_ids.values(), tokenizer.size, tokenizer.size + 100, -1]
+    mixed = [i for token in ids for i in (*nothing, token, *nothing)]
+    assert tokenizer.decode(mixed) == tokenizer.decode(np.array(mixed)) == "héllo"
+
+
+def test_decode_marks_broken_utf8(tokenizer):
+    assert tokenizer.decode(tokenizer.encode("é\udca9")[:-1]).startswith("é")
+    assert tokenizer.decode(tokenizer.encode("a\udcc3b")) == "a\N{REPLACEMENT CHARACTER}b"
+
+
+@pytest.mark.parametrize("copy", ["json", "pickle"])
+def test_saved_and_loaded_is_the_same(tokenizer, copy):
+    """As a checkpoint keeps it, and as worker processes get it."""
+    if copy == "json":
+        loaded = from_dict(json.loads(json.dumps(tokenizer.to_dict())))
+    else:
+        loaded = pickle.loads(pickle.dumps(tokenizer))
+    assert type(loaded) is type(tokenizer)
+    text = HARD + TEXTS[0] + "".join(SPECIAL_TOKENS)
+    for special in (False, True):
+        np.testing.assert_array_equal(loaded.encode(text, special), tokenizer.encode(text, special))
+    np.testing.assert_array_equal(loaded.bytes_of_ids(), tokenizer.bytes_of_ids())
+    assert role_ids(loaded) == role_ids(tokenizer)
+    assert loaded.special_ids == tokenizer.special_ids
+    assert loaded.size == tokenizer.size
+    assert fingerprint(loaded) == fingerprint(tokenizer)
+
+
+def test_checkpoints_of_before_the_roles_still_load(trained):
+    saved = {"name": "bpe", "tokenizer_json": trained.to_dict()["tokenizer_json"]}
+    assert fingerprint(from_dict(saved)) == fingerprint(trained)
+    assert fingerprint(from_dict({"name": "bytes"})) == fingerprint(ByteTokenizer())
+
+
+def test_fingerprints_tell_tokenizers_apart(trained):
+    """Their vocabularies, the tokens that are special, and which of these has which role."""
+    swapped = {"pad": "<|mask|>", "bos": "<|bos|>", "eos": "<|eos|>", "mask": "<|pad|>"}
+    others = [
+        ByteTokenizer(),
+        ByteTokenizer(swapped),
+        ByteTokenizer(special_tokens=["<|turn|>"]),
+        trained,
+        from_dict(trained.to_dict() | {"roles": swapped}),
+        BPETokenizer.train([t.upper() for t in TEXTS], 300),
+        *(SentencePieceTokenizer.train(TEXTS, 290, kind) for kind in ("unigram", "bpe")),
+    ]
+    assert len({fingerprint(t) for t in others}) == len(others)
+
+
+@pytest.mark.parametrize("name, algorithm", [
+    ("bpe", "unigram"), ("sentencepiece", "unigram"), ("sentencepiece", "bpe")
+])  # fmt: skip
+def test_training_is_deterministic_and_silent(name, algorithm, capfd):
+    """Every host of a run trains its own."""
+    config = TokenizerConfig(name=name, vocab_size=288, algorithm=algorithm)
+    first, second = (make_tokenizer(config, iter(TEXTS)) for _ in range(2))
+    assert first.to_dict() == second.to_dict()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["bpe", "sentencepiece"])
+def test_training_reads_what_trainers_drop(name):
+    """Lines longer than sentencepiece's trainer takes, NUL, and bytes that are no UTF-8."""
+    text = "the times of wisdom, " * 300 + "zebra " * 20 + "\n" + "quagga\0\udcff " * 20
+    config = TokenizerConfig(name=name, vocab_size=330, algorithm="bpe")
+    tokenizer = make_tokenizer(config, [text])
+    for word in ("zebra", "quagga"):
+        assert len(tokenizer.encode(word)) < len(word) - 2
+
+
+def test_bytes_keep_what_is_no_utf8():
+    raw = b"caf\xe9 \xff\xfe\x80 ok"
+    ids = ByteTokenizer().encode(raw.decode("utf-8", "surrogateescape"))
+    assert bytes(ids.tolist()) == raw
+
+
+@pytest.mark.parametrize("name", ["bytes", "bpe", "sentencepiece"])
+def test_config_names_the_special_tokens(name):
+    config = TokenizerConfig(
+        name=name, vocab_size=288, mask_token="[MASK]", special_tokens=("<|turn|>", "<|eos|>")
+    )
+    tokenizer = make_tokenizer(config, TEXTS)
+    expected = {"<|pad|>", "<|bos|>", "<|eos|>", "[MASK]", "<|turn|>"}
+    assert set(tokenizer.special_ids) - {"<unk>"} == expected
+    assert tokenizer.mask_id == tokenizer.special_ids["[MASK]"]
+    assert tokenizer.size == (261 if name == "bytes" else 288)
+
+
+@pytest.mark.parametrize("wrong, what", [
+    ({"mask_token": "<|pad|>"}, r"pad and mask are both '<\|pad\|>'.*config.tokenizer.pad_token"),
+    ({"eos_token": "x", "bos_token": "x"}, "bos and eos are both 'x'"),
+    ({"special_tokens": ("a", "")}, "config.tokenizer.special_tokens"),
+    ({"path": "/dev/null"}, "config.tokenizer.path=/dev/null.*bytes reads no file"),
+    ({"name": "hf"}, "hf needs config.tokenizer.path"),
+    ({"name": "bpe", "vocab_size": -1}, "config.tokenizer.vocab_size=-1 is too small.*260"),
+    ({"name": "bpe", "vocab_size": 259}, "config.tokenizer.vocab_size=259 is too small.*260"),
+    ({"name": "bpe", "special_tokens": ("t",)}, "the text 't' becomes"),
+    ({"name": "sentencepiece", "special_tokens": ("t",), "vocab_size": 288}, "'t' stands for text"),
+])  # fmt: skip
+def test_wrong_settings(wrong, what):
+    with pytest.raises(UserError, match=what) as error:
+        make_tokenizer(TokenizerConfig(**wrong), TEXTS)
+    one_line(error)
+
+
+@pytest.mark.parametrize("algorithm", ["unigram", "bpe"])
+def test_sentencepiece_says_which_sizes_it_can_learn(algorithm):
+    """The number in each message is the exact limit."""
+
+    def size_in(size):
+        with pytest.raises(UserError, match=f"config.tokenizer.vocab_size={size} is too") as error:
+            SentencePieceTokenizer.train(TEXTS, size, algorithm)
+        return int(one_line(error).split("use ")[1].split(" or ")[0])
+
+    for limit, beyond in ((size_in(5000), 1), (size_in(0), -1)):
+        assert SentencePieceTokenizer.train(TEXTS, limit, algorithm).size == limit
+        assert size_in(limit + beyond) == limit
+
+
+def test_sentencepiece_without_text():
+    with pytest.raises(UserError, match="no text") as error:
+        SentencePieceTokenizer.train([""], 300)
+    one_line(error)
 
 
 def test_smallest_vocabulary_is_the_bytes():
     tokenizer = BPETokenizer.train(TEXTS, 260)
     assert tokenizer.size == 260
-    assert len(tokenizer.encode(HARD)) == len(HARD.encode())
-
-
-def test_missing_file():
-    with pytest.raises(UserError, match="config.tokenizer.path=/nowhere/tokenizer.json") as error:
-        make_tokenizer(TokenizerConfig(name="bpe", path="/nowhere/tokenizer.json"), TEXTS)
-    one_line(error)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"{}", b"[1, 2]", b"not json", b"\xff\xfe\x00binary", b"\0" * 100],
-    ids=["empty", "cut", "no keys", "a list", "words", "not utf-8", "zeros"],
-)
-def test_broken_file(content, tmp_path):
-    path = tmp_path / "tokenizer.json"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="tokenizer") as error:
-        make_tokenizer(TokenizerConfig(name="bpe", path=str(path)), TEXTS)
-    one_line(error)
-
-
-def test_file_without_the_special_tokens(tmp_path):
-    import tokenizers
-
-    bare = tokenizers.Tokenizer(tokenizers.models.BPE())
-    bare.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bare.decoder = tokenizers.decoders.ByteLevel()
-    path = tmp_path / "tokenizer.json"
-    path.write_text(bare.to_str())
-    with pytest.raises(UserError, match=r"<\|mask\|>") as error:
-        make_tokenizer(TokenizerConfig(name="bpe", path=str(path)), TEXTS)
-    one_line(error)
+    assert len(tokenizer.encode(HARD)) == len(to_bytes(HARD))

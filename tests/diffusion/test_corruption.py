@@ -17,7 +17,8 @@ def packed(rows: int, lengths=(5, 9, 3)) -> Batch:
     positions = np.concatenate([np.arange(n) for n in lengths] + [np.zeros(2)])
     tokens = np.where(segments == 0, 5, np.where(positions == 0, 6, 1))
     tile = lambda x: jnp.asarray(np.tile(x, (rows, 1)), jnp.int32)  # noqa: E731
-    return Batch(tile(tokens), Layout(tile(segments), tile(positions)), jnp.arange(rows))
+    layout = Layout(tile(segments), tile(positions))
+    return Batch(tile(tokens), layout, jnp.arange(rows), layout.positions_BxL > 0)
 
 
 def times(rows, key=0, documents=1):

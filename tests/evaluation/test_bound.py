@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dlms_jax.config import MeshConfig
-from dlms_jax.data.packing import pack
+from dlms_jax.data.packing import join, pack
 from dlms_jax.data.tokenizers import BPETokenizer, ByteTokenizer
 from dlms_jax.diffusion import make_objective
 from dlms_jax.evaluation.bound import BoundEvaluator
@@ -32,10 +32,9 @@ def evaluator(tokenizer=None, mesh=None, objective="masked", **settings):
     evaluate = BoundEvaluator(config, model, objective, tokenizer, mesh)
 
     def report_on(texts):
-        rows = pack(
-            map(tokenizer.encode, texts), config.data.sequence_length,
-            tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id,
-        )  # fmt: skip
+        length = config.data.sequence_length
+        ids = (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+        rows = join(pack(map(tokenizer.encode, texts), length, *ids), length)
         return evaluate(state.params, rows)
 
     return report_on

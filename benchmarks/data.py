@@ -1,0 +1,213 @@
+"""Preparation against `datasets.map` with the same tokenizer, the loader alone, and in a run.
+
+    python benchmarks/data.py
+    python benchmarks/data.py --megabytes 2 --repeats 1 --config=configs/tiny.py   # quickly
+
+The text is the standard library's source, as JSON lines. Both ways read it, tokenize it with the
+same byte-level BPE (libraries of one release, one thread, one process), add BOS and EOS, cut it
+into rows of 512 and write these; ours also splits, sorts, drops duplicates and takes checksums.
+They run in turns. Needs the extras data and hub.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core each
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dlms_jax.config import load_config
+from dlms_jax.data.builder import DatasetBuilder
+from dlms_jax.data.corpora.python import CORPORA
+from dlms_jax.data.loader import TrainBatches
+from dlms_jax.data.tokenizers import BPETokenizer, ByteTokenizer
+
+LENGTH = 512
+QUIET = Console(quiet=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--megabytes", type=int, default=24, help="of text (default: 24)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--config", default="configs/small.py", help="of the run that is fed")
+    parser.add_argument("--steps", type=int, default=4, help="of that run (default: 4)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        texts, text_file = write_text(folder, arguments.megabytes << 20)
+        size = sum(len(text.encode()) for text in texts)
+        tokenizer = BPETokenizer.train(texts[:300], 8192)
+        ways = {
+            "dlms_jax": lambda out: ours(text_file, tokenizer, out),
+            "datasets.map": lambda out: theirs(text_file, tokenizer, out),
+            "dlms_jax, bytes": lambda out: ours(text_file, ByteTokenizer(), out),
+        }
+        seconds = in_turns(ways, folder, arguments.repeats)
+        show_preparation(seconds, size)
+        show_loader(folder / "dlms_jax-0")
+        memory_of_a_build(text_file, folder)
+    show_run(arguments.config, arguments.steps)
+
+
+def write_text(folder, size):
+    """Returns texts of about `size` bytes, no two alike, and the JSON lines file of them."""
+    documents = [d.text for d in CORPORA["python-code"]() if d.text.strip()]
+    copies = (f"# copy {n}\n{text}" for n in itertools.count() for text in documents)
+    texts, path = [], folder / "text.jsonl"
+    while size > 0:
+        texts.append(next(copies))
+        size -= len(texts[-1])
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return texts, path
+
+
+def ours(path, tokenizer, out):
+    DatasetBuilder(out=out, console=QUIET).build_from_raw(path, tokenizer, LENGTH)
+
+
+def theirs(path, tokenizer, out):
+    """What the usual fine-tuning scripts do: map to ids, map to rows of one length, save."""
+    import datasets
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    datasets.disable_progress_bars()
+    datasets.disable_caching()
+    serialized = tokenizer.to_dict()["tokenizer_json"]
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer.from_str(serialized))
+
+    def to_ids(batch):
+        return {"ids": fast(batch["text"], return_attention_mask=False)["input_ids"]}
+
+    def to_rows(batch):
+        wrapped = ([tokenizer.bos_id, *ids, tokenizer.eos_id] for ids in batch["ids"])
+        joined = list(itertools.chain.from_iterable(wrapped))
+        end = len(joined) // LENGTH * LENGTH
+        return {"ids": [joined[i : i + LENGTH] for i in range(0, end, LENGTH)]}
+
+    cache = str(out) + "-cache"
+    data = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=cache)
+    data = data.map(to_ids, batched=True, remove_columns=["text"])
+    data.map(to_rows, batched=True).save_to_disk(str(out))
+
+
+def in_turns(ways, folder, repeats):
+    seconds = {name: [] for name in ways}
+    for repeat in range(repeats):
+        for name, run in ways.items():
+            start = time.perf_counter()
+            run(folder / f"{name}-{repeat}")
+            seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
+def show_preparation(seconds, size):
+    table = Table(title=f"preparation of {size / 1e6:.0f} MB of text, one core, rows of {LENGTH}")
+    for column in ("way", "seconds", "MB/s", "speed, of datasets.map"):
+        table.add_column(column)
+    for name, taken in seconds.items():
+        table.add_row(name, f"{taken:.2f}", f"{size / taken / 1e6:.2f}",
+                      f"{seconds['datasets.map'] / taken:.2f}")  # fmt: skip
+    Console().print(table)
+
+
+def show_loader(folder, batch_size=32, batches=200):
+    from dlms_jax.data.prepared import open_prepared
+
+    rows = open_prepared(folder).rows("train")
+    loader = TrainBatches([rows], [1.0], batch_size, 0, np.arange(batch_size), pad_id=0)
+    table = Table(title=f"the loader alone, batches of {batch_size} x {LENGTH}, from shards")
+    for column in ("way", "ms a batch", "tokens/s"):
+        table.add_column(column)
+    for workers in (0, 1):
+        stream = loader.iterate(0, prefetch=8, workers=workers)
+        next(stream)  # starts threads and processes
+        start = time.perf_counter()
+        for _ in range(batches):
+            next(stream)
+        taken = (time.perf_counter() - start) / batches
+        name = "a thread" if workers == 0 else f"{workers} worker process"
+        table.add_row(name, f"{1e3 * taken:.2f}", f"{batch_size * LENGTH / taken:,.0f}")
+    Console().print(table)
+
+
+def memory_of_a_build(path, folder):
+    """Prints the peak memory of a build in a process of its own."""
+    code = (
+        "import resource, sys; from benchmarks_data import ours; "
+        "from dlms_jax.data.tokenizers import ByteTokenizer; "
+        "ours(sys.argv[1], ByteTokenizer(), sys.argv[2]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    ).replace("benchmarks_data", pathlib.Path(__file__).stem)
+    command = [sys.executable, "-c", code, str(path), str(folder / "memory")]
+    here = pathlib.Path(__file__).parent
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=here).stdout
+    print(f"peak memory of a build (bytes): {int(printed.split()[-1]) / 1024:.0f} MiB")
+
+
+def show_run(recipe, steps):
+    """Prints how long a run waits for data, of the time of its steps."""
+    import jax
+
+    from dlms_jax.data.dataset import build_dataset
+    from dlms_jax.diffusion import make_objective
+    from dlms_jax.parallel.mesh import local_rows, make_mesh, to_global
+    from dlms_jax.training.denoiser import make_model, vocabulary_of
+    from dlms_jax.training.optimizer import make_optimizer
+    from dlms_jax.training.state import sharded_state
+    from dlms_jax.training.step import make_train_step
+
+    config = load_config(recipe)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    with tempfile.TemporaryDirectory() as folder:
+        data, length = config.data, config.data.sequence_length
+        DatasetBuilder(out=folder, console=QUIET).build_from_raw(
+            data.corpus, config.tokenizer, length
+        )
+        config = load_config(recipe, {"data.corpus": folder})
+        dataset = build_dataset(config)
+        vocabulary = vocabulary_of(dataset.tokenizer)
+        model = make_model(config, vocabulary.rows, mesh)
+        tx = make_optimizer(config.optimizer, config.training.steps)
+        objective = make_objective(config.objective, vocabulary)
+        state = sharded_state(config, model, tx, mesh)
+        step = make_train_step(config, model, objective, tx, mesh)
+        batch_size = config.training.batch_size
+        loader = TrainBatches(
+            [split.rows for split in dataset.train], dataset.weights, batch_size, 0,
+            local_rows(mesh, batch_size), dataset.tokenizer.pad_id,
+        )  # fmt: skip
+        batches = loader.iterate(0, data.prefetch)
+        state, _ = jax.block_until_ready(step(state, to_global(next(batches), mesh)))
+        waited = worked = 0.0
+        for _ in range(steps):
+            start = time.perf_counter()
+            batch = next(batches)
+            got = time.perf_counter()
+            state, _ = jax.block_until_ready(step(state, to_global(batch, mesh)))
+            waited, worked = waited + got - start, worked + time.perf_counter() - got
+        start = time.perf_counter()
+        for number in range(steps):
+            loader[number]
+        alone = (time.perf_counter() - start) / steps
+    print(
+        f"{recipe}: {worked / steps:.3f} s a step, of which it waits {waited / steps * 1e3:.2f} ms "
+        f"for data ({waited / (waited + worked):.2%}); without prefetch a batch takes "
+        f"{alone * 1e3:.2f} ms ({alone / (alone + worked / steps):.2%})"
+    )
+
+
+if __name__ == "__main__":
+    main()

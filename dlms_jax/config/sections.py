@@ -1,0 +1,172 @@
+"""The settings: one frozen dataclass a section, with defaults."""
+
+import dataclasses
+from typing import Any, Literal
+
+from dlms_jax.config.checks import check
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is learned: a masked diffusion, or the autoregressive baseline."""
+
+    name: Literal["masked", "autoregressive"] = "masked"
+    schedule: Literal["linear", "cosine", "polynomial"] = "linear"
+    schedule_power: float = 2.0  # polynomial only: alpha(t) = 1 - t^power
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The denoiser, laid out and named as Qwen3."""
+
+    name: Literal["transformer"] = "transformer"
+    width: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    num_kv_heads: int = 0  # 0: as many as num_heads; fewer: grouped-query attention
+    head_size: int = 0  # 0: width / num_heads
+    feed_forward: int = 0  # 0: 8/3 of the width, rounded up to a multiple of 64
+    qk_norm: bool = True
+    qkv_bias: bool = False
+    tie_embeddings: bool = False
+    rope_theta: float = 10_000.0
+    norm_epsilon: float = 1e-6
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation; the state is float32
+    attention: Literal["xla"] = "xla"
+    scan_layers: bool = True
+    remat: Literal["none", "dots", "full"] = "none"
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def per_head(self) -> int:
+        return self.head_size or self.width // self.num_heads
+
+    @property
+    def hidden(self) -> int:
+        return self.feed_forward or -(-(8 * self.width // 3) // 64) * 64
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """How text becomes symbols. A prepared dataset brings its own; these settings must agree."""
+
+    name: Literal["bytes", "bpe", "sentencepiece", "hf"] = "bytes"
+    vocab_size: int = 8192  # bpe and sentencepiece, where trained; special tokens included
+    path: str = ""  # a tokenizer.json, a folder that holds one, or a sentencepiece .model
+    algorithm: Literal["unigram", "bpe"] = "unigram"  # sentencepiece, where trained
+    pad_token: str = ""  # these four: "" for the file's own where it says which, else one is added
+    bos_token: str = ""
+    eos_token: str = ""
+    mask_token: str = ""
+    special_tokens: tuple[str, ...] = ()  # further ones: chat turns, tasks
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is read. Of a prepared dataset (a folder with dataset.json), sequence_length, packing,
+    heldout_fraction and seed were decided when it was prepared, and must agree."""
+
+    corpus: str = "python-prose"  # a named corpus, a file, a folder of files, a prepared dataset
+    mixture: dict[str, float] = dataclasses.field(default_factory=dict)  # {corpus: weight} instead
+    sequence_length: int = 512
+    packing: Literal["concat", "best-fit"] = "concat"
+    heldout_fraction: float = 0.05  # of the documents
+    seed: int = 0  # of the documents' order, and of the synthetic language
+    max_unique_tokens: int = 0  # train on the first so many tokens of that order; 0: on all
+    repeat: int = 0  # refuse to see a corpus more often than this; 0: as often as steps ask for
+    short_rows: float = 0.0  # probability that a row is cut to a random length (LLaDA: 0.01)
+    synthetic_documents: int = 20_000  # of the corpus "synthetic"
+    field: str = "text"  # of JSON lines, CSV and Parquet: what holds the text
+    invalid: Literal["strict", "replace", "skip", "keep"] = "strict"  # bytes that are no UTF-8
+    prefetch: int = 8  # batches prepared ahead of the step
+    workers: int = 0  # processes that prepare them; 0: a thread of this one
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    name: Literal["adamw", "muon"] = "adamw"
+    peak_learning_rate: float = 2e-4  # with muon: of what muon does not update (embeddings, norms)
+    muon_learning_rate: float = 0.02
+    schedule: Literal["cosine", "constant", "wsd"] = "cosine"
+    warmup_steps: int = 1000
+    decay_fraction: float = 0.2  # wsd only: the share of all steps in which the rate falls
+    final_fraction: float = 0.1  # cosine and wsd: last rate as a share of the peak
+    weight_decay: float = 0.1
+    b1: float = 0.9
+    b2: float = 0.95
+    epsilon: float = 1e-8
+    clip_norm: float = 1.0  # 0: no clipping
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    steps: int = 200_000
+    batch_size: int = 64  # rows of all devices and accumulation steps together
+    accumulation_steps: int = 1
+    seed: int = 0
+    ema_decay: float = 0.0  # 0: no moving average of the weights
+    log_every: int = 50
+    max_skipped_steps: int = 20  # non-finite steps in a row before the run stops
+    head: Literal["fused", "plain"] = "fused"  # fused: logits only where the loss looks
+    head_chunk: int = 1024  # positions whose logits exist at one time, on each device
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; -1 is 'the rest'."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = 5000
+    keep_latest: int = 2
+    keep_best: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    every: int = 2500
+    rows: int = 256  # held-out rows at each evaluation in training; 0: all of them
+    final_rows: int = 0  # the same at the end of training
+    batch_size: int = 64
+    samples: int = 8  # Monte-Carlo strata of the bound for each document
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """Defaults of `sample`, and of the sample shown at each evaluation."""
+
+    length: int = 128  # new tokens, or as many as the context has room for
+    steps: int = 64
+    temperature: float = 0.8
+    guidance: float = 0.0
+    prompt: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    name: str = "base"
+    objective: ObjectiveConfig = ObjectiveConfig()
+    model: ModelConfig = ModelConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    mesh: MeshConfig = MeshConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    def __post_init__(self):
+        check(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)

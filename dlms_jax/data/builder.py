@@ -1,0 +1,292 @@
+"""DatasetBuilder: raw text -> a prepared dataset, resumable, in bounded memory.
+
+Use:
+
+    from dlms_jax.data import DatasetBuilder
+
+    DatasetBuilder(out="data/mine").build_from_raw("my_texts/", vocab=4096, seq_len=256)
+
+Two passes. The first reads the files and scatters documents by hash over buckets; the second takes
+a bucket at a time, sorts it, drops exact duplicates, tokenizes, packs and writes its shards. Each
+piece of work is kept when it is whole, so a build that was killed goes on where it was, and ends
+with the same bytes. dataset.json comes last.
+"""
+
+from collections.abc import Iterable
+import dataclasses
+import json
+import pathlib
+import shutil
+from typing import Any
+
+from rich.console import Console
+
+from dlms_jax.config import TokenizerConfig
+from dlms_jax.data import tokenizers
+from dlms_jax.data.bucket import Layout
+from dlms_jax.data.corpora.files import ReadOptions
+from dlms_jax.data.packing import Method
+from dlms_jax.data.prepared import (
+    BUILDING,
+    CARD,
+    VOCABULARY,
+    Prepared,
+    describe,
+    open_prepared,
+    why_useless,
+    write_dataset,
+)
+from dlms_jax.data.shards import write_json
+from dlms_jax.data.source import Source, find_sources
+from dlms_jax.data.stages import (
+    Job,
+    bucket_file,
+    gather_bucket,
+    scatter_unit,
+    shards_are_whole,
+    training_sample,
+)
+from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
+from dlms_jax.data.work import run
+from dlms_jax.errors import UserError
+
+_UNIT = 32 << 20  # bytes of files that are scattered in one go, at least
+
+Vocab = Tokenizer | TokenizerConfig | int | str
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetBuilder:
+    """How a dataset is built. workers does not change what comes out.
+
+    out: the folder to write; None: prepared/NAME-LENGTH. shard_bytes: of text, in a bucket; a
+    worker holds about six times as much. sample_bytes: of training text, to train a tokenizer on.
+    """
+
+    out: str | pathlib.Path | None = None
+    packing: Method = "concat"
+    heldout_fraction: float = 0.05
+    seed: int = 0
+    read: ReadOptions = ReadOptions()
+    shard_bytes: int = 64 << 20
+    sample_bytes: int = 100 << 20
+    synthetic_documents: int = 20_000
+    workers: int = 1
+    overwrite: bool = False
+    console: Console = dataclasses.field(default_factory=lambda: Console(soft_wrap=True))
+
+    def build_from_raw(
+        self, path: str | pathlib.Path | Iterable[str | pathlib.Path], vocab: Vocab, seq_len: int
+    ) -> Prepared:
+        """Returns the prepared dataset of raw text, built, gone on with, or found complete.
+
+        path: a file, a folder, a glob, a list of these, or a named corpus. vocab: a tokenizer; the
+        settings of one; "bytes"; the path of one; or a number of symbols, to train byte-level BPE.
+        seq_len: places in a row, BOS and EOS among them.
+        Raises UserError for input that cannot be used, and for a folder with another dataset.
+        """
+        if seq_len < 2:
+            raise UserError(f"a sequence length of {seq_len} has no room for BOS and a token")
+        vocab = _tokenizer_or_settings(vocab)
+        sources = find_sources(path, self.seed, self.synthetic_documents)
+        folder = pathlib.Path(self.out) if self.out else _default_folder(path, seq_len)
+        arguments = self._arguments(path, vocab, seq_len)
+        plan = {"arguments": arguments, "sources": [dataclasses.asdict(s) for s in sources]}
+        size = sum(source.size for source in sources)
+        buckets = max(1, -(-size // self.shard_bytes))
+        layout = Layout(buckets, seq_len, self.packing, self.heldout_fraction, self.seed)
+        job = Job(folder, folder / BUILDING, layout, self.read, _units(sources))
+        try:
+            if self._begin(job, plan):
+                return open_prepared(folder)
+            self._scatter(job, size, arguments)
+            tokenizer = self._tokenizer(job, vocab)
+            self._gather(job, tokenizer, arguments)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or folder}: {error.strerror or error}; mend that and run the "
+                "same command again: it goes on where it was"
+            ) from None
+        shutil.rmtree(job.building)
+        dataset = open_prepared(folder)
+        self._report(dataset)
+        return dataset
+
+    def _arguments(self, path, vocab, seq_len) -> dict[str, Any]:
+        given = vocab if isinstance(vocab, TokenizerConfig) else tokenizers.fingerprint(vocab)
+        return {
+            "path": [str(p) for p in ([path] if isinstance(path, str | pathlib.Path) else path)],
+            "tokenizer": dataclasses.asdict(given) if vocab is given else given,
+            "sequence_length": seq_len,
+            "packing": self.packing,
+            "heldout_fraction": self.heldout_fraction,
+            "seed": self.seed,
+            "read": dataclasses.asdict(self.read),
+            "shard_bytes": self.shard_bytes,
+            "sample_bytes": self.sample_bytes,
+        }
+
+    def _begin(self, job, plan) -> bool:
+        """Returns whether the folder already has the dataset, whole; else makes ready to build."""
+        plan = json.loads(json.dumps(plan))
+        card, saved = job.folder / CARD, job.building / "plan.json"
+        known = {"arguments": json.loads(card.read_text())["arguments"]} if card.is_file() else None
+        before = json.loads(saved.read_text()) if saved.is_file() else known
+        if self.overwrite and before not in (None, plan):
+            _remove_dataset(job.folder)
+            before = known = None
+        if before is not None and any(before[key] != plan[key] for key in before):
+            different = [
+                key for key in plan["arguments"]
+                if before["arguments"].get(key) != plan["arguments"][key]
+            ]  # fmt: skip
+            raise UserError(
+                f"{job.folder} holds another dataset (other {', '.join(different) or 'files'}); "
+                "use another --out, or --overwrite"
+            )
+        if before is None and job.folder.is_dir() and any(job.folder.iterdir()):
+            raise UserError(f"{job.folder} holds other files; use a new folder for --out")
+        if known is not None:
+            broken = _broken_buckets(job.folder)
+            if not broken:
+                shutil.rmtree(job.building, ignore_errors=True)
+                self._say(f"{job.folder} is complete, and its checksums are right")
+                return True
+            self._say(f"{job.folder}: {len(broken)} damaged shards are made again")
+            _take_apart(job, broken)
+        elif before is not None:
+            self._say(f"going on with {job.folder}")
+        job.building.mkdir(parents=True, exist_ok=True)
+        write_json(saved, plan)
+        return False
+
+    def _scatter(self, job, size, arguments):
+        calls = [(job, unit) for unit in range(len(job.units))]
+        counts = list(
+            run(scatter_unit, calls, self._workers(), self.console, "reading", size or None)
+        )
+        total = {key: sum(c.get(key, 0) for c in counts) for key in _COUNTED}
+        if not total["documents"]:
+            _remove_dataset(job.folder)
+            raise UserError(f"{' '.join(arguments['path'])} holds no text")
+        write_json(job.building / "counts.json", total)
+        self._say(
+            f"read {total['documents']} documents, {total['bytes']} bytes"
+            + "".join(f", {total[k]} {k} (no UTF-8)" for k in ("replaced", "skipped") if total[k])
+        )
+
+    def _tokenizer(self, job, vocab) -> Tokenizer:
+        if isinstance(vocab, Tokenizer):
+            return vocab
+        saved = job.building / VOCABULARY
+        if saved.is_file():
+            return tokenizers.from_dict(json.loads(saved.read_text(encoding="utf-8")))
+        if vocab.name != "bytes" and not vocab.path:
+            self._say(f"training a {vocab.name} tokenizer of {vocab.vocab_size} symbols ...")
+        tokenizer = make_tokenizer(vocab, training_sample(job, self.sample_bytes))
+        write_json(saved, tokenizer.to_dict())
+        return tokenizer
+
+    def _gather(self, job, tokenizer, arguments):
+        counts = json.loads((job.building / "counts.json").read_text())
+        calls = [(job, tokenizer, bucket) for bucket in range(job.layout.buckets)]
+        described = list(
+            run(gather_bucket, calls, self._workers(), self.console, "packing", counts["bytes"])
+        )
+        described.sort(key=lambda bucket: bucket["train"]["shard"]["file"])
+        card = describe(described, job.layout, tokenizer, counts, arguments)
+        if why := why_useless(card):
+            _remove_dataset(job.folder)
+            raise UserError(f"{' '.join(arguments['path'])} {why}")
+        write_dataset(job.folder, tokenizer, card)
+
+    def _workers(self) -> int:
+        return max(self.workers, 1)
+
+    def _say(self, text: str):
+        self.console.print(text, markup=False, highlight=False)
+
+    def _report(self, dataset: Prepared):
+        card = dataset.card
+        length = card["sequence_length"]
+        for name, split in card["splits"].items():
+            filled = split["tokens"] / max(split["rows"] * length, 1)
+            self._say(
+                f"{name}: {split['documents']} documents, {split['bytes']} bytes, "
+                f"{split['tokens']} tokens in {split['rows']} rows of {length} ({filled:.1%} "
+                f"scored), {len(card['buckets'])} shards"
+            )
+        if card["duplicates"]:
+            self._say(f"{card['duplicates']} exact duplicates were dropped")
+        if card["longest"] < length:
+            self._say(
+                f"note: no document is longer than {card['longest']} tokens, so no model learns "
+                f"from further apart than that in rows of {length}"
+            )
+        self._say(f"wrote {dataset.folder}; train with --config.data.corpus={dataset.folder}")
+
+
+_COUNTED = ("documents", "bytes", "replaced", "skipped")
+
+
+def _tokenizer_or_settings(vocab: Vocab) -> Tokenizer | TokenizerConfig:
+    if isinstance(vocab, bool) or not isinstance(vocab, Vocab):
+        raise UserError(f"vocab={vocab!r} is no tokenizer, settings, path, or number of symbols")
+    if isinstance(vocab, int):
+        return TokenizerConfig("bpe", vocab)
+    if vocab == "bytes":
+        return TokenizerConfig()
+    if isinstance(vocab, str):
+        name = "sentencepiece" if vocab.endswith(".model") else "hf"
+        return make_tokenizer(TokenizerConfig(name, path=vocab), ())
+    if isinstance(vocab, TokenizerConfig) and (vocab.path or vocab.name == "bytes"):
+        return make_tokenizer(vocab, ())
+    return vocab
+
+
+def _default_folder(path, seq_len) -> pathlib.Path:
+    if not isinstance(path, str | pathlib.Path):
+        raise UserError("of a list of paths no name can be made: say where to write (out, --out)")
+    return pathlib.Path("prepared") / f"{pathlib.Path(path).resolve().stem}-{seq_len}"
+
+
+def _units(sources: list[Source]) -> list[list[Source]]:
+    """Returns sources in groups of at least _UNIT bytes, so that none is too little work."""
+    units, size = [[]], 0
+    for source in sources:
+        if size >= _UNIT:
+            units.append([])
+            size = 0
+        units[-1].append(source)
+        size += source.size
+    return units
+
+
+def _remove_dataset(folder):
+    """Removes what a build writes, card first, and the folder where nothing else is in it."""
+    (folder / CARD).unlink(missing_ok=True)
+    shutil.rmtree(folder / BUILDING, ignore_errors=True)
+    for pattern in ("*.array_record", "*.array_record.unfinished", f"{VOCABULARY}*", f"{CARD}.*"):
+        for file in folder.glob(pattern):
+            file.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _buckets_of(folder) -> list[dict[str, Any]]:
+    return json.loads((folder / CARD).read_text())["buckets"]
+
+
+def _broken_buckets(folder) -> list[int]:
+    described = _buckets_of(folder)
+    return [i for i, bucket in enumerate(described) if not shards_are_whole(folder, bucket)]
+
+
+def _take_apart(job, broken: list[int]):
+    """Makes a finished dataset one that is being built, of which only `broken` is missing."""
+    job.building.mkdir(exist_ok=True)
+    for number, described in enumerate(_buckets_of(job.folder)):
+        if number not in broken:
+            write_json(bucket_file(job.building, number), described)
+    shutil.copy(job.folder / VOCABULARY, job.building / VOCABULARY)
+    (job.folder / CARD).unlink()

@@ -1,0 +1,221 @@
+"""Cleaning on many machines: the stages of pipeline.py as an Apache Beam pipeline.
+
+The work is spread by file up to the exact duplicates, and by text, band or shard after. A text is
+sent between workers once for exact duplicates, once for near ones (and its signature once for each
+band), and once to be written.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from dlms_jax.data.cleaning.contamination import check_evaluation, ngrams, union
+from dlms_jax.data.cleaning.duplicates import (
+    EXACT,
+    bands,
+    has_words,
+    identity,
+    keep_smallest,
+    near_in_bucket,
+    signature,
+)
+from dlms_jax.data.cleaning.filters import Drop, Record, judge
+from dlms_jax.data.cleaning.options import CleaningOptions
+from dlms_jax.data.cleaning.output import (
+    REPORT,
+    SHARD_BYTES,
+    shard_count,
+    shard_name,
+    shard_of,
+    write_shard,
+)
+from dlms_jax.data.cleaning.pipeline import Read, check_options, last_stages
+from dlms_jax.data.cleaning.report import KEPT, READ, WRITTEN, Count, Key, merge_counts, to_csv
+from dlms_jax.errors import UserError, optional_import
+
+# Beam's own default, DirectRunner, first tries to download another runner, then falls back to this.
+_IN_PROCESS = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+_PARTIAL = ".partial"  # what a shard's name ends in until all of them are written
+
+
+def run_beam_clean(
+    inputs: Sequence[str], out: str, options: CleaningOptions, read: Read,
+    pipeline_options: Sequence[str] = (), shard_bytes: int = SHARD_BYTES,
+) -> None:  # fmt: skip
+    """Writes the files that run_local_clean writes, when the pipeline has run.
+
+    pipeline_options: Beam's own flags (--runner, ...); without a --runner it runs in this process.
+    inputs, out and cleaning.decontaminate are paths that every worker can reach; out may be of any
+    file system that Beam knows (gs://...). Shards get their names once all of them are written,
+    and the report comes last. Raises UserError where `out` holds something already.
+    """
+    beam = optional_import("apache_beam", "beam")
+    files = _file_systems()
+    check_options(options)
+    found = files.match([files.join(out, "*")])[0].metadata_list
+    if [file for file in found if not file.path.endswith(_PARTIAL)]:
+        raise UserError(f"{out} holds something already: remove it, or choose another folder")
+    if not files.exists(out):
+        files.mkdirs(out)
+    flags = list(pipeline_options)
+    if not any(flag.partition("=")[0] == "--runner" for flag in flags):
+        flags.append(_IN_PROCESS)
+    with beam.Pipeline(argv=flags) as pipeline:
+        paths = pipeline | "inputs" >> beam.Create(list(map(str, inputs)))
+        evaluation = pipeline | "evaluation" >> beam.Create(list(options.decontaminate))
+        records, report = clean_on_beam(paths, evaluation, options, read)
+        shards = report | "shards" >> beam.Map(shard_count, shard_bytes)
+        number = beam.pvalue.AsSingleton(shards)
+        by_shard = records | "shard of" >> beam.Map(
+            lambda record, n: (shard_of(record, n), record), number
+        ).with_output_types(tuple[int, Record])
+        every = shards | "every shard" >> beam.FlatMap(
+            lambda n: [(i, True) for i in range(n)]
+        ).with_output_types(tuple[int, bool])  # those without a record, too
+        written = (
+            {"records": by_shard, "every": every}
+            | "by shard" >> beam.CoGroupByKey()
+            | "write" >> beam.Map(_write, number, out)
+        )
+        report | "finish" >> beam.Map(_finish, beam.pvalue.AsIter(written), out)
+
+
+def clean_on_beam(paths, evaluation, options: CleaningOptions, read: Read):
+    """Returns (PCollection of the Records that stay, PCollection of the one Report).
+
+    paths, evaluation: PCollections of what `read` takes, for documents and for evaluation texts.
+    """
+    beam = optional_import("apache_beam", "beam")
+    # Steps state what they give, for Beam guesses it from their code, and wrongly.
+    Entry = tuple[Key, Count]
+    Found = tuple[Record, Count]  # a record, and those that were dropped for it
+    known = (
+        evaluation
+        | "read evaluation" >> beam.FlatMap(lambda path: _evaluation(path, options, read))
+        | "all n-grams" >> beam.CombineGlobally(lambda sets: union(sets))
+        | "check" >> beam.Map(_checked, options)
+    )
+    judged = (
+        paths
+        | "spread" >> beam.Reshuffle()
+        | "filter" >> beam.FlatMap(lambda path: (judge(d, options) for d in read(path)))
+    )
+    unique = (
+        judged
+        | "stays" >> beam.Filter(lambda item: isinstance(item, Record))
+        | "identity"
+        >> beam.Map(lambda record: (identity(record.text), (record, Count()))).with_output_types(
+            tuple[bytes, Found]
+        )
+        | "exact" >> beam.CombinePerKey(keep_smallest)
+    )
+    records = unique | "record" >> beam.MapTuple(
+        lambda name, found: (name, found[0])
+    ).with_output_types(tuple[bytes, Record])
+    near = paths.pipeline | "none" >> beam.Create([]).with_output_types(tuple[bytes, bool])
+    if options.near_duplicates:
+        near = (
+            records
+            | "bands"
+            >> beam.FlatMapTuple(
+                lambda name, record: _bands(name, record, options)
+            ).with_output_types(tuple[bytes, tuple[bytes, bytes]])
+            | "by band" >> beam.GroupByKey()
+            | "near"
+            >> beam.FlatMapTuple(
+                lambda _, bucket: near_in_bucket(bucket, options)
+            ).with_output_types(bytes)
+            | "once" >> beam.Distinct()
+            | "as key" >> beam.Map(lambda name: (name, True)).with_output_types(tuple[bytes, bool])
+        )
+    last = (
+        {"record": records, "near": near}
+        | "by identity" >> beam.CoGroupByKey()
+        | "last stages"
+        >> beam.Map(_last, beam.pvalue.AsSingleton(known), options).with_output_types(
+            tuple[Record, Key | None]
+        )
+    )
+    kept = (
+        last
+        | "kept" >> beam.Filter(lambda item: item[1] is None)
+        | "kept record" >> beam.Map(lambda item: item[0]).with_output_types(Record)
+    )
+    counts = (
+        judged | "count read" >> beam.FlatMap(_count_judged).with_output_types(Entry),
+        unique
+        | "count exact" >> beam.Map(lambda item: (EXACT, item[1][1])).with_output_types(Entry),
+        last | "count last" >> beam.FlatMap(_count_last).with_output_types(Entry),
+    )
+    report = (
+        counts
+        | "counts" >> beam.Flatten()
+        | "some" >> beam.Filter(lambda entry: entry[1].documents > 0)
+        | "sum" >> beam.CombinePerKey(merge_counts)
+        | "report" >> beam.combiners.ToDict()
+    )
+    return kept, report
+
+
+def _evaluation(path, options, read):
+    # Not a step for reading and one for n-grams: a str with lone surrogates cannot be sent between
+    # steps. The same goes for reading and judging documents.
+    return (ngrams(document.text, options) for document in read(path))
+
+
+def _checked(known, options):
+    check_evaluation(known, options)
+    return known
+
+
+def _bands(name: bytes, record: Record, options: CleaningOptions) -> Iterator:
+    """Yields (band, (identity, signature)), all of them bytes."""
+    values = signature(record.characters, options)
+    if has_words(values):
+        for number, band in enumerate(bands(options)):
+            yield number.to_bytes(4, "big") + values[band].tobytes(), (name, values.tobytes())
+
+
+def _last(joined, known, options):
+    """Returns (record, why it is dropped or None) of (identity, what was found under it)."""
+    _, found = joined
+    (record,) = found["record"]
+    return record, last_stages(record, bool(list(found["near"])), known, options)
+
+
+def _count_judged(judged):
+    yield READ, judged.count
+    if isinstance(judged, Drop):
+        yield judged.key, judged.count
+
+
+def _count_last(item):
+    record, reason = item
+    if reason:
+        yield reason, record.count
+    else:
+        yield KEPT, record.count
+        yield WRITTEN, record.count._replace(bytes=len(record.text))
+
+
+def _write(joined, shards, out):
+    """Returns the name of a shard, written under another: a second try writes the same bytes."""
+    shard, found = joined
+    files = _file_systems()
+    name = shard_name(shard, shards)
+    records = sorted(found["records"], key=lambda record: identity(record.text))
+    with files.create(files.join(out, name + _PARTIAL)) as stream:
+        write_shard(stream, records)
+    return name
+
+
+def _finish(report, names, out):
+    files = _file_systems()
+    paths = [files.join(out, name) for name in sorted(names)]
+    # A second try finds some renamed by the first.
+    paths = [path for path in paths if files.exists(path + _PARTIAL)]
+    files.rename([path + _PARTIAL for path in paths], paths)
+    with files.create(files.join(out, REPORT)) as stream:
+        stream.write(to_csv(report).encode())
+
+
+def _file_systems():
+    return optional_import("apache_beam.io.filesystems", "beam").FileSystems

@@ -1,0 +1,71 @@
+"""What cleaning does to a corpus; by default it only drops exact duplicates."""
+
+import dataclasses
+from typing import Literal, get_args
+
+from dlms_jax.errors import UserError
+
+Normalize = Literal["none", "NFC", "NFKC"]
+Quality = Literal["c4", "gopher", "gopher-repetition", "fineweb"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CleaningOptions:
+    """Which stages run, and their thresholds. Raises UserError for what cannot be.
+
+    normalize: the Unicode form that every text is brought to.
+    min_characters, max_characters: how long a text may be, in code points; 0: no limit.
+    languages: ISO 639-1 codes of those that are kept; (): all. A text counts as the language that
+        py3langid finds most likely, if that is as likely as min_language_probability.
+    quality: the public rule sets that a text must pass (quality.py), in whatever order.
+    near_duplicates: two texts with this Jaccard similarity, as num_perm MinHashes estimate it, of
+        their sets of `shingle` words in a row, count as one; 0: near duplicates stay.
+    decontaminate: files of evaluation texts; a document that shares `ngram` words in a row with
+        one of them is dropped.
+    """
+
+    normalize: Normalize = "none"
+    min_characters: int = 0
+    max_characters: int = 0
+    languages: tuple[str, ...] = ()
+    min_language_probability: float = 0.0
+    quality: tuple[Quality, ...] = ()
+    near_duplicates: float = 0.0
+    num_perm: int = 128
+    shingle: int = 5
+    decontaminate: tuple[str, ...] = ()
+    ngram: int = 13
+
+    def __post_init__(self):
+        if self.normalize not in get_args(Normalize):
+            raise UserError(
+                f"cleaning.normalize is {self.normalize!r}; it can be "
+                f"{', '.join(get_args(Normalize))}"
+            )
+        for name in ("languages", "quality", "decontaminate"):
+            if isinstance(getattr(self, name), str):
+                raise UserError(f"cleaning.{name} is one text; write ({getattr(self, name)!r},)")
+        for name in ("min_characters", "max_characters"):
+            if getattr(self, name) < 0:
+                raise UserError(f"cleaning.{name} is {getattr(self, name)}; 0 means no limit")
+        if 0 < self.max_characters < self.min_characters:
+            raise UserError(
+                f"cleaning.max_characters is {self.max_characters}, under min_characters, "
+                f"{self.min_characters}: no text is left"
+            )
+        for name in ("min_language_probability", "near_duplicates"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"cleaning.{name} is {getattr(self, name)}; it lies in [0, 1]")
+        if self.min_language_probability and not self.languages:
+            raise UserError(
+                "cleaning.min_language_probability asks for cleaning.languages: name those to keep"
+            )
+        unknown = [rules for rules in self.quality if rules not in get_args(Quality)]
+        if unknown:
+            raise UserError(
+                f"cleaning.quality names {unknown[0]!r}; the rule sets are "
+                f"{', '.join(get_args(Quality))}"
+            )
+        for name, least in (("num_perm", 2), ("shingle", 1), ("ngram", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"cleaning.{name} is {getattr(self, name)}; at least {least}")

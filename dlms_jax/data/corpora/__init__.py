@@ -1,0 +1,1 @@
+"""RAW TEXT -> DOCUMENTS: files, the standard library, the synthetic language, public corpora."""

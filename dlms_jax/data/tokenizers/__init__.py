@@ -1,0 +1,29 @@
+"""Text <-> token ids: raw bytes, byte-level BPE, sentencepiece, and Hugging Face's files.
+
+Every kind is exact: the ids of any text, invalid bytes and NUL among it, spell that text again, and
+text that happens to spell a special token stays text. What a file does that would lose, change or
+add text is left out where the rest works without it, and is otherwise a reason to refuse the file.
+
+`Tokenizer` is what all have in common; `make_tokenizer` makes the one that a config names;
+`to_dict` and `from_dict` keep it in checkpoints and datasets; `fingerprint` tells two apart.
+"""
+
+from dlms_jax.data.tokenizers.byte_level import BPETokenizer
+from dlms_jax.data.tokenizers.make import fingerprint, from_dict, make_tokenizer
+from dlms_jax.data.tokenizers.raw_bytes import ByteTokenizer
+from dlms_jax.data.tokenizers.sentence_piece import SentencePieceTokenizer
+from dlms_jax.data.tokenizers.special import ROLES, SPECIAL_TOKENS, choose_roles
+from dlms_jax.data.tokenizers.tokenizer import Tokenizer
+
+__all__ = [
+    "ROLES",
+    "SPECIAL_TOKENS",
+    "BPETokenizer",
+    "ByteTokenizer",
+    "SentencePieceTokenizer",
+    "Tokenizer",
+    "choose_roles",
+    "fingerprint",
+    "from_dict",
+    "make_tokenizer",
+]

@@ -1,0 +1,103 @@
+"""Byte-pair encoding on the `tokenizers` library: trained here, or read from a tokenizer.json."""
+
+from collections.abc import Iterable, Mapping
+import json
+from typing import Any
+
+import numpy as np
+
+from dlms_jax.data.tokenizers import tokenizer_json
+from dlms_jax.data.tokenizers.special import OURS, all_special
+from dlms_jax.data.tokenizers.tokenizer import Tokenizer, replace_invalid
+from dlms_jax.errors import UserError
+
+
+class BPETokenizer(Tokenizer):
+    """BPE that can spell any text: byte-level (GPT-2's alphabet), or with byte fallback.
+
+    For exactness' sake it departs from what the file's own library would do in this: text is not
+    normalised (Qwen's and GPT-NeoX's NFC is left out, so composed and decomposed letters differ),
+    no space is put before a text (Llama 2's is left out), and in a vocabulary with byte fallback
+    the character U+2581 is spelled as bytes, since it stands for the space there. The file's
+    special tokens stay special, and keep their ids.
+    """
+
+    def __init__(
+        self, serialized: str, roles: Mapping[str, str] = OURS, special_tokens: Iterable[str] = ()
+    ):
+        """serialized: the text of a tokenizer.json. Special tokens that it lacks are added to it,
+        at the end, in the order pad, BOS, EOS, mask, then `special_tokens`."""
+        import tokenizers
+
+        described = tokenizer_json.lossless(describe(serialized))
+        described = tokenizer_json.with_special(
+            described, all_special(roles, tuple(special_tokens))
+        )
+        self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(described))
+        # Otherwise a text that spells "<|mask|>" would become the id of the mask.
+        self._tokenizer.encode_special_tokens = True
+        table, apart = tokenizer_json.byte_table(described), tokenizer_json.misread(described)
+        # Those with a character that is kept apart never reach the library whole.
+        risky = [t for t in tokenizer_json.not_text(described) if not set(t) & set(apart)]
+        for token, ids in zip(risky, self._encode_plain(risky), strict=True):
+            if b"".join(table[i] for i in ids) != token.encode():  # a word that is looked up whole
+                raise UserError(f"the text {token!r} becomes its token of that name; rename that")
+        super().__init__(table, tokenizer_json.special_ids(described), roles, apart)
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        roles: Mapping[str, str] = OURS,
+        special_tokens: Iterable[str] = (),
+    ) -> "BPETokenizer":
+        """Returns a byte-level tokenizer of `vocab_size` symbols (special ones too) from texts."""
+        import tokenizers
+
+        special = all_special(roles, tuple(special_tokens))
+        smallest = 256 + len(special)
+        if vocab_size < smallest:
+            raise UserError(
+                f"config.tokenizer.vocab_size={vocab_size} is too small for byte-level BPE; "
+                f"use {smallest} or more"
+            )
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=special,
+            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(map(replace_invalid, texts), trainer)
+        return cls(tokenizer.to_str(), roles)
+
+    def file(self) -> bytes:
+        """Returns the contents of a tokenizer.json."""
+        return self._tokenizer.to_str(pretty=True).encode()
+
+    def to_dict(self):
+        return {
+            "name": "bpe",
+            "roles": self.roles,
+            "tokenizer_json": self._tokenizer.to_str(),
+        }
+
+    @classmethod
+    def from_dict(cls, saved):
+        return cls(saved["tokenizer_json"], saved.get("roles", OURS))
+
+    def _encode_plain(self, texts):
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+
+def describe(serialized: str) -> dict[str, Any]:
+    """Returns a tokenizer.json as the library itself writes it, with nothing left to defaults."""
+    import tokenizers
+
+    try:
+        return json.loads(tokenizers.Tokenizer.from_str(serialized).to_str())
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"this is no tokenizer.json that `tokenizers` reads: {error}") from None

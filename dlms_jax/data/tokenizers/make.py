@@ -1,0 +1,64 @@
+"""From a config, or from a checkpoint's data, to a tokenizer."""
+
+from collections.abc import Iterable
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from dlms_jax.config import TokenizerConfig
+from dlms_jax.data.tokenizers.byte_level import BPETokenizer
+from dlms_jax.data.tokenizers.hugging_face import load_hugging_face
+from dlms_jax.data.tokenizers.raw_bytes import ByteTokenizer
+from dlms_jax.data.tokenizers.sentence_piece import SentencePieceTokenizer
+from dlms_jax.data.tokenizers.special import ROLES, choose_roles
+from dlms_jax.data.tokenizers.tokenizer import Tokenizer
+from dlms_jax.errors import UserError
+
+_KINDS = {"bytes": ByteTokenizer, "bpe": BPETokenizer, "sentencepiece": SentencePieceTokenizer}
+
+
+def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    """Returns the tokenizer that a config names: loaded from its path, else trained on `texts`."""
+    named = {role: getattr(config, f"{role}_token") for role in ROLES}
+    if config.path:
+        try:
+            return _load(config, named)
+        except UserError as error:
+            raise UserError(f"config.tokenizer.path={config.path}: {error}") from None
+    if config.name == "hf":
+        raise UserError("config.tokenizer.name=hf needs config.tokenizer.path, a tokenizer.json "
+                        "or a folder that holds one")  # fmt: skip
+    roles = choose_roles(named)
+    if config.name == "bytes":
+        return ByteTokenizer(roles, config.special_tokens)
+    if config.name == "bpe":
+        return BPETokenizer.train(texts, config.vocab_size, roles, config.special_tokens)
+    return SentencePieceTokenizer.train(
+        texts, config.vocab_size, config.algorithm, roles, config.special_tokens
+    )
+
+
+def from_dict(saved: dict[str, Any]) -> Tokenizer:
+    """Returns the tokenizer that `to_dict` described."""
+    return _KINDS[saved["name"]].from_dict(saved)
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """Returns a sha256 that two tokenizers share only when they give the same ids, and the same
+    roles to them."""
+    described = json.dumps(tokenizer.to_dict(), sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
+def _load(config: TokenizerConfig, named: dict[str, str]) -> Tokenizer:
+    path = pathlib.Path(config.path)
+    if config.name == "bytes":
+        raise UserError("config.tokenizer.name=bytes reads no file; leave the path out")
+    if not path.exists():
+        raise UserError("no such file or folder")
+    if config.name != "sentencepiece":
+        return load_hugging_face(path, named, config.special_tokens)
+    if path.is_dir():
+        raise UserError("this is a folder; give the .model file in it")
+    return SentencePieceTokenizer.load(path.read_bytes(), named, config.special_tokens)

@@ -1,0 +1,86 @@
+"""Work in parallel processes, with one progress bar; a failure or Ctrl-C ends all of them."""
+
+from collections.abc import Callable, Iterable, Iterator
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from dlms_jax.errors import UserError
+
+_processes = multiprocessing.get_context("spawn")
+_done = _processes.Value("q", 0)  # bytes of work, by all processes
+
+
+def advance(number: int):
+    """Counts bytes of work that are done, for the progress bar of whoever called `run`."""
+    with _done.get_lock():
+        _done.value += number
+
+
+def run(
+    function: Callable[..., Any], calls: Iterable[tuple], workers: int, console: Console,
+    title: str, total: int | None,
+) -> Iterator[Any]:  # fmt: skip
+    """Yields function(*call) of each call as they end, while a bar shows bytes, rate and time left.
+
+    workers: processes; 1: this one. total: bytes that the calls will `advance`; None: unknown.
+    """
+    calls = list(calls)
+    _done.value = 0
+    executor = _executor(min(workers, max(len(calls), 1)))
+    try:
+        with _progress(console) as progress:
+            bar = progress.add_task(title, total=total)
+            waiting = {executor.submit(function, *call) for call in calls}
+            while waiting:
+                ended, waiting = concurrent.futures.wait(
+                    waiting, timeout=0.2, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                progress.update(bar, completed=_done.value)
+                for future in ended:
+                    yield future.result()
+            progress.update(bar, completed=_done.value, total=_done.value)
+    except concurrent.futures.process.BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed (out of memory?); run the same command again with fewer "
+            "--workers: it goes on where it was"
+        ) from None
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+
+
+def _executor(workers):
+    if workers == 1:
+        return concurrent.futures.ThreadPoolExecutor(1)
+    return concurrent.futures.ProcessPoolExecutor(workers, _processes, _start, (_done,))
+
+
+def _start(done):
+    """Makes a worker process count into the caller's counter, and leave Ctrl-C to the caller."""
+    global _done
+    _done = done
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a worker
+
+
+def _progress(console):
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        console=console, disable=not console.is_terminal,
+    )  # fmt: skip

@@ -1,0 +1,66 @@
+"""Make a dataset of dialogues or prompts and responses, to fine-tune on."""
+
+import pathlib
+
+from dlms_jax.errors import UserError
+from dlms_jax.prepare.options import (
+    add_splitting,
+    add_vocabulary,
+    heldout_fraction,
+    saved_tokenizer,
+    tokenizer_settings,
+)
+
+
+def add_arguments(parser):
+    add = parser.add_argument
+    add("paths", nargs="+", metavar="FILE", help="JSON lines, .gz or .zst too")
+    add("--out", required=True, metavar="DIR")
+    add("--sequence-length", type=int, required=True, metavar="N", help="places in a row")
+    add("--template", metavar="PATH", help="a Jinja chat template, or the Hugging Face folder of "
+        "one (default: prompt and response as they stand)")  # fmt: skip
+    add("--prompt-field", default="prompt", metavar="NAME")
+    add("--response-field", default="response", metavar="NAME")
+    add("--messages-field", default="messages", metavar="NAME")
+    add("--task", default="", metavar="TOKEN", help="a special token put first, to condition on")
+    add("--score", choices=("all", "last"), default="all", help="which answers are learned")
+    add("--prompt-length", type=int, default=0, metavar="N", help="one example a row, prompts "
+        "padded on the left to N places (default: several whole examples a row)")  # fmt: skip
+    add("--eos", choices=("once", "fill"), default="once", help="with --prompt-length: end with "
+        "one EOS and padding (default), or fill the row with EOS, attended to and learned, as "
+        "LLaDA does")  # fmt: skip
+    add("--too-long", choices=("error", "skip"), default="error", help="of examples longer than a "
+        "row")  # fmt: skip
+    add_vocabulary(parser, None)
+    add_splitting(parser)
+
+
+def run(a):
+    from dlms_jax.data.chat import ChatOptions, load_template
+    from dlms_jax.data.dialogues import DialogueOptions, prepare_dialogues
+    from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
+
+    vocab = saved_tokenizer(a) or tokenizer_settings(a)
+    if not isinstance(vocab, Tokenizer):
+        if vocab.name != "bytes" and not vocab.path:
+            raise UserError("give the tokenizer of the model: --tokenizer-from RUN, or "
+                            "--tokenizer-path FILE")  # fmt: skip
+        vocab = make_tokenizer(vocab, ())
+    chat = ChatOptions(
+        template=load_template(a.template) if a.template else "",
+        prompt_field=a.prompt_field,
+        response_field=a.response_field,
+        messages_field=a.messages_field,
+        task=a.task,
+        score=a.score,
+    )
+    options = DialogueOptions(
+        a.sequence_length, a.prompt_length, a.eos, a.too_long, heldout_fraction(a), a.seed
+    )
+    dataset, left_out = prepare_dialogues(a.paths, pathlib.Path(a.out), vocab, chat, options)
+    for name, split in dataset.card["splits"].items():
+        print(f"{name}: {split['documents']} examples, {split['tokens']} learned tokens in "
+              f"{split['rows']} rows of {a.sequence_length}")  # fmt: skip
+    if left_out:
+        print(f"{left_out} examples are longer than a row, and were left out")
+    print(f"wrote {a.out}; train with --config.data.corpus={a.out}")

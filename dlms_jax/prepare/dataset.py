@@ -1,0 +1,79 @@
+"""Make a dataset to train on: shards of packed rows, split and fingerprinted."""
+
+import os
+
+from dlms_jax.errors import UserError
+from dlms_jax.prepare.options import (
+    add_beam,
+    add_reading,
+    add_splitting,
+    add_vocabulary,
+    at_least,
+    heldout_fraction,
+    read_options,
+    saved_tokenizer,
+    tokenizer_settings,
+)
+
+
+def add_arguments(parser):
+    add = parser.add_argument
+    add("paths", nargs="+", metavar="PATH", help="files, folders or globs of .txt, .md, .rst, "
+        ".jsonl[.gz|.zst], .parquet, .csv; or one named corpus")  # fmt: skip
+    add("--out", metavar="DIR", help="(default: prepared/NAME-LENGTH)")
+    add("--sequence-length", type=int, required=True, metavar="N", help="places in a row")
+    add("--packing", choices=("concat", "best-fit"), default="concat", help="cut documents at a "
+        "row's end (default), or only those longer than a row")  # fmt: skip
+    add_vocabulary(parser, None)
+    add_splitting(parser)
+    add_reading(parser)
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: "
+        "all cores); they change nothing that comes out")  # fmt: skip
+    add("--shard-bytes", type=int, default=64 << 20, metavar="N", help="of text, in a shard; a "
+        "worker takes about six times as much memory (default: 64 MiB)")  # fmt: skip
+    add("--synthetic-documents", type=int, default=20_000, metavar="N", help="of the named corpus "
+        "synthetic (default: 20000)")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace another dataset in --out")
+    add_beam(parser)
+
+
+def run(a):
+    from dlms_jax.data.builder import DatasetBuilder
+
+    paths = a.paths[0] if len(a.paths) == 1 else a.paths
+    vocab = saved_tokenizer(a) or tokenizer_settings(a)
+    if a.beam:
+        _dataset_on_beam(a, paths, vocab)
+        return
+    DatasetBuilder(
+        out=a.out,
+        packing=a.packing,
+        heldout_fraction=heldout_fraction(a),
+        seed=a.seed,
+        read=read_options(a),
+        shard_bytes=at_least(a, "shard_bytes", 1),
+        sample_bytes=at_least(a, "sample_bytes", 1),
+        synthetic_documents=at_least(a, "synthetic_documents", 1),
+        workers=at_least(a, "workers", 1),
+        overwrite=a.overwrite,
+    ).build_from_raw(paths, vocab, a.sequence_length)
+
+
+def _dataset_on_beam(a, paths, vocab):
+    from dlms_jax.data.beam import build_on_beam
+    from dlms_jax.data.bucket import Layout
+    from dlms_jax.data.source import find_sources
+    from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
+
+    if not a.out:
+        raise UserError("--beam needs --out")
+    if not isinstance(vocab, Tokenizer):
+        if vocab.name != "bytes" and not vocab.path:
+            raise UserError("--beam needs a tokenizer that is ready: train one with `prepare "
+                            "tokenizer` and give it with --tokenizer-path")  # fmt: skip
+        vocab = make_tokenizer(vocab, ())
+    sources = find_sources(paths, a.seed, a.synthetic_documents)
+    buckets = max(1, -(-sum(source.size for source in sources) // a.shard_bytes))
+    layout = Layout(buckets, a.sequence_length, a.packing, heldout_fraction(a), a.seed)
+    build_on_beam(sources, a.out, vocab, layout, read_options(a), a.beam_options)
+    print(f"wrote {a.out}; train with --config.data.corpus={a.out}")

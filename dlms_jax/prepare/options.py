@@ -1,0 +1,102 @@
+"""Options that several commands share, and what they stand for."""
+
+from dlms_jax.config import TokenizerConfig
+from dlms_jax.errors import UserError
+
+TOKENIZERS = ("bytes", "bpe", "sentencepiece", "hf")
+
+
+def add_reading(parser):
+    add = parser.add_argument
+    add("--field", default="text", metavar="NAME", help="what holds the text in JSON lines, CSV, "
+        "Parquet (default: text)")  # fmt: skip
+    add("--invalid", choices=("strict", "replace", "skip", "keep"), default="strict",
+        help="of bytes that are no UTF-8: end with an error (default), put U+FFFD, leave the text "
+        "out, or keep them as they are")  # fmt: skip
+    add("--piece-bytes", type=int, default=16384, metavar="N", help="cut text files into documents "
+        "of about this size at line ends; 0: never (default: 16384)")  # fmt: skip
+
+
+def add_splitting(parser):
+    add = parser.add_argument
+    add("--heldout-fraction", type=float, default=0.05, metavar="X", help="of the documents, by a "
+        "hash of their text (default: 0.05)")  # fmt: skip
+    add("--seed", type=int, default=0, help="of the documents' order (default: 0)")
+
+
+def add_vocabulary(parser, default):
+    add = parser.add_argument
+    add("--tokenizer", choices=TOKENIZERS, default=default, help="(default: bytes)")
+    add("--tokenizer-path", metavar="PATH", help="a tokenizer.json, a Hugging Face folder, or a "
+        "sentencepiece .model, instead of training one")  # fmt: skip
+    add("--tokenizer-from", metavar="DIR", help="the tokenizer of a run or of a prepared dataset")
+    add_training(parser)
+
+
+def add_training(parser):
+    add = parser.add_argument
+    add(
+        "--vocab-size", type=int, default=8192, metavar="N", help="symbols to train (default: 8192)"
+    )
+    add("--algorithm", choices=("unigram", "bpe"), default="unigram", help="of sentencepiece")
+    add(
+        "--special-token",
+        dest="special_tokens",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a further special token, for chat turns or tasks; may be given several times",
+    )
+    add("--sample-bytes", type=int, default=100 << 20, metavar="N", help="of training text, to "
+        "train a tokenizer on (default: 100 MiB)")  # fmt: skip
+
+
+def add_beam(parser):
+    add = parser.add_argument
+    add("--beam", action="store_true", help="run as an Apache Beam pipeline; what follows -- are "
+        "Beam's own flags (--runner=DataflowRunner ...)")  # fmt: skip
+
+
+def read_options(a):
+    from dlms_jax.data.corpora.files import ReadOptions
+
+    return ReadOptions(a.field, a.invalid, at_least(a, "piece_bytes", 0))
+
+
+def heldout_fraction(a) -> float:
+    if not 0 < a.heldout_fraction < 1:
+        raise UserError(f"--heldout-fraction={a.heldout_fraction} should lie between 0 and 1")
+    return a.heldout_fraction
+
+
+def at_least(a, name: str, least: int) -> int:
+    value = getattr(a, name)
+    if value < least:
+        raise UserError(f"--{name.replace('_', '-')}={value} should be at least {least}")
+    return value
+
+
+def saved_tokenizer(a):
+    """Returns the tokenizer of a run or dataset that --tokenizer-from names."""
+    if not a.tokenizer_from:
+        return None
+    if a.tokenizer or a.tokenizer_path:
+        raise UserError("--tokenizer-from brings its tokenizer: leave --tokenizer and its path out")
+    from dlms_jax.data.prepared import is_prepared, open_prepared
+
+    if is_prepared(a.tokenizer_from):
+        return open_prepared(a.tokenizer_from).tokenizer
+    from dlms_jax.data import tokenizers
+    from dlms_jax.training.checkpoint import find_checkpoint, load_about
+
+    return tokenizers.from_dict(load_about(find_checkpoint(a.tokenizer_from))["tokenizer"])
+
+
+def tokenizer_settings(a) -> TokenizerConfig:
+    return TokenizerConfig(
+        name=a.tokenizer or "bytes",
+        vocab_size=at_least(a, "vocab_size", 1),
+        path=a.tokenizer_path or "",
+        algorithm=a.algorithm,
+        special_tokens=tuple(a.special_tokens),
+    )

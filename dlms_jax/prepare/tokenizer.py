@@ -1,0 +1,61 @@
+"""Train a tokenizer on a bounded, random, reproducible sample of text."""
+
+import os
+import pathlib
+
+from dlms_jax.errors import UserError
+from dlms_jax.prepare.options import (
+    TOKENIZERS,
+    add_reading,
+    add_splitting,
+    add_training,
+    at_least,
+    heldout_fraction,
+    read_options,
+    tokenizer_settings,
+)
+
+
+def add_arguments(parser):
+    add = parser.add_argument
+    add("paths", nargs="+", metavar="PATH", help="files, folders or globs of text")
+    add("--out", required=True, metavar="FILE", help="a tokenizer.json, or a sentencepiece .model")
+    add("--tokenizer", choices=TOKENIZERS, default="bpe", help="(default: bpe)")
+    add_training(parser)
+    add_splitting(parser)
+    add_reading(parser)
+    add("--overwrite", action="store_true", help="replace --out")
+    parser.set_defaults(tokenizer_path=None)
+
+
+def run(a):
+    from rich.console import Console
+
+    from dlms_jax.data import work
+    from dlms_jax.data.source import find_sources, first_texts
+    from dlms_jax.data.tokenizers import make_tokenizer
+
+    if a.tokenizer not in ("bpe", "sentencepiece"):
+        raise UserError(f"--tokenizer={a.tokenizer} is not trained; bpe and sentencepiece are")
+    out = pathlib.Path(a.out)
+    if out.exists() and not a.overwrite:
+        raise UserError(f"{out} is there already; use another --out, or --overwrite")
+    sources = find_sources(a.paths[0] if len(a.paths) == 1 else a.paths, a.seed, 20_000)
+    console = Console(soft_wrap=True)
+    limit = at_least(a, "sample_bytes", 1)
+    sampling = (sources, read_options(a), a.seed, heldout_fraction(a), limit, id, work.advance)
+    size = sum(source.size for source in sources) or None
+    (texts,) = work.run(first_texts, [sampling], 1, console, "reading", size)
+    if not texts:
+        raise UserError(f"{' '.join(a.paths)} holds no text to train a tokenizer on")
+    with console.status(f"training on {sum(map(len, texts))} characters ..."):
+        tokenizer = make_tokenizer(tokenizer_settings(a), texts)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(out.name + ".unfinished")
+    unfinished.write_bytes(tokenizer.file())
+    os.replace(unfinished, out)
+    print(f"wrote {out}: {tokenizer.size} symbols, learned from {len(texts)} documents")
+    sample = texts[0][:10_000]
+    print(f"{len(sample.encode('utf-8', 'surrogateescape')) / len(tokenizer.encode(sample)):.2f} "
+          "bytes a token on the first of them; "
+          f"use it with --tokenizer {a.tokenizer} --tokenizer-path {out}")  # fmt: skip
