@@ -25,6 +25,7 @@ setup(
     python_requires=">=3.11",
     # requirements.txt pins the versions that were tested.
     install_requires=[
+        "absl-py>=2.0",
         "flax>=0.12.8",
         "grain>=0.2.18",
         "jax>=0.10",

@@ -48,6 +48,7 @@ def main():
         folder = pathlib.Path(folder)
         texts, text_file = write_text(folder, arguments.megabytes << 20)
         size = sum(len(text.encode()) for text in texts)
+        import_libraries()
         tokenizer = BPETokenizer.train(texts[:300], 8192)
         ways = {
             "dlms_jax": lambda out: ours(text_file, tokenizer, out),
@@ -101,6 +102,12 @@ def theirs(path, tokenizer, out):
     data = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=cache)
     data = data.map(to_ids, batched=True, remove_columns=["text"])
     data.map(to_rows, batched=True).save_to_disk(str(out))
+
+
+def import_libraries():
+    """Imports what `theirs` needs before anything is timed."""
+    import datasets  # noqa: F401
+    from transformers import PreTrainedTokenizerFast  # noqa: F401
 
 
 def in_turns(ways, folder, repeats):

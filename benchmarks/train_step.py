@@ -97,7 +97,8 @@ def prepare(config):
     tokens = np.random.default_rng(0).integers(0, 256, shape, np.int32)
     tokens[:, 0] = vocabulary.bos_id
     positions = np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1))
-    rows = to_global(Rows(tokens, np.ones(shape, np.int32), positions), mesh)
+    rows = Rows(tokens, np.ones(shape, np.int32), positions, positions > 0)
+    rows = to_global(rows, mesh)
     memory = temporary_bytes(step, state, rows)
 
     def one_step():

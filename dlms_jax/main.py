@@ -23,7 +23,7 @@ def main(argv=None):
         prog="python -m dlms_jax.main",
         description=__doc__,
         epilog="settings for --config.KEY=VALUE, with the defaults from which recipes start (what "
-        "each means: dlms_jax/config.py)\n\n" + settings_help(),
+        "each means: dlms_jax/config/sections.py)\n\n" + settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -23,8 +23,7 @@ from dlms_jax.data.prepared import open_prepared
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.errors import UserError
 
-SETTINGS = {"shard_bytes": 6000, "heldout_fraction": 0.2}  # ten buckets of `texts`
-UNIT = 7000  # bytes: nine units
+SETTINGS = {"shard_bytes": 6000, "heldout_fraction": 0.2}
 _note = mmap.mmap(-1, 16)  # where a child that is slow says what it is doing
 
 
@@ -70,7 +69,6 @@ def contents(folder: pathlib.Path, pattern: str = "**/*") -> dict[str, bytes]:
 
 def build(source, out, vocab=300, **settings):
     """Returns the prepared dataset, built without a word."""
-    builder._UNIT = UNIT
     settings = SETTINGS | {"console": Console(quiet=True)} | settings
     return DatasetBuilder(out=out, **settings).build_from_raw(source, vocab, 32)
 
@@ -87,7 +85,7 @@ def at_moments(source: pathlib.Path, folder: pathlib.Path, moments: int, seed: i
     for number in range(moments):
         out = folder / f"killed-{number}"
         # The first kill is in the number-th tenth of the whole time, the second one anywhere.
-        for delay in ((number + draw.random()) / moments, draw.random()):
+        for delay in ((number + draw.random()) / moments, draw.random() / 2):
             _note[:] = b" " * len(_note)
             child = _forked(_slow_build, source, out)
             end = time.monotonic() + delay * duration
@@ -103,32 +101,32 @@ def at_moments(source: pathlib.Path, folder: pathlib.Path, moments: int, seed: i
     print(json.dumps({"seconds": duration, "stages": hit, "wrong": wrong}))
 
 
-def at_changes(source: pathlib.Path, folder: pathlib.Path, damage: str = ""):
-    """Kills builds before their first, second, ... change on disk, then runs them to their end.
-
-    damage: a file of a finished dataset, which the builds have to mend; "": they start from naught.
-    """
+def at_changes(source: pathlib.Path, folder: pathlib.Path):
+    """Kills builds before their first, second, ... change on disk, then runs them to their end:
+    builds from naught, and builds that mend a shard of a finished dataset."""
     whole, out = folder / "whole", folder / "killed"
     assert _wait(_forked(build, source, whole)) == 0
-    expected, wrong, killed = contents(whole), [], 0
-    while True:
-        shutil.rmtree(out, ignore_errors=True)
-        if damage:
-            shutil.copytree(whole, out)
-            with open(out / damage, "r+b") as file:
-                file.truncate(100)
-        ended = _wait(_forked(_build_until, killed + 1, source, out))
-        if ended == 0:
-            break
-        assert ended == -signal.SIGKILL, ended
-        killed += 1
-        left = sorted(contents(out))[:3] if out.exists() else None
-        _check_half(out, expected, wrong)
-        if _wait(_forked(build, source, out)):
-            wrong.append(f"change {killed}, which left {left}: could not go on")
-        else:
-            _check_whole(out, expected, wrong, f"change {killed}")
-    _check_whole(out, expected, wrong, "not killed")
+    expected, wrong, killed = contents(whole), [], []
+    for damage in ("", sorted(expected)[-2]):  # dataset.json, ..., the last shard, vocab.json
+        change = 0
+        while change < 25 or not damage:  # from there on it is a build that is gone on with
+            change += 1
+            what = f"{damage or 'new'}, change {change}"
+            shutil.rmtree(out, ignore_errors=True)
+            if damage:
+                shutil.copytree(whole, out)
+                os.truncate(out / damage, 100)
+            ended = _wait(_forked(_build_until, change, source, out))
+            if ended == 0:
+                break
+            assert ended == -signal.SIGKILL, ended
+            _check_half(out, expected, wrong)
+            left = sorted(contents(out)) if out.exists() else None
+            if _wait(_forked(build, source, out)):
+                wrong.append(f"{what}, which left {left}: could not go on")
+            else:
+                _check_whole(out, expected, wrong, what)
+        killed.append(change)
     print(json.dumps({"killed": killed, "wrong": wrong}))
 
 
@@ -137,18 +135,22 @@ def with_workers(source: pathlib.Path, folder: pathlib.Path, seed: int):
     whole, out = folder / "whole", folder / "killed"
     assert _wait(_forked(build, source, whole, ByteTokenizer())) == 0
     expected, wrong = contents(whole), []
-    child = _forked(build, source, out, SlowBytes(), workers=2)
-    while len(list(out.glob(".building/bucket-*.json"))) < random.Random(seed).randint(2, 5):
+    child, ended, needed = _forked(build, source, out, SlowBytes(), workers=2), None, 2 + seed % 4
+    while ended is None and len(list(out.glob(".building/bucket-*.json"))) < needed:
         time.sleep(0.01)
+        ended = os.waitpid(child, os.WNOHANG)[0] or None
+    assert ended is None, "the build ended before it was killed"
     workers = _children(child)
     os.kill(child, signal.SIGKILL)
     _wait(child)
     _check_half(out, expected, wrong)
-    assert _wait(_forked(build, source, out, SlowBytes())) == 0
+    if _wait(_forked(build, source, out, SlowBytes())):
+        wrong.append("could not go on")
+    else:
+        _check_whole(out, expected, wrong, "two workers")
     end = time.monotonic() + 3
     while (alive := [pid for pid in workers if _is_alive(pid)]) and time.monotonic() < end:
         time.sleep(0.05)
-    _check_whole(out, expected, wrong, "two workers")
     for pid in alive:
         os.kill(pid, signal.SIGKILL)
     print(json.dumps({"workers": len(workers), "alive": len(alive), "wrong": wrong}))
@@ -257,11 +259,15 @@ def _is_alive(pid) -> bool:
 
 
 if __name__ == "__main__":
-    what, source, folder, *rest = sys.argv[1:]
-    _paths = pathlib.Path(source), pathlib.Path(folder)
+    what, *paths, seed = sys.argv[1:]
+    source, folder = map(pathlib.Path, paths)
+    size = sum(file.stat().st_size for file in source.iterdir())
+    # Three pieces of work in the first pass, and in the second ten, or two.
+    builder._UNIT = size // 3
+    SETTINGS["shard_bytes"] = size // (2 if what == "changes" else 10) + 1
     if what == "moments":
-        at_moments(*_paths, moments=10, seed=int(rest[0]))
+        at_moments(source, folder, 10, int(seed))
     elif what == "changes":
-        at_changes(*_paths, *rest)
+        at_changes(source, folder)
     else:
-        with_workers(*_paths, seed=int(rest[0]))
+        with_workers(source, folder, int(seed))

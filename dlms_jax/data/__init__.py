@@ -1,6 +1,6 @@
 """TEXT -> TOKENS -> BATCHES: corpora, tokenizers, packing, prepared datasets, the loader."""
 
-__all__ = ["DatasetBuilder"]
+__all__ = ["DatasetBuilder", "ReadOptions"]
 
 
 def __getattr__(name):
@@ -9,4 +9,8 @@ def __getattr__(name):
         from dlms_jax.data.builder import DatasetBuilder
 
         return DatasetBuilder
+    if name == "ReadOptions":
+        from dlms_jax.data.corpora.files import ReadOptions
+
+        return ReadOptions
     raise AttributeError(f"module 'dlms_jax.data' has no attribute {name!r}")

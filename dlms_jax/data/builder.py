@@ -14,16 +14,17 @@ with the same bytes. dataset.json comes last.
 
 from collections.abc import Iterable
 import dataclasses
+import hashlib
 import json
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 
 from dlms_jax.config import TokenizerConfig
 from dlms_jax.data import tokenizers
-from dlms_jax.data.bucket import Layout
+from dlms_jax.data.bucket import SPLITS, Layout
 from dlms_jax.data.corpora.files import ReadOptions
 from dlms_jax.data.packing import Method
 from dlms_jax.data.prepared import (
@@ -50,7 +51,7 @@ from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
 from dlms_jax.data.work import run
 from dlms_jax.errors import UserError
 
-_UNIT = 32 << 20  # bytes of files that are scattered in one go, at least
+_UNIT = 32 << 20  # bytes of text that are scattered in one go, at least; there are 256 at most
 
 Vocab = Tokenizer | TokenizerConfig | int | str
 
@@ -87,21 +88,23 @@ class DatasetBuilder:
         """
         if seq_len < 2:
             raise UserError(f"a sequence length of {seq_len} has no room for BOS and a token")
+        self._check()
         vocab = _tokenizer_or_settings(vocab)
+        if not isinstance(path, str | pathlib.Path):
+            path = list(path)
         sources = find_sources(path, self.seed, self.synthetic_documents)
         folder = pathlib.Path(self.out) if self.out else _default_folder(path, seq_len)
         arguments = self._arguments(path, vocab, seq_len)
-        plan = {"arguments": arguments, "sources": [dataclasses.asdict(s) for s in sources]}
         size = sum(source.size for source in sources)
         buckets = max(1, -(-size // self.shard_bytes))
         layout = Layout(buckets, seq_len, self.packing, self.heldout_fraction, self.seed)
         job = Job(folder, folder / BUILDING, layout, self.read, _units(sources))
         try:
-            if self._begin(job, plan):
+            if self._begin(job, arguments, sources):
                 return open_prepared(folder)
-            self._scatter(job, size, arguments)
+            counts = self._scatter(job, size, arguments)
             tokenizer = self._tokenizer(job, vocab)
-            self._gather(job, tokenizer, arguments)
+            self._gather(job, tokenizer, counts, arguments, _digest(sources, times=False))
         except OSError as error:
             raise UserError(
                 f"{error.filename or folder}: {error.strerror or error}; mend that and run the "
@@ -111,6 +114,13 @@ class DatasetBuilder:
         dataset = open_prepared(folder)
         self._report(dataset)
         return dataset
+
+    def _check(self):
+        for name, low in (("shard_bytes", 1), ("sample_bytes", 1), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise UserError(f"{name}={getattr(self, name)} should be at least {low}")
+        if self.packing not in get_args(Method):
+            raise UserError(f"packing={self.packing!r} is none of {', '.join(get_args(Method))}")
 
     def _arguments(self, path, vocab, seq_len) -> dict[str, Any]:
         given = vocab if isinstance(vocab, TokenizerConfig) else tokenizers.fingerprint(vocab)
@@ -126,54 +136,64 @@ class DatasetBuilder:
             "sample_bytes": self.sample_bytes,
         }
 
-    def _begin(self, job, plan) -> bool:
+    def _begin(self, job, arguments, sources) -> bool:
         """Returns whether the folder already has the dataset, whole; else makes ready to build."""
-        plan = json.loads(json.dumps(plan))
-        card, saved = job.folder / CARD, job.building / "plan.json"
-        known = {"arguments": json.loads(card.read_text())["arguments"]} if card.is_file() else None
-        before = json.loads(saved.read_text()) if saved.is_file() else known
-        if self.overwrite and before not in (None, plan):
+        plan = {"arguments": json.loads(json.dumps(arguments)), "sources": _digest(sources)}
+        mended = job.building / CARD  # what a dataset was that is being mended
+        if self.overwrite and (mended.is_file() or not _is_card(job.folder / CARD)):
             _remove_dataset(job.folder)
-            before = known = None
-        if before is not None and any(before[key] != plan[key] for key in before):
-            different = [
-                key for key in plan["arguments"]
-                if before["arguments"].get(key) != plan["arguments"][key]
-            ]  # fmt: skip
-            raise UserError(
-                f"{job.folder} holds another dataset (other {', '.join(different) or 'files'}); "
-                "use another --out, or --overwrite"
-            )
-        if before is None and job.folder.is_dir() and any(job.folder.iterdir()):
-            raise UserError(f"{job.folder} holds other files; use a new folder for --out")
-        if known is not None:
-            broken = _broken_buckets(job.folder)
-            if not broken:
+        finished, begun = _read(job.folder / CARD), _read(job.building / "plan.json")
+        broken = []
+        if finished:
+            different = _different(finished, plan["arguments"], _digest(sources, times=False))
+            if different and not self.overwrite:
+                raise UserError(
+                    f"{job.folder} holds another dataset (other {', '.join(different)}); use "
+                    "another --out, or --overwrite"
+                )
+            if different:
+                _remove_dataset(job.folder)
+                finished = None
+            elif not (broken := _broken_buckets(job.folder)) and _has_vocabulary(
+                job.folder, finished
+            ):
                 shutil.rmtree(job.building, ignore_errors=True)
                 self._say(f"{job.folder} is complete, and its checksums are right")
                 return True
-            self._say(f"{job.folder}: {len(broken)} damaged shards are made again")
-            _take_apart(job, broken)
-        elif before is not None:
+        elif begun and begun != plan:
+            self._say(f"going on with {job.folder}, of which settings or files have changed")
+            _forget_buckets(job)
+        elif begun:
             self._say(f"going on with {job.folder}")
+        elif not _is_free(job.folder):
+            raise UserError(f"{job.folder} holds something else; use a new folder for --out")
         job.building.mkdir(parents=True, exist_ok=True)
-        write_json(saved, plan)
+        write_json(job.building / "plan.json", plan)
+        if finished:
+            self._say(f"{job.folder}: {len(broken)} of its shards are damaged, and made again")
+            _take_apart(job, broken, _has_vocabulary(job.folder, finished))
         return False
 
-    def _scatter(self, job, size, arguments):
+    def _scatter(self, job, size, arguments) -> dict[str, int]:
+        """Returns what was counted."""
         calls = [(job, unit) for unit in range(len(job.units))]
-        counts = list(
-            run(scatter_unit, calls, self._workers(), self.console, "reading", size or None)
-        )
+        try:
+            counts = list(
+                run(scatter_unit, calls, self._workers(), self.console, "reading", size or None)
+            )
+        except UserError:
+            if not any(job.building.glob("unit-*/counts.json")):  # nothing that is worth keeping
+                _remove_dataset(job.folder)
+            raise
         total = {key: sum(c.get(key, 0) for c in counts) for key in _COUNTED}
         if not total["documents"]:
             _remove_dataset(job.folder)
             raise UserError(f"{' '.join(arguments['path'])} holds no text")
-        write_json(job.building / "counts.json", total)
         self._say(
             f"read {total['documents']} documents, {total['bytes']} bytes"
             + "".join(f", {total[k]} {k} (no UTF-8)" for k in ("replaced", "skipped") if total[k])
         )
+        return total
 
     def _tokenizer(self, job, vocab) -> Tokenizer:
         if isinstance(vocab, Tokenizer):
@@ -187,14 +207,20 @@ class DatasetBuilder:
         write_json(saved, tokenizer.to_dict())
         return tokenizer
 
-    def _gather(self, job, tokenizer, arguments):
-        counts = json.loads((job.building / "counts.json").read_text())
+    def _gather(self, job, tokenizer, counts, arguments, sources):
         calls = [(job, tokenizer, bucket) for bucket in range(job.layout.buckets)]
         described = list(
             run(gather_bucket, calls, self._workers(), self.console, "packing", counts["bytes"])
         )
         described.sort(key=lambda bucket: bucket["train"]["shard"]["file"])
         card = describe(described, job.layout, tokenizer, counts, arguments)
+        card["sources"] = sources
+        was = _read(job.building / CARD)
+        if was and any(was[key] != card[key] for key in ("tokenizer", "buckets", "splits")):
+            raise UserError(
+                f"{job.folder} cannot be mended: its input is not what it was; use another --out, "
+                "or --overwrite"
+            )
         if why := why_useless(card):
             _remove_dataset(job.folder)
             raise UserError(f"{' '.join(arguments['path'])} {why}")
@@ -209,7 +235,8 @@ class DatasetBuilder:
     def _report(self, dataset: Prepared):
         card = dataset.card
         length = card["sequence_length"]
-        for name, split in card["splits"].items():
+        for name in SPLITS:
+            split = card["splits"][name]
             filled = split["tokens"] / max(split["rows"] * length, 1)
             self._say(
                 f"{name}: {split['documents']} documents, {split['bytes']} bytes, "
@@ -233,13 +260,15 @@ def _tokenizer_or_settings(vocab: Vocab) -> Tokenizer | TokenizerConfig:
     if isinstance(vocab, bool) or not isinstance(vocab, Vocab):
         raise UserError(f"vocab={vocab!r} is no tokenizer, settings, path, or number of symbols")
     if isinstance(vocab, int):
-        return TokenizerConfig("bpe", vocab)
+        vocab = TokenizerConfig("bpe", vocab)
+    if isinstance(vocab, TokenizerConfig) and vocab.name == "bpe" and not vocab.path:
+        make_tokenizer(vocab, ())  # one that is too small is refused before anything is read
     if vocab == "bytes":
         return TokenizerConfig()
     if isinstance(vocab, str):
         name = "sentencepiece" if vocab.endswith(".model") else "hf"
         return make_tokenizer(TokenizerConfig(name, path=vocab), ())
-    if isinstance(vocab, TokenizerConfig) and (vocab.path or vocab.name == "bytes"):
+    if isinstance(vocab, TokenizerConfig) and (vocab.path or vocab.name in ("bytes", "hf")):
         return make_tokenizer(vocab, ())
     return vocab
 
@@ -251,10 +280,11 @@ def _default_folder(path, seq_len) -> pathlib.Path:
 
 
 def _units(sources: list[Source]) -> list[list[Source]]:
-    """Returns sources in groups of at least _UNIT bytes, so that none is too little work."""
+    """Returns sources in groups of which none is too little work, and there are not too many."""
     units, size = [[]], 0
+    enough = max(_UNIT, sum(source.size for source in sources) // 256)
     for source in sources:
-        if size >= _UNIT:
+        if size >= enough:
             units.append([])
             size = 0
         units[-1].append(source)
@@ -262,31 +292,88 @@ def _units(sources: list[Source]) -> list[list[Source]]:
     return units
 
 
+def _digest(sources: list[Source], times: bool = True) -> str:
+    """Returns a sha256 that changes with the files' names and sizes, and their times."""
+    described = [
+        dataclasses.astuple(source if times else dataclasses.replace(source, modified=0))
+        for source in sources
+    ]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+
+
+def _read(file: pathlib.Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    if not _is_card(file):
+        raise UserError(f"{file} is damaged; remove its folder, or use --overwrite")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _is_card(file: pathlib.Path) -> bool:
+    """Returns whether a file, if there is one, can be read."""
+    try:
+        return not file.is_file() or isinstance(
+            json.loads(file.read_text(encoding="utf-8"))["arguments"], dict
+        )
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError):
+        return False
+
+
+def _has_vocabulary(folder, card) -> bool:
+    try:
+        Prepared(folder, card)
+    except UserError:
+        return False
+    return True
+
+
+def _different(card, arguments, sources) -> list[str]:
+    """Returns in what a finished dataset is not the one that is asked for."""
+    different = [key for key in arguments if card["arguments"].get(key) != arguments[key]]
+    return different or ([] if card["sources"] == sources else ["files"])
+
+
+def _is_free(folder) -> bool:
+    """Returns whether nothing but a build that has just begun is in a folder."""
+    if not folder.is_dir():
+        return not folder.exists()
+    return all(path.name == BUILDING for path in folder.iterdir())
+
+
 def _remove_dataset(folder):
     """Removes what a build writes, card first, and the folder where nothing else is in it."""
     (folder / CARD).unlink(missing_ok=True)
     shutil.rmtree(folder / BUILDING, ignore_errors=True)
-    for pattern in ("*.array_record", "*.array_record.unfinished", f"{VOCABULARY}*", f"{CARD}.*"):
-        for file in folder.glob(pattern):
-            file.unlink()
+    _remove_shards(folder)
+    for file in folder.glob(f"{VOCABULARY}*"):
+        file.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 
-def _buckets_of(folder) -> list[dict[str, Any]]:
-    return json.loads((folder / CARD).read_text())["buckets"]
+def _remove_shards(folder):
+    for file in folder.glob("*.array_record*"):
+        file.unlink()
+
+
+def _forget_buckets(job):
+    """Removes what was made of all files together; what was read of each stays."""
+    for pattern in ("bucket-*.json", VOCABULARY):
+        for file in job.building.glob(pattern):
+            file.unlink()
+    _remove_shards(job.folder)
 
 
 def _broken_buckets(folder) -> list[int]:
-    described = _buckets_of(folder)
-    return [i for i, bucket in enumerate(described) if not shards_are_whole(folder, bucket)]
+    buckets = _read(folder / CARD)["buckets"]
+    return [i for i, bucket in enumerate(buckets) if not shards_are_whole(folder, bucket)]
 
 
-def _take_apart(job, broken: list[int]):
+def _take_apart(job, broken: list[int], vocabulary: bool):
     """Makes a finished dataset one that is being built, of which only `broken` is missing."""
-    job.building.mkdir(exist_ok=True)
-    for number, described in enumerate(_buckets_of(job.folder)):
+    for number, described in enumerate(_read(job.folder / CARD)["buckets"]):
         if number not in broken:
             write_json(bucket_file(job.building, number), described)
-    shutil.copy(job.folder / VOCABULARY, job.building / VOCABULARY)
-    (job.folder / CARD).unlink()
+    if vocabulary:
+        shutil.copy(job.folder / VOCABULARY, job.building / VOCABULARY)
+    (job.folder / CARD).replace(job.building / CARD)

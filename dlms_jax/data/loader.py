@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from absl import flags
 import grain
 import numpy as np
 
@@ -59,6 +60,8 @@ class TrainBatches:
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
         batches = steps.to_iter_dataset(options)
         if workers:
+            if not flags.FLAGS.is_parsed():  # grain's workers ask for flags that absl would parse
+                flags.FLAGS.mark_as_parsed()
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, prefetch))
         return iter(batches)
 

@@ -133,7 +133,9 @@ def _best_fit(documents, length):
         for document in documents
         for start in range(0, len(document), length - 1)
     ]
-    for row in best_fit([len(part) + 1 for part in parts], length):
+    rows = best_fit([len(part) + 1 for part in parts], length)
+    # By the first document in each, not the longest first: the beginning is then a fair sample.
+    for row in sorted(rows, key=min):
         yield [parts[i] for i in row]
 
 

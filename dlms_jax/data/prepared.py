@@ -64,7 +64,11 @@ def why_useless(card: dict[str, Any]) -> str | None:
     """Returns why nothing can be trained or evaluated on a dataset; None where it can."""
     for name in SPLITS:
         if not card["splits"][name]["documents"]:
-            return f"has no document for the {name} part; add text, or change the held-out fraction"
+            there = sum(split["documents"] for split in card["splits"].values())
+            return (
+                f"has no document for the {name} part, of {there}; add text, cut text files into "
+                "smaller pieces (--piece-bytes), or change the held-out fraction"
+            )
     tokens, length = card["splits"]["train"]["tokens"], card["sequence_length"]
     if tokens < length - 1:
         return f"has {tokens} training tokens, not one row of {length}; use a shorter length"
@@ -126,7 +130,7 @@ class Prepared:
         try:
             saved = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
             self.tokenizer = tokenizers.from_dict(saved)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{folder / VOCABULARY} cannot be read ({error}); prepare the dataset again"
             ) from None
@@ -196,6 +200,12 @@ class Prepared:
             raise UserError(
                 f"{self.folder} was prepared with the tokenizer {mine}, config.tokenizer.name is "
                 f"{config.name}; use --config.tokenizer.name={mine}"
+            )
+        named = {getattr(config, f"{role}_token") for role in tokenizers.ROLES} - {""}
+        if missing := sorted({*named, *config.special_tokens} - set(self.tokenizer.special_ids)):
+            raise UserError(
+                f"{self.folder} was prepared without the special token {missing[0]!r} of "
+                "config.tokenizer; leave it out, or prepare the text again with it"
             )
         if config.path:
             self.check_tokenizer(make_tokenizer(config, ()))

@@ -5,13 +5,14 @@ lengths (uint32), the mask of scored tokens (bits) where it is not simply all bu
 tokens (uint16 or uint32, by vocabulary).
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import pathlib
 from typing import NamedTuple
 
-import grain
 import numpy as np
 
 from dlms_jax.data.packing import Rows
@@ -41,20 +42,32 @@ def write_shard(path: pathlib.Path, blocks, dtype: np.dtype) -> Shard:
 
     unfinished = path.with_name(path.name + ".unfinished")
     # Group size 1: each row can be read without its neighbours, as shuffled reading wants it.
-    writer = ArrayRecordWriter(str(unfinished), "group_size:1,zstd:3")
     rows = tokens = 0
+    with _as_os_error(unfinished):
+        writer = ArrayRecordWriter(str(unfinished), "group_size:1,zstd:3")
     try:
         for block in blocks:
-            for row in range(block.number):
-                writer.write(_to_record(block.take(row), dtype))
+            with _as_os_error(unfinished):
+                for row in range(block.number):
+                    writer.write(_to_record(block.take(row), dtype))
             rows += block.number
             tokens += int(block.scored_RxL.sum())
     finally:
-        writer.close()
+        with _as_os_error(unfinished):
+            writer.close()
     digest = sha256_of(unfinished)
     size = unfinished.stat().st_size
     os.replace(unfinished, path)
     return Shard(path.name, rows, tokens, size, digest)
+
+
+@contextlib.contextmanager
+def _as_os_error(path):
+    """array_record tells of a full disk by a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(errno.EIO, str(error).partition(";")[0], str(path)) from None
 
 
 def write_json(path: pathlib.Path, data):
@@ -89,15 +102,33 @@ class ShardRows:
     def __init__(
         self, folder: pathlib.Path, shards: list[Shard], length: int, pad_id: int, dtype: np.dtype
     ):
+        import grain  # takes seconds, and those who write need it not
+
         self.length = length
         self._folder, self._pad_id, self._dtype = folder, pad_id, dtype
         self._shards = [shard for shard in shards if shard.rows]  # an empty file cannot be opened
         self._ends = np.cumsum([shard.rows for shard in self._shards])
         self._token_ends = np.cumsum([shard.tokens for shard in self._shards])
         paths = [str(folder / shard.file) for shard in self._shards]
-        self._records = grain.sources.ArrayRecordDataSource(paths) if paths else []
-        if len(self._records) != self.number:
-            raise UserError(f"{folder} holds {len(self._records)} rows, not {self.number}; {_MEND}")
+        try:
+            self._records = grain.sources.ArrayRecordDataSource(paths) if paths else []
+            number = len(self._records)
+        except RuntimeError:
+            number = -1
+        if number != self.number:
+            self._name_the_wrong_one(grain.sources.ArrayRecordDataSource)
+
+    def _name_the_wrong_one(self, open_records):
+        for shard in self._shards:
+            path = self._folder / shard.file
+            try:
+                number = len(open_records(str(path)))
+            except RuntimeError as error:
+                raise UserError(
+                    f"{path} cannot be read ({type(error).__name__}); {_MEND}"
+                ) from None
+            if number != shard.rows:
+                raise UserError(f"{path} holds {number} rows, not {shard.rows}; {_MEND}")
 
     @property
     def number(self) -> int:
@@ -105,8 +136,7 @@ class ShardRows:
 
     def take(self, indices) -> Rows:
         """Returns rows by index array or slice, in memory."""
-        if isinstance(indices, slice):
-            indices = range(self.number)[indices]
+        indices = np.arange(self.number)[indices]
         rows = Rows(
             np.full((len(indices), self.length), self._pad_id, np.int32),
             *np.zeros((2, len(indices), self.length), np.int32),

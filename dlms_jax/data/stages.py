@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+import hashlib
 import json
 import os
 import pathlib
@@ -108,7 +109,10 @@ def shards_are_whole(folder: pathlib.Path, described: dict[str, Any]) -> bool:
 
 
 def _unit_folder(job, unit):
-    return job.building / f"unit-{unit:05d}"
+    """Returns where a unit's documents are scattered: a name that other files, or other ways to
+    read or to scatter them, do not have."""
+    described = repr((job.units[unit], job.read, job.layout.buckets, job.layout.seed))
+    return job.building / f"unit-{hashlib.sha256(described.encode()).hexdigest()[:32]}"
 
 
 def _spill(folder, buffer):

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
+from concurrent.futures.process import BrokenProcessPool
 import multiprocessing
 import os
 import signal
+import threading
 from typing import Any
 
 from rich.console import Console
@@ -40,11 +42,13 @@ def run(
     """
     calls = list(calls)
     _done.value = 0
-    executor = _executor(min(workers, max(len(calls), 1)))
+    workers = min(workers, max(len(calls), 1))
+    executor, processes = _executor(workers), []
     try:
         with _progress(console) as progress:
             bar = progress.add_task(title, total=total)
             waiting = {executor.submit(function, *call) for call in calls}
+            processes += (getattr(executor, "_processes", None) or {}).values()
             while waiting:
                 ended, waiting = concurrent.futures.wait(
                     waiting, timeout=0.2, return_when=concurrent.futures.FIRST_COMPLETED
@@ -53,15 +57,17 @@ def run(
                 for future in ended:
                     yield future.result()
             progress.update(bar, completed=_done.value, total=_done.value)
-    except concurrent.futures.process.BrokenProcessPool:
+    except BrokenProcessPool:
         raise UserError(
             "a worker process was killed (out of memory?); run the same command again with fewer "
             "--workers: it goes on where it was"
         ) from None
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        # A thread ends its call first, so that nothing is written after this; processes are ended.
+        executor.shutdown(wait=workers == 1, cancel_futures=True)
+        for process in processes:
             process.terminate()
+            process.join()
 
 
 def _executor(workers):
@@ -75,7 +81,14 @@ def _start(done):
     global _done
     _done = done
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A worker that outlived its caller would write beside the run that goes on.
+    threading.Thread(target=_end_with_caller, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a worker
+
+
+def _end_with_caller():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _progress(console):

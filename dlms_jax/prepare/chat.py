@@ -36,6 +36,7 @@ def add_arguments(parser):
 
 
 def run(a):
+    from dlms_jax.data.bucket import SPLITS
     from dlms_jax.data.chat import ChatOptions, load_template
     from dlms_jax.data.dialogues import DialogueOptions, prepare_dialogues
     from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
@@ -58,7 +59,8 @@ def run(a):
         a.sequence_length, a.prompt_length, a.eos, a.too_long, heldout_fraction(a), a.seed
     )
     dataset, left_out = prepare_dialogues(a.paths, pathlib.Path(a.out), vocab, chat, options)
-    for name, split in dataset.card["splits"].items():
+    for name in SPLITS:
+        split = dataset.card["splits"][name]
         print(f"{name}: {split['documents']} examples, {split['tokens']} learned tokens in "
               f"{split['rows']} rows of {a.sequence_length}")  # fmt: skip
     if left_out:

@@ -51,7 +51,7 @@ def rows_in_order(batches: TrainBatches, steps: int, store: int = 0) -> list[int
 # One corpus
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(n=st.integers(1, 12), batch_size=st.integers(1, 15), seed=st.integers(0, 2**32 - 1))
 def test_each_epoch_visits_every_row_once(n, batch_size, seed):
     """Also where a batch straddles two epochs, or holds several."""
@@ -115,7 +115,7 @@ def test_late_steps_are_found():
 # Mixtures
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=2, max_size=4),
     batch_size=st.integers(1, 12),

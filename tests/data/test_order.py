@@ -48,7 +48,7 @@ def test_feistel_shuffle_holds_each_index_once(by_feistel, key):
         assert sorted(shuffle(number, key).tolist()) == list(range(number))
 
 
-@pytest.mark.parametrize("number", [(1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3_000_001, 1 << 22])
+@pytest.mark.parametrize("number", [1 << 20, (1 << 20) + 1, 2_000_003, 1 << 22])
 def test_large_shuffle_holds_each_index_once(number):
     places = shuffle(number)
     assert places.dtype == np.int64 and places.min() == 0
@@ -140,7 +140,7 @@ def counts_of(turns: Interleave, number: int) -> np.ndarray:
     return np.vstack([np.zeros(sources, int), taken])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(weights=WEIGHTS)
 def test_every_beginning_holds_the_weights(weights):
     """As evenly as whole rows allow: n sources are never above their share by more than 1 - 1/n,
@@ -153,7 +153,7 @@ def test_every_beginning_holds_the_weights(weights):
     assert -above.min() <= sum(1 / k for k in range(2, n + 1)) + 1e-6
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(weights=WEIGHTS)
 def test_shares_are_the_weights(weights):
     """To half a part in 10000; the largest takes what the others' rounding left."""
@@ -165,7 +165,7 @@ def test_shares_are_the_weights(weights):
     assert abs(parts - exact).max() <= len(weights)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(first=st.integers(1, 999))
 def test_two_sources_are_within_one_row_of_their_weights(first):
     weights = [first / 1000, 1 - first / 1000]

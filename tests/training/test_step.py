@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dlms_jax.config import MeshConfig
-from dlms_jax.data.packing import Rows, pack
+from dlms_jax.data.packing import Rows, join, pack
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.diffusion import make_objective
 from dlms_jax.parallel.mesh import batch_sharding, make_mesh, to_global
@@ -30,7 +30,7 @@ def rows_of_text(batch_size=16, length=32) -> Rows:
     rng = np.random.default_rng(0)
     documents = [rng.integers(97, 123, rng.integers(3, 40)) for _ in range(60)]
     t = TOKENIZER
-    packed = pack(documents, length, t.bos_id, t.eos_id, t.pad_id)
+    packed = join(pack(documents, length, t.bos_id, t.eos_id, t.pad_id), length)
     return packed.take(slice(batch_size))
 
 

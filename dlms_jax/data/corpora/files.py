@@ -16,6 +16,7 @@ import pathlib
 import re
 import sys
 from typing import Any, Literal
+import zlib
 
 from dlms_jax.data.corpora.document import Document
 from dlms_jax.errors import UserError, optional_import
@@ -52,8 +53,13 @@ def list_files(paths: str | pathlib.Path | Iterable[str | pathlib.Path]) -> list
     files = {}
     for path in [paths] if isinstance(paths, str | pathlib.Path) else list(paths):
         text, path = str(path), pathlib.Path(path)
+        if not text:
+            raise UserError("the name of a file or folder is empty")
         if path.is_dir():
-            found = [f for f in path.rglob("[!._]*") if f.is_file() and _format(f)]
+            found = [
+                f for f in path.rglob("[!._]*") if f.is_file() and _format(f)
+                and not any(part.startswith(".") for part in f.relative_to(path).parts)
+            ]  # fmt: skip
             if not found:
                 raise UserError(f"the folder {text} has no file of {', '.join(_READERS)}")
         elif path.is_file():
@@ -90,7 +96,7 @@ def read_file(
         for number, text in _READERS[_format(path)](path, options, count):
             if text.strip():
                 yield Document(f"{path}#{number}", text)
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} is cut off or damaged: {error}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -220,8 +226,8 @@ def _cut(blocks: Iterator[str], size: int) -> Iterator[str]:
 def _json_lines(path, options, count):
     with open_text(path) as stream:
         for number, line in enumerate(stream, 1):
-            text = _valid(line, f"{path}:{number}", options, count)
-            if text is None or not text.strip():
+            text = _decoded(line, f"{path}:{number}", options)
+            if not text.strip():
                 continue
             try:
                 record = json.loads(text)
@@ -229,6 +235,8 @@ def _json_lines(path, options, count):
                 raise UserError(
                     f"{path}:{number} is no JSON ({error.msg} at column {error.colno})"
                 ) from None
+            except (ValueError, RecursionError) as error:  # 5000 digits; 100 000 brackets
+                raise UserError(f"{path}:{number} is JSON that cannot be read ({error})") from None
             yield number, _field(record, f"{path}:{number}", options, count)
 
 
@@ -236,7 +244,10 @@ def _csv(path, options, count):
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with open_text(path) as stream:
         lines = (
-            _valid(line, f"{path}:{number}", options, count) or ""
+            # Excel puts a byte order mark before the first name.
+            _decoded(line, f"{path}:{number}", options).removeprefix(
+                "\ufeff" if number == 1 else ""
+            )
             for number, line in enumerate(stream, 1)
         )
         reader = csv.DictReader(lines, strict=True)
@@ -245,7 +256,7 @@ def _csv(path, options, count):
                 line = reader.line_num
                 yield line, _field(record, f"{path}:{line}", options, count)
         except csv.Error as error:
-            raise UserError(f"{path}:{reader.line_num} is no CSV ({error})") from None
+            raise UserError(f"{path}:{reader.reader.line_num} is no CSV ({error})") from None
 
 
 def _parquet(path, options, count):
@@ -260,9 +271,15 @@ def _parquet(path, options, count):
                 )
             number = 0
             for batch in file.iter_batches(batch_size=256, columns=[options.field]):
-                for value in batch.column(0).to_pylist():
-                    record = {options.field: value}
-                    yield number, _field(record, f"{path}#{number}", options, count)
+                column = batch.column(0)
+                is_text = str(column.type) in ("string", "large_string")
+                # Nobody checks that Parquet's strings are UTF-8: read them as bytes.
+                values = column.cast(pyarrow.large_binary()) if is_text else column
+                for value in values.to_pylist():
+                    where = f"{path}#{number}"
+                    if is_text and value is not None:
+                        value = _decoded(value, where, options)
+                    yield number, _field({options.field: value}, where, options, count)
                     number += 1
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} is no Parquet file, or damaged: {_first_line(error)}") from None
@@ -272,18 +289,12 @@ def _first_line(error) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _valid(line: bytes, where: str, options: ReadOptions, count: Count) -> str | None:
-    """Returns a line's text under the policy for bytes that are no UTF-8; None: left out."""
+def _decoded(line: bytes, where: str, options: ReadOptions) -> str:
+    """Returns bytes as text; those that are no UTF-8 as lone surrogates, left to `_field`."""
     try:
-        return line.decode("utf-8")
+        return line.decode("utf-8", "strict" if options.invalid == "strict" else "surrogateescape")
     except UnicodeDecodeError as error:
-        if options.invalid == "strict":
-            message = f"{where} is no UTF-8 at byte {error.start} of the line ({_POLICIES})"
-            raise UserError(message) from None
-    if options.invalid == "keep":
-        return line.decode("utf-8", "surrogateescape")
-    count("skipped" if options.invalid == "skip" else "replaced")
-    return line.decode("utf-8", "replace") if options.invalid == "replace" else None
+        raise UserError(f"{where} is no UTF-8 at byte {error.start} ({_POLICIES})") from None
 
 
 def _field(record, where: str, options: ReadOptions, count: Count) -> str:
@@ -299,20 +310,24 @@ def _field(record, where: str, options: ReadOptions, count: Count) -> str:
     text = record[field]
     if not isinstance(text, str):
         raise UserError(f"{where}: field {field!r} is no text but {type(text).__name__}")
-    try:
-        text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:  # JSON may spell half of a surrogate pair
-        if options.invalid == "strict":
-            message = f"{where} has half a surrogate pair at {error.start} ({_POLICIES})"
-            raise UserError(message) from None
-        count("skipped" if options.invalid == "skip" else "replaced")
-        return (
-            "" if options.invalid == "skip" else _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
-        )
-    return text
+    surrogates = _NO_BYTE if options.invalid == "keep" else _SURROGATE
+    wrong = None if text.isascii() else surrogates.search(text)
+    if not wrong:
+        return text
+    if options.invalid == "strict":
+        at = wrong.start()
+        raise UserError(f"{where} has half a surrogate pair at {at} ({_POLICIES})")
+    count("skipped" if options.invalid == "skip" else "replaced")
+    if options.invalid == "skip":
+        return ""
+    text = _NO_BYTE.sub("\N{REPLACEMENT CHARACTER}", text)
+    if options.invalid == "keep":
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # JSON may spell half of a pair
 _POLICIES = "--invalid=replace, skip or keep goes on"
 _READERS = {
     ".txt": _text,

@@ -9,6 +9,7 @@ import numpy as np
 from dlms_jax.data.tokenizers import tokenizer_json
 from dlms_jax.data.tokenizers.special import OURS, all_special
 from dlms_jax.data.tokenizers.tokenizer import Tokenizer, replace_invalid
+from dlms_jax.data.tokenizers.word_cache import WordCache, splits_as_gpt2
 from dlms_jax.errors import UserError
 
 
@@ -36,6 +37,7 @@ class BPETokenizer(Tokenizer):
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(described))
         # Otherwise a text that spells "<|mask|>" would become the id of the mask.
         self._tokenizer.encode_special_tokens = True
+        self._words = WordCache(self._library_ids) if splits_as_gpt2(described) else None
         table, apart = tokenizer_json.byte_table(described), tokenizer_json.misread(described)
         # Those with a character that is kept apart never reach the library whole.
         risky = [t for t in tokenizer_json.not_text(described) if not set(t) & set(apart)]
@@ -89,8 +91,13 @@ class BPETokenizer(Tokenizer):
         return cls(saved["tokenizer_json"], saved.get("roles", OURS))
 
     def _encode_plain(self, texts):
+        if self._words:
+            return self._words(texts)
+        return [np.array(ids, np.int32) for ids in self._library_ids(texts)]
+
+    def _library_ids(self, texts: list[str]) -> list[list[int]]:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return [encoding.ids for encoding in encodings]
 
 
 def describe(serialized: str) -> dict[str, Any]:
