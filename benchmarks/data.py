@@ -151,17 +151,21 @@ def show_loader(folder, batch_size=32, batches=200):
 
 
 def memory_of_a_build(path, folder):
-    """Prints the peak memory of a build in a process of its own."""
-    code = (
-        "import resource, sys; from benchmarks_data import ours; "
-        "from dlms_jax.data.tokenizers import ByteTokenizer; "
-        "ours(sys.argv[1], ByteTokenizer(), sys.argv[2]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    ).replace("benchmarks_data", pathlib.Path(__file__).stem)
+    """Prints the peak memory of a build in a process of its own, before and after."""
+    code = """
+import pathlib, re, sys
+from dlms_jax.data.builder import DatasetBuilder
+def peak():  # not getrusage: its peak is the parent's, from before exec
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) // 1024
+before = peak()
+DatasetBuilder(out=sys.argv[2]).build_from_raw(sys.argv[1], "bytes", 512)
+print(before, peak())
+"""
     command = [sys.executable, "-c", code, str(path), str(folder / "memory")]
-    here = pathlib.Path(__file__).parent
-    printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=here).stdout
-    print(f"peak memory of a build (bytes): {int(printed.split()[-1]) / 1024:.0f} MiB")
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    before, after = printed.split()[-2:]
+    print(f"peak memory of a build (bytes): {after} MiB, of which {before} before it begins")
 
 
 def show_run(recipe, steps):

@@ -72,8 +72,8 @@ def test_dataset_is_complete_the_second_time(texts, tmp_path, capsys):
 
 
 def test_special_tokens_reach_the_dataset(texts, tmp_path):
-    main(["dataset", str(texts), "--out", str(tmp_path / "d"), "--sequence-length", "64",
-          "--special-token", "<|task|>", "--special-token", "<|turn|>", "--workers", "1"])  # fmt: skip
+    options = ["--special-token", "<|task|>", "--special-token", "<|turn|>", "--workers", "1"]
+    main(["dataset", str(texts), "--out", str(tmp_path / "d"), "--sequence-length", "64", *options])
     assert {"<|task|>", "<|turn|>"} <= set(open_prepared(tmp_path / "d").tokenizer.special_ids)
 
 

@@ -626,7 +626,7 @@ def test_tfds_that_fails(tfds, monkeypatch):
 
 def test_tfds_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    one_line(lambda: documents(RECIPES["lm1b"], via="tfds"), "tensorflow_datasets", "[hub]")
+    one_line(lambda: documents(RECIPES["lm1b"], via="tfds"), "tensorflow_datasets", "[tfds]")
 
 
 @pytest.fixture
