@@ -27,6 +27,9 @@ from rich.table import Table
 
 from dlms_jax.config import load_config
 from dlms_jax.data.builder import DatasetBuilder
+from dlms_jax.data.cleaning.options import CleaningOptions
+from dlms_jax.data.cleaning.pipeline import run_local_clean
+from dlms_jax.data.corpora.files import read_file
 from dlms_jax.data.corpora.python import CORPORA
 from dlms_jax.data.loader import TrainBatches
 from dlms_jax.data.tokenizers import BPETokenizer, ByteTokenizer
@@ -57,6 +60,7 @@ def main():
         }
         seconds = in_turns(ways, folder, arguments.repeats)
         show_preparation(seconds, size)
+        show_cleaning(text_file, folder / "clean", size)
         show_loader(folder / "dlms_jax-0")
         memory_of_a_build(text_file, folder)
     show_run(arguments.config, arguments.steps)
@@ -128,6 +132,16 @@ def show_preparation(seconds, size):
         table.add_row(name, f"{taken:.2f}", f"{size / taken / 1e6:.2f}",
                       f"{seconds['datasets.map'] / taken:.2f}")  # fmt: skip
     Console().print(table)
+
+
+def show_cleaning(path, out, size):
+    """Prints how fast one core runs every stage of cleaning but the evaluation texts'."""
+    quality = ("gopher", "gopher-repetition", "fineweb")
+    options = CleaningOptions("NFC", languages=("en",), quality=quality, near_duplicates=0.8)
+    start = time.perf_counter()
+    run_local_clean([str(path)], str(out), options, lambda name: read_file(pathlib.Path(name)))
+    taken = time.perf_counter() - start
+    print(f"cleaning, every stage, one core: {taken:.1f} s, {size / taken / 1e6:.2f} MB/s")
 
 
 def show_loader(folder, batch_size=32, batches=200):

@@ -33,7 +33,14 @@ from dlms_jax.training.writer import MetricWriter, make_writer
 # What a run may not change when it goes on. The rest (steps, evaluation, mesh, ...) it may.
 _FIXED = ("objective", "model", "tokenizer", "data", "optimizer")
 _FIXED_LEAVES = ("training.seed", "training.batch_size", "training.ema_decay")
-_FREE = ("data.prefetch", "model.attention", "model.scan_layers", "model.remat")
+_FREE = (
+    "data.prefetch",
+    "data.workers",
+    "data.repeat",
+    "model.attention",
+    "model.scan_layers",
+    "model.remat",
+)
 
 
 class Trainer:

@@ -15,11 +15,10 @@ from dlms_jax.data.bucket import SPLITS, Layout, unique_in_order, write_bucket
 from dlms_jax.data.corpora.document import order_key, to_bytes
 from dlms_jax.data.corpora.files import ReadOptions
 from dlms_jax.data.prepared import CARD, VOCABULARY, describe, why_useless
+from dlms_jax.data.runner import file_systems, make_folder, new_pipeline
 from dlms_jax.data.source import Source
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.errors import UserError, optional_import
-
-_IN_PROCESS = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 
 def build_on_beam(
@@ -32,20 +31,10 @@ def build_on_beam(
     --project, ...); without a --runner it runs in this process. A worker holds one bucket at a
     time. dataset.json comes last. Raises UserError where `out` holds something already.
     """
-    optional_import("apache_beam", "beam")
-    import apache_beam as beam
-    from apache_beam.io.filesystems import FileSystems
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    if FileSystems.match([FileSystems.join(out, "*")])[0].metadata_list:
-        raise UserError(f"{out} holds something already: remove it, or choose another folder")
-    if not FileSystems.exists(out):
-        FileSystems.mkdirs(out)
-    flags = list(pipeline_options)
-    if not any(flag.partition("=")[0] == "--runner" for flag in flags):
-        flags.append(_IN_PROCESS)
+    beam = optional_import("apache_beam", "beam")
+    make_folder(out)
     saved = tokenizer.to_dict()
-    with beam.Pipeline(options=PipelineOptions(flags)) as pipeline:
+    with new_pipeline(pipeline_options) as pipeline:
         keyed = (
             pipeline
             | "sources" >> beam.Create([dataclasses.asdict(source) for source in sources])
@@ -66,9 +55,10 @@ def build_on_beam(
                                    arguments)
         )  # fmt: skip
 
-    with FileSystems.open(FileSystems.join(out, CARD)) as stream:
+    files = file_systems()
+    with files.open(files.join(out, CARD)) as stream:
         if why := why_useless(json.load(stream)):
-            FileSystems.delete([out])
+            files.delete([out])
             raise UserError(f"the input {why}")
 
 
@@ -82,8 +72,9 @@ def _keyed(source, read, layout):
 
 def _write(joined, out, layout, saved):
     """Writes a bucket's shards and returns (bucket, what dataset.json says of it)."""
-    from apache_beam.io.filesystems import CompressionTypes, FileSystems
+    from apache_beam.io.filesystems import CompressionTypes
 
+    files = file_systems()
     bucket, found = joined
     texts, duplicates = unique_in_order(found["texts"])
     with tempfile.TemporaryDirectory() as folder:
@@ -91,17 +82,16 @@ def _write(joined, out, layout, saved):
         described = write_bucket(local, bucket, texts, layout, tokenizers.from_dict(saved))
         for split in SPLITS:
             name = described[split]["shard"]["file"]
-            target = FileSystems.join(out, name)
+            target = files.join(out, name)
             raw = CompressionTypes.UNCOMPRESSED
-            with FileSystems.create(target, compression_type=raw) as stream:
+            with files.create(target, compression_type=raw) as stream:
                 stream.write((local / name).read_bytes())
     described |= {"duplicates": duplicates}
     return bucket, described
 
 
 def _finish(_, described, out, layout, saved, arguments):
-    from apache_beam.io.filesystems import FileSystems
-
+    files = file_systems()
     buckets = [bucket for _, bucket in sorted(described, key=lambda item: item[0])]
     splits = [bucket[split] for bucket in buckets for split in SPLITS]
     counts = {
@@ -112,5 +102,5 @@ def _finish(_, described, out, layout, saved, arguments):
     tokenizer = tokenizers.from_dict(saved)
     card = describe(buckets, layout, tokenizer, counts, arguments)
     for name, data in ((VOCABULARY, saved), (CARD, card)):
-        with FileSystems.create(FileSystems.join(out, name)) as stream:
+        with files.create(files.join(out, name)) as stream:
             stream.write((json.dumps(data, indent=1, sort_keys=True) + "\n").encode())

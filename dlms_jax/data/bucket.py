@@ -72,7 +72,7 @@ def write_bucket(
     described, longest = {}, [0]
     for split, side in sides.items():
         path = folder / f"{split}-{bucket:05d}-of-{layout.buckets:05d}.array_record"
-        rows = _packed(side, layout, tokenizer, advance, longest)
+        rows = pack_texts(side, layout.sequence_length, layout.packing, tokenizer, advance, longest)
         shard = write_shard(path, rows, token_type(tokenizer.size))
         part = Part(shard, len(side), sum(map(len, side)), sha256_of_texts(side))
         described[split] = part.to_dict()
@@ -87,17 +87,24 @@ def sha256_of_texts(texts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _packed(texts, layout, tokenizer, advance, longest) -> Iterator[Rows]:
+def pack_texts(
+    texts: list[bytes], length: int, method: Method, tokenizer: Tokenizer, advance=id, longest=None
+) -> Iterator[Rows]:
+    """Yields blocks of packed rows of texts.
+
+    longest: a list of one number, which is raised to the tokens of the longest text.
+    """
     ids = (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
     documents = _encoded(texts, tokenizer, advance, longest)
-    return pack(documents, layout.sequence_length, *ids, layout.packing)
+    return pack(documents, length, *ids, method)
 
 
 def _encoded(texts, tokenizer, advance, longest):
     """Yields the ids of each text; keeps the length of the longest."""
     for batch in _batches(texts):
         for ids in tokenizer.encode_batch([t.decode("utf-8", "surrogateescape") for t in batch]):
-            longest[0] = max(longest[0], len(ids))
+            if longest:
+                longest[0] = max(longest[0], len(ids))
             yield ids
         advance(sum(map(len, batch)))
 

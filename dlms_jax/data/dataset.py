@@ -4,17 +4,17 @@ Small corpora are made ready in memory at the start of a run; a prepared dataset
 read from its shards. Both give the same `Split`.
 """
 
-from collections.abc import Iterator
 import hashlib
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from dlms_jax.config import Config, DataConfig
+from dlms_jax.data.bucket import pack_texts, sha256_of_texts
 from dlms_jax.data.corpora.document import Document, is_heldout, to_bytes
 from dlms_jax.data.corpora.files import ReadOptions
 from dlms_jax.data.corpora.synthetic import SyntheticLanguage
-from dlms_jax.data.packing import Rows, join, pack
+from dlms_jax.data.packing import Rows, join
 from dlms_jax.data.prepared import is_prepared, open_prepared
 from dlms_jax.data.source import SYNTHETIC, find_sources, read_sorted
 from dlms_jax.data.subset import FirstTokens, MixedRows
@@ -120,27 +120,15 @@ def make_split(
     name: str, documents: list[Document], tokenizer: Tokenizer, data: DataConfig
 ) -> Split:
     """Returns documents packed in rows in memory, with their fingerprint."""
-    texts = [document.text for document in documents]
-    digest, size = hashlib.sha256(), 0
-    for text in map(to_bytes, texts):
-        digest.update(len(text).to_bytes(8, "big") + text)
-        size += len(text)
-    rows = join(pack_texts(texts, tokenizer, data.sequence_length, data.packing),
-                data.sequence_length)  # fmt: skip
+    texts = [to_bytes(document.text) for document in documents]
+    length = data.sequence_length
+    rows = join(pack_texts(texts, length, data.packing, tokenizer), length)
     return Split(name, rows, {
-        "sha256": digest.hexdigest(),
+        "sha256": sha256_of_texts(texts),
         "documents": len(texts),
-        "bytes": size,
+        "bytes": sum(map(len, texts)),
         "tokens": int(rows.scored_RxL.sum()),
     })  # fmt: skip
-
-
-def pack_texts(texts: list[str], tokenizer: Tokenizer, length: int, method) -> Iterator[Rows]:
-    """Yields blocks of rows of tokenized texts."""
-    batches = (texts[start : start + 256] for start in range(0, len(texts), 256))
-    documents = (ids for batch in batches for ids in tokenizer.encode_batch(batch))
-    ids = (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
-    return pack(documents, length, *ids, method)
 
 
 def _documents(corpus, data) -> tuple[list[Document], list[Document]]:

@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlms_jax.diffusion import Batch, Cosine, Denoiser, Layout, Linear, Masked, Vocabulary
+from dlms_jax.diffusion import (
+    Autoregressive,
+    Batch,
+    Cosine,
+    Denoiser,
+    Layout,
+    Linear,
+    Masked,
+    Vocabulary,
+)
 from dlms_jax.diffusion.times import document_times
 
 VOCABULARY = Vocabulary(size=9, pad_id=5, bos_id=6, eos_id=7, mask_id=8)
@@ -83,6 +92,36 @@ def test_only_scored_tokens_are_masked():
     assert not (masked & ~batch.scored_BxL).any()
     np.testing.assert_array_equal(inputs == VOCABULARY.mask_id, masked)
     np.testing.assert_array_equal(inputs[~masked], batch.tokens_BxL[~masked])
+
+
+@pytest.mark.parametrize("objective", [Masked(VOCABULARY, Linear()), Autoregressive(VOCABULARY)])
+def test_prompts_are_given_and_only_answers_are_scored(objective):
+    """Of a dialogue the first places of each document are the prompt: no draw hides it, and how well
+    a network would predict it changes neither loss nor bound."""
+    batch = packed(8, lengths=(8, 10))
+    answers_BxL = batch.layout.positions_BxL >= 4
+    batch = batch._replace(scored_BxL=answers_BxL)
+
+    def denoiser(at_prompts):
+        def logits(inputs_BxL, t_BxL, layout):
+            assert not ((inputs_BxL == VOCABULARY.mask_id) & ~answers_BxL).any()
+            here_BxL = answers_BxL
+            if objective.exact:  # position i predicts token i + 1
+                here_BxL = jnp.pad(answers_BxL[:, 1:], ((0, 0), (0, 1)))
+            flat_BxLxV = jnp.zeros((*inputs_BxL.shape, VOCABULARY.rows))
+            peak_BxLxV = flat_BxLxV.at[..., 2].set(at_prompts)
+            return jnp.where(here_BxL[..., None], flat_BxLxV, peak_BxLxV)
+
+        return Denoiser.from_logits(logits)
+
+    key = jax.random.key(1)
+    for other in (3.0, -50.0):
+        losses = [objective.loss(denoiser(x), batch, key).total for x in (0.0, other)]
+        bounds = [objective.bound(denoiser(x), batch, key, 0, 2) for x in (0.0, other)]
+        np.testing.assert_array_equal(*losses)
+        np.testing.assert_array_equal(*bounds)
+        assert (np.asarray(bounds[0])[np.asarray(~answers_BxL)] == 0).all()
+        assert losses[0] > 0
 
 
 def test_a_rows_corruption_does_not_depend_on_its_neighbours():

@@ -29,10 +29,9 @@ from dlms_jax.data.cleaning.output import (
 )
 from dlms_jax.data.cleaning.pipeline import Read, check_options, last_stages
 from dlms_jax.data.cleaning.report import KEPT, READ, WRITTEN, Count, Key, merge_counts, to_csv
-from dlms_jax.errors import UserError, optional_import
+from dlms_jax.data.runner import file_systems, make_folder, new_pipeline
+from dlms_jax.errors import optional_import
 
-# Beam's own default, DirectRunner, first tries to download another runner, then falls back to this.
-_IN_PROCESS = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 _PARTIAL = ".partial"  # what a shard's name ends in until all of them are written
 
 
@@ -48,17 +47,9 @@ def run_beam_clean(
     and the report comes last. Raises UserError where `out` holds something already.
     """
     beam = optional_import("apache_beam", "beam")
-    files = _file_systems()
     check_options(options)
-    found = files.match([files.join(out, "*")])[0].metadata_list
-    if [file for file in found if not file.path.endswith(_PARTIAL)]:
-        raise UserError(f"{out} holds something already: remove it, or choose another folder")
-    if not files.exists(out):
-        files.mkdirs(out)
-    flags = list(pipeline_options)
-    if not any(flag.partition("=")[0] == "--runner" for flag in flags):
-        flags.append(_IN_PROCESS)
-    with beam.Pipeline(argv=flags) as pipeline:
+    make_folder(out, passes_over=_PARTIAL)
+    with new_pipeline(pipeline_options) as pipeline:
         paths = pipeline | "inputs" >> beam.Create(list(map(str, inputs)))
         evaluation = pipeline | "evaluation" >> beam.Create(list(options.decontaminate))
         records, report = clean_on_beam(paths, evaluation, options, read)
@@ -199,7 +190,7 @@ def _count_last(item):
 def _write(joined, shards, out):
     """Returns the name of a shard, written under another: a second try writes the same bytes."""
     shard, found = joined
-    files = _file_systems()
+    files = file_systems()
     name = shard_name(shard, shards)
     records = sorted(found["records"], key=lambda record: identity(record.text))
     with files.create(files.join(out, name + _PARTIAL)) as stream:
@@ -208,14 +199,10 @@ def _write(joined, shards, out):
 
 
 def _finish(report, names, out):
-    files = _file_systems()
+    files = file_systems()
     paths = [files.join(out, name) for name in sorted(names)]
     # A second try finds some renamed by the first.
     paths = [path for path in paths if files.exists(path + _PARTIAL)]
     files.rename([path + _PARTIAL for path in paths], paths)
     with files.create(files.join(out, REPORT)) as stream:
         stream.write(to_csv(report).encode())
-
-
-def _file_systems():
-    return optional_import("apache_beam.io.filesystems", "beam").FileSystems
