@@ -129,6 +129,15 @@ def test_refused_in_one_line(arguments, message, texts, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["dataset", "tokenizer", "clean"])
+def test_a_place_that_cannot_be_written_is_named(command, texts, capsys):
+    options = {"dataset": ["--sequence-length", "8"], "tokenizer": ["--vocab-size", "300"]}
+    printed = refused(
+        capsys, command, texts, "--out", "/proc/nowhere/out", *options.get(command, [])
+    )
+    assert "/proc/nowhere" in printed
+
+
 def test_unknown_option_is_not_taken_for_beams(texts, capsys):
     with pytest.raises(SystemExit):
         main(["dataset", str(texts), "--sequence-length", "8", "--runner=DirectRunner"])

@@ -13,7 +13,7 @@ Each has --help. A command that was killed goes on where it was when it is run a
 import argparse
 import logging
 
-from dlms_jax.errors import command_line
+from dlms_jax.errors import UserError, command_line
 from dlms_jax.prepare import chat, clean, corpus, dataset, tokenizer, verify
 
 _COMMANDS = (dataset, tokenizer, corpus, clean, chat, verify)
@@ -40,7 +40,10 @@ def main(argv=None):
         # It warns of what it does not need, and logs a traceback for each error that it raises too.
         logging.getLogger().setLevel(logging.ERROR)
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    arguments.run(arguments)
+    try:
+        arguments.run(arguments)
+    except OSError as error:  # a full disk, a folder that may not be written
+        raise UserError(f"{error.filename or 'the disk'}: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

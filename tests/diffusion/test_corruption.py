@@ -96,8 +96,8 @@ def test_only_scored_tokens_are_masked():
 
 @pytest.mark.parametrize("objective", [Masked(VOCABULARY, Linear()), Autoregressive(VOCABULARY)])
 def test_prompts_are_given_and_only_answers_are_scored(objective):
-    """Of a dialogue the first places of each document are the prompt: no draw hides it, and how well
-    a network would predict it changes neither loss nor bound."""
+    """The first places of each document are a prompt: no draw hides it, and how well a network
+    would predict it changes neither loss nor bound."""
     batch = packed(8, lengths=(8, 10))
     answers_BxL = batch.layout.positions_BxL >= 4
     batch = batch._replace(scored_BxL=answers_BxL)
