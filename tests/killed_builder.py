@@ -161,7 +161,7 @@ def _slow_build(source, out):
     places = [
         (stages, "order_key", 0.0002, "scatter"),
         (stages, "unique_in_order", 0.005, "sort"),
-        (bucket, "_packed", 0.003, "pack"),
+        (bucket, "pack_texts", 0.003, "pack"),
         (shards, "_to_record", 0.0001, "write a shard"),
         (shards, "sha256_of", 0.002, "checksum"),
         (builder, "make_tokenizer", 0.05, "tokenizer"),
