@@ -63,6 +63,9 @@ def run(
             "--workers: it goes on where it was"
         ) from None
     finally:
+        # Some may have been started since, on a busy machine.
+        now = (getattr(executor, "_processes", None) or {}).values()
+        processes += [process for process in now if process not in processes]
         # A thread ends its call first, so that nothing is written after this; processes are ended.
         executor.shutdown(wait=workers == 1, cancel_futures=True)
         for process in processes:
