@@ -101,7 +101,7 @@ class DatasetBuilder:
         job = Job(folder, folder / BUILDING, layout, self.read, _units(sources))
         try:
             if self._begin(job, arguments, sources):
-                return open_prepared(folder)
+                return open_prepared(folder, check_contents=False)  # _begin has
             counts = self._scatter(job, size, arguments)
             tokenizer = self._tokenizer(job, vocab)
             self._gather(job, tokenizer, counts, arguments, _digest(sources, times=False))
@@ -111,7 +111,7 @@ class DatasetBuilder:
                 "same command again: it goes on where it was"
             ) from None
         shutil.rmtree(job.building)
-        dataset = open_prepared(folder)
+        dataset = open_prepared(folder, check_contents=False)  # they are of what was just written
         self._report(dataset)
         return dataset
 

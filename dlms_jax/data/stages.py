@@ -10,7 +10,7 @@ import pickle
 import shutil
 from typing import Any, NamedTuple
 
-from dlms_jax.data.bucket import Layout, Part, unique_in_order, write_bucket
+from dlms_jax.data.bucket import SPLITS, Layout, Part, unique_in_order, write_bucket
 from dlms_jax.data.corpora.document import is_heldout, order_key, to_bytes
 from dlms_jax.data.corpora.files import ReadOptions
 from dlms_jax.data.shards import check_shard, write_json
@@ -101,7 +101,7 @@ def bucket_file(building: pathlib.Path, bucket: int) -> pathlib.Path:
 def shards_are_whole(folder: pathlib.Path, described: dict[str, Any]) -> bool:
     """Returns whether the shards of a bucket have their checksums."""
     try:
-        for name in ("train", "heldout"):
+        for name in SPLITS:
             check_shard(folder, Part.from_dict(described[name]).shard, contents=True)
     except UserError:
         return False

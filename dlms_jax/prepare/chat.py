@@ -31,7 +31,7 @@ def add_arguments(parser):
         "LLaDA does")  # fmt: skip
     add("--too-long", choices=("error", "skip"), default="error", help="of examples longer than a "
         "row")  # fmt: skip
-    add_vocabulary(parser, None)
+    add_vocabulary(parser)
     add_splitting(parser)
 
 

@@ -24,7 +24,7 @@ def add_arguments(parser):
     add("--sequence-length", type=int, required=True, metavar="N", help="places in a row")
     add("--packing", choices=("concat", "best-fit"), default="concat", help="cut documents at a "
         "row's end (default), or only those longer than a row")  # fmt: skip
-    add_vocabulary(parser, None)
+    add_vocabulary(parser)
     add_splitting(parser)
     add_reading(parser)
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: "

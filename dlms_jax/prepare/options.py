@@ -24,9 +24,9 @@ def add_splitting(parser):
     add("--seed", type=int, default=0, help="of the documents' order (default: 0)")
 
 
-def add_vocabulary(parser, default):
+def add_vocabulary(parser):
     add = parser.add_argument
-    add("--tokenizer", choices=TOKENIZERS, default=default, help="(default: bytes)")
+    add("--tokenizer", choices=TOKENIZERS, help="(default: bytes)")
     add("--tokenizer-path", metavar="PATH", help="a tokenizer.json, a Hugging Face folder, or a "
         "sentencepiece .model, instead of training one")  # fmt: skip
     add("--tokenizer-from", metavar="DIR", help="the tokenizer of a run or of a prepared dataset")

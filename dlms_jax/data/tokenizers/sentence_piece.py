@@ -7,9 +7,9 @@ import re
 
 from dlms_jax.data.tokenizers.special import OURS, all_special, choose_roles
 from dlms_jax.data.tokenizers.tokenizer import Tokenizer, replace_invalid
+from dlms_jax.data.tokenizers.tokenizer_json import SPACE
 from dlms_jax.errors import UserError, optional_import
 
-_SPACE = "\u2581"  # how sentencepiece writes a space
 # A .model is a protocol buffer, and bytes put behind one are merged into it. These say, in field 3
 # (normalizer_spec): add_dummy_prefix (3) and remove_extra_whitespaces (4) are false. So no space is
 # invented before a text, and none is dropped.
@@ -53,7 +53,7 @@ class SentencePieceTokenizer(Tokenizer):
             special_ids[token] = len(table)
             table.append(b"")
         # Without a piece for the space, the three bytes of U+2581 would stand for it.
-        apart = _SPACE if _SPACE in names else _SPACE + " "
+        apart = SPACE if SPACE in names else SPACE + " "
         super().__init__(table, special_ids, roles, apart)
 
     @classmethod
@@ -133,7 +133,7 @@ class SentencePieceTokenizer(Tokenizer):
             return b""
         if self._pieces.is_byte(i):  # "<0x41>"
             return bytes([int(piece[3:5], 16)])
-        return piece.replace(_SPACE, " ").encode()
+        return piece.replace(SPACE, " ").encode()
 
 
 def _processor(model: bytes):
