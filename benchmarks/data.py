@@ -206,7 +206,7 @@ def show_run(recipe, steps):
         vocabulary = vocabulary_of(dataset.tokenizer)
         model = make_model(config, vocabulary.rows, mesh)
         tx = make_optimizer(config.optimizer, config.training.steps)
-        objective = make_objective(config.objective, vocabulary)
+        objective = make_objective(config, vocabulary)
         state = sharded_state(config, model, tx, mesh)
         step = make_train_step(config, model, objective, tx, mesh)
         batch_size = config.training.batch_size

@@ -88,7 +88,7 @@ def prepare(config):
     """Returns (a function that takes one step, its temporary bytes, its FLOPs for a token)."""
     mesh = make_mesh(config.mesh)
     vocabulary = vocabulary_of(ByteTokenizer())
-    objective = make_objective(config.objective, vocabulary)
+    objective = make_objective(config, vocabulary)
     model = make_model(config, vocabulary.rows, mesh)
     tx = make_optimizer(config.optimizer, config.training.steps)
     state = sharded_state(config, model, tx, mesh)
@@ -97,7 +97,8 @@ def prepare(config):
     tokens = np.random.default_rng(0).integers(0, 256, shape, np.int32)
     tokens[:, 0] = vocabulary.bos_id
     positions = np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1))
-    rows = Rows(tokens, np.ones(shape, np.int32), positions, positions > 0)
+    classes = np.zeros(shape[0], np.int32)
+    rows = Rows(tokens, np.ones(shape, np.int32), positions, positions > 0, classes)
     rows = to_global(rows, mesh)
     memory = temporary_bytes(step, state, rows)
 
@@ -107,8 +108,8 @@ def prepare(config):
         return state, metrics
 
     flops = train_flops(
-        config.model, vocabulary.rows, shape[1], objective.attention,
-        head_share=1.0 if objective.exact else 0.5,
+        config, vocabulary.rows, shape[1],
+        head_share=0.5 if config.objective.name in ("masked", "block") else 1.0,
     )  # fmt: skip
     return one_step, memory, flops
 

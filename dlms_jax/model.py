@@ -9,6 +9,7 @@ Use:
 """
 
 from collections.abc import Iterator, Sequence
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -17,7 +18,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from dlms_jax.config import Config, MeshConfig, from_dict
+from dlms_jax.config import Config, MeshConfig, SamplingConfig, from_dict
 from dlms_jax.data import tokenizers
 from dlms_jax.data.dataset import Split, build_dataset, load_split
 from dlms_jax.data.tokenizers import Tokenizer
@@ -27,14 +28,14 @@ from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
 from dlms_jax.parallel import rules
 from dlms_jax.parallel.mesh import batch_shards, make_mesh
-from dlms_jax.sampling import Canvas, make_canvas, make_sampler, parse_infill
+from dlms_jax.sampling import Canvas, make_canvas, make_sampler, parse_infill, run, settings_of
 from dlms_jax.training import checkpoint
 from dlms_jax.training.denoiser import make_denoiser, make_model, vocabulary_of
 from dlms_jax.training.state import initial_params
 
 
 class DiffusionLM:
-    """A network, its weights and its tokenizer; masked diffusion or the autoregressive baseline."""
+    """A network, its weights and its tokenizer: any diffusion, or the autoregressive baseline."""
 
     def __init__(
         self, config: Config, tokenizer: Tokenizer, params: Any, mesh: Mesh,
@@ -43,9 +44,12 @@ class DiffusionLM:
         self.config, self.tokenizer, self.params, self.mesh = config, tokenizer, params, mesh
         self.about = about or {}
         vocabulary = vocabulary_of(tokenizer)
-        self.objective = make_objective(config.objective, vocabulary)
+        self.objective = make_objective(config, vocabulary)
         self.network = make_model(config, vocabulary.rows, mesh)
         self._compiled = functools.lru_cache(self._compile)
+        make_sampler(
+            config.objective.name, self.objective, config.sampling
+        )  # refuses what the objective cannot do
 
     @classmethod
     def load_checkpoint(cls, path: str, mesh: Mesh | None = None) -> "DiffusionLM":
@@ -67,25 +71,26 @@ class DiffusionLM:
         return lm
 
     def sample(
-        self, prompt: str = "", length: int | None = None, steps: int | None = None,
-        guidance: float | None = None, temperature: float | None = None, seed: int = 0,
+        self, prompt: str = "", length: int | None = None, seed: int = 0, **sampling
     ) -> str:  # fmt: skip
         """Returns the prompt and what the model writes after it, up to `length` tokens.
 
-        What is None is taken from the checkpoint's config (length: as much of it as fits).
-        steps: of the reverse process (masked diffusion only). guidance: w in
-        (1+w) log p(. | prompt) - w log p(.), 0 for none.
+        sampling: settings of config.sampling (steps, temperature, guidance, sampler, top_p, ...)
+        that differ from the checkpoint's; length: where None, its own, or as much as fits.
         Raises UserError for a prompt that does not fit, or a setting that the model cannot follow.
         """
-        return self._last(self.after(prompt, length), steps, guidance, temperature, seed)
+        return self.samples([prompt], length, seed, **sampling)[0]
 
-    def infill(
-        self, template: str, hole: int = 8, steps: int | None = None,
-        guidance: float | None = None, temperature: float | None = None, seed: int = 0,
-    ) -> str:  # fmt: skip
+    def samples(
+        self, prompts: Sequence[str], length: int | None = None, seed: int = 0, **sampling
+    ) -> list[str]:  # fmt: skip
+        """Returns a text for each prompt, all written in one batch; each is what `sample` gives."""
+        rows = [self.after(prompt, length) for prompt in prompts]
+        return self._last(rows, seed, sampling)
+
+    def infill(self, template: str, hole: int = 8, seed: int = 0, **sampling) -> str:
         """Returns a text with its holes filled: {} is `hole` tokens long, {12} is 12."""
-        pieces = parse_infill(template, hole)
-        return self._last(pieces, steps, guidance, temperature, seed)
+        return self._last([parse_infill(template, hole)], seed, sampling)[0]
 
     def after(self, prompt: str, length: int | None = None) -> list[str | int]:
         """Returns the pieces of a prompt and `length` tokens to fill after it; where None, as many
@@ -98,31 +103,50 @@ class DiffusionLM:
         return [prompt, length]
 
     def stream(
-        self, pieces: Sequence[str | int], num: int = 1, steps: int | None = None,
-        guidance: float | None = None, temperature: float | None = None, seed: int = 0,
-        every: int | None = None,
+        self, rows: Sequence[Sequence[str | int]], num: int = 1, seed: int = 0,
+        every: int | None = None, class_name: str | None = None, **sampling,
     ) -> Iterator[Canvas]:  # fmt: skip
-        """Yields `num` canvases, filled further every `every` steps (None: at the end alone).
+        """Yields canvases, filled further every `every` steps (None: at the end alone).
 
-        pieces: texts that are given, and numbers of tokens to fill. Sample i depends on (seed, i)
-        alone, not on `num`.
+        rows: the pieces of each text: what is given, and numbers of tokens to fill. num: samples
+        of each, which stand together. Sample i of a row depends on its pieces and (seed, i) alone,
+        whatever else is sampled. class_name: a corpus of config.data.mixture to write like.
         """
-        defaults = self.config.sampling
-        temperature = defaults.temperature if temperature is None else temperature
-        if temperature < 0:
-            raise UserError(f"a temperature of {temperature} is below 0")
-        if num < 1:
-            raise UserError(f"{num} samples were asked for; ask for 1 or more")
-        steps, guidance = self._reverse_process(steps, guidance)
-        rows = -(-num // batch_shards(self.mesh)) * batch_shards(self.mesh)
-        canvas = make_canvas(pieces, self.tokenizer, self.config.data.sequence_length, rows)
-        sampler, run = self._compiled(steps, temperature, guidance)
-        total = sampler.num_steps(canvas)
-        keys_B = example_keys(jax.random.split(jax.random.key(seed), 1)[0], np.arange(rows))
-        for first in range(0, total, every or max(total, 1)):
-            last = min(first + (every or total), total)
-            canvas = run(self.params, canvas, keys_B, first, last)
-            yield jax.tree.map(lambda x: np.asarray(x)[:num], canvas)
+        if num < 1 or not rows:
+            raise UserError(f"{num} samples of {len(rows)} texts were asked for; ask for 1 or more")
+        rule, start, go = self._compiled(self.sampling(**sampling))
+        pieces = [row for row in rows for _ in range(num)]
+        number = len(pieces)
+        short = -number % batch_shards(self.mesh)
+        pieces += [pieces[-1]] * short
+        canvas = make_canvas(
+            pieces, self.tokenizer, self.config.data.sequence_length, self._class_id(class_name)
+        )
+        total = rule.num_steps(canvas)
+        within_row = np.append(np.tile(np.arange(num), len(rows)), np.full(short, num))
+        keys_B = example_keys(jax.random.fold_in(jax.random.key(seed), 0), within_row)
+        state = start(self.params, canvas, keys_B)
+        for first in range(0, max(total, 1), every or max(total, 1)):
+            state = go(self.params, state, keys_B, first, min(first + (every or total), total))
+            yield jax.tree.map(lambda x: np.asarray(x)[:number], state.canvas)
+            if np.asarray(state.done_B).all():
+                return
+
+    def sampling(self, **settings) -> SamplingConfig:
+        """Returns config.sampling with some settings changed; None leaves one as it is."""
+        known = [field.name for field in dataclasses.fields(SamplingConfig)]
+        for name in settings.keys() - set(known):
+            raise UserError(f"{name} is no setting of sampling; those are {', '.join(known)}")
+        given = {name: value for name, value in settings.items() if value is not None}
+        sampling = dataclasses.asdict(self.config.sampling) | given
+        sampling = from_dict({"sampling": sampling}).sampling
+        objective = self.config.objective.name
+        for name in given.keys() - settings_of(objective, sampling):
+            raise UserError(
+                f"{name} plays no part in sampler={sampling.sampler} of objective {objective}; "
+                "leave it out"
+            )
+        return sampling
 
     def texts(self, canvas: Canvas, unfilled: str = "") -> list[str]:
         """Returns the text of each canvas, up to the first EOS in a hole; `unfilled` stands for
@@ -179,36 +203,31 @@ class DiffusionLM:
         key = "best_bits_per_byte" if self.objective.exact else "best_bits_per_byte_given_length"
         return split.fingerprint.get(key)
 
-    def _last(self, pieces, steps, guidance, temperature, seed):
-        *_, canvas = self.stream(pieces, 1, steps, guidance, temperature, seed)
-        return self.texts(canvas)[0]
+    def _last(self, rows, seed, sampling):
+        *_, canvas = self.stream(rows, seed=seed, **sampling)
+        return self.texts(canvas)
 
-    def _reverse_process(self, steps, guidance):
-        """Returns (steps, guidance); refuses those that an autoregressive model would ignore."""
-        if self.objective.exact:
-            if steps is not None:
-                raise UserError("an autoregressive model takes one step a token; leave steps out")
-            if guidance:
-                raise UserError(
-                    "guidance needs a model that reads masked prompts; this one is autoregressive"
-                )
-            return 0, 0.0
-        steps = self.config.sampling.steps if steps is None else steps
-        if steps < 1:
-            raise UserError(f"{steps} steps cannot fill anything; use 1 or more")
-        return steps, float(self.config.sampling.guidance if guidance is None else guidance)
-
-    def _compile(self, steps, temperature, guidance):
-        sampler = make_sampler(self.objective, steps, temperature, guidance)
-
-        @jax.jit
-        def run(params, canvas, keys_B, first, last):
-            denoise = make_denoiser(
-                self.config, self.network, params, self.objective.attention, self.mesh
+    def _class_id(self, name):
+        """Returns the number of a class, from 1; 0 for none."""
+        if name is None:
+            return 0
+        names = list(self.config.data.mixture) if self.config.model.classes else []
+        if name not in names:
+            raise UserError(
+                f"this model has no class {name!r}; "
+                + (f"its classes are {', '.join(names)}" if names else "it has none")
             )
-            return sampler.run(denoise, canvas, keys_B, first, last)
+        return names.index(name) + 1
 
-        return sampler, run
+    def _compile(self, sampling):
+        rule = make_sampler(self.config.objective.name, self.objective, sampling)
+
+        def denoiser(params):
+            return make_denoiser(self.config, self.network, params, self.objective, self.mesh)
+
+        start = jax.jit(lambda params, *canvas: rule.start(denoiser(params), *canvas))
+        go = jax.jit(lambda params, *at: run(rule, denoiser(params), *at))
+        return rule, start, go
 
     def _text(self, tokens_L, holes_L, unfilled):
         t = self.tokenizer

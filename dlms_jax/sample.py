@@ -2,8 +2,10 @@
 
     python -m dlms_jax.sample --checkpoint runs/tiny --prompt "The " --length 128 --steps 64
     python -m dlms_jax.sample --checkpoint runs/tiny --infill "The {} of {12} is"
+    python -m dlms_jax.sample --checkpoint runs/tiny --prompt "The " --sampler confidence --top-p 0.9
 
-On a terminal a diffusion model's canvas is shown as it fills in.
+What is left out is as in the checkpoint's config.sampling. On a terminal a diffusion model's canvas
+is shown as it fills in. docs/sampling.md tells the samplers apart.
 """
 
 import argparse
@@ -24,19 +26,42 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="DIR", help="a run's workdir, or a checkpoints/STEP")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--prompt", default="", metavar="TEXT", help="what the text begins with")
+    what.add_argument(
+        "--prompt", action="append", metavar="TEXT",
+        help="what the text begins with; several are written in one batch",
+    )  # fmt: skip
     what.add_argument(
         "--infill", metavar="TEXT", help="text with holes: {} of --hole tokens, {12} of 12"
     )
     add("--length", type=int, metavar="N", help="tokens to write after the prompt")
     add("--hole", type=int, metavar="N", help="tokens in a hole {} (default 8)")
-    add("--steps", type=int, metavar="N", help="of the reverse process: more is slower and better")
-    add("--temperature", type=float, metavar="T", help="1: the model's own distribution; 0: greedy")
-    add("--guidance", type=float, metavar="W", help="how much more to follow the prompt; 0: none")
+    add("--class", dest="class_name", metavar="NAME", help="a corpus of the mixture to write like")
     add("--num", type=int, default=1, metavar="N", help="samples to draw (default 1)")
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text")
     add("--json", action="store_true", help="print one JSON object a sample, on a line each")
+
+    how = parser.add_argument_group("how it is drawn (config.sampling)").add_argument
+    how("--sampler", metavar="NAME", help="ancestral, confidence, ddim, ... (docs/sampling.md)")
+    how("--steps", type=int, metavar="N", help="of the reverse process: more is slower and better; "
+        "of block diffusion, for each block")  # fmt: skip
+    how("--grid", metavar="NAME", help="where the steps lie in time: uniform, cosine, quantile")
+    how("--temperature", type=float, metavar="T", help="1: the model's own distribution; 0: greedy")
+    how("--top-k", type=int, metavar="N", help="only the N likeliest symbols; 0: all")
+    how("--top-p", type=float, metavar="P", help="only the likeliest that hold P; 1: all")
+    how("--guidance", type=float, metavar="W", help="how much more to follow the prompt; 0: none")
+    how("--eta", type=float, metavar="E", help="ddim, remdm_*: 0 changes least, 1 most")
+    how("--corrector-steps", type=int, metavar="N", help="predictor_corrector: after each step")
+    how("--rounding", action="store_true", default=None,
+        help="gaussian: move every estimate to the nearest embedding")  # fmt: skip
+    how("--no-cache", dest="cache", action="store_false", default=None,
+        help="block, autoregressive: read everything again at each step")  # fmt: skip
     return parser
+
+
+_SAMPLING = (
+    "sampler", "steps", "grid", "temperature", "top_k", "top_p", "guidance", "eta",
+    "corrector_steps", "rounding", "cache",
+)  # fmt: skip
 
 
 @command_line
@@ -52,26 +77,23 @@ def main(argv=None):
 
     lm = DiffusionLM.load_checkpoint(arguments.checkpoint)
     if arguments.infill is not None:
-        pieces = parse_infill(arguments.infill, 8 if arguments.hole is None else arguments.hole)
+        begun = [{"infill": arguments.infill}]
+        rows = [parse_infill(arguments.infill, 8 if arguments.hole is None else arguments.hole)]
     else:
-        pieces = lm.after(arguments.prompt, arguments.length)
+        begun = [{"prompt": prompt} for prompt in arguments.prompt or [""]]
+        rows = [lm.after(each["prompt"], arguments.length) for each in begun]
     live = sys.stdout.isatty() and not arguments.json
     canvases = lm.stream(
-        pieces, arguments.num, arguments.steps, arguments.guidance, arguments.temperature,
-        arguments.seed, every=1 if live else None,
+        rows, arguments.num, arguments.seed, every=1 if live else None,
+        class_name=arguments.class_name, **{name: getattr(arguments, name) for name in _SAMPLING},
     )  # fmt: skip
     canvas = _show_live(lm, canvases) if live else list(canvases)[-1]
     if arguments.json:
-        for text in lm.texts(canvas):
-            print(json.dumps({"text": text, "seed": arguments.seed, **_asked(arguments)}))
+        for number, text in enumerate(lm.texts(canvas)):
+            of = begun[number // arguments.num]
+            print(json.dumps({"text": text, "seed": arguments.seed, **of}))
     elif not live:
         print("\n---\n".join(lm.texts(canvas)))
-
-
-def _asked(arguments) -> dict:
-    if arguments.infill is not None:
-        return {"infill": arguments.infill}
-    return {"prompt": arguments.prompt}
 
 
 def _show_live(lm, canvases):

@@ -31,7 +31,7 @@ from dlms_jax.training.step import make_train_step
 from dlms_jax.training.writer import MetricWriter, make_writer
 
 # What a run may not change when it goes on. The rest (steps, evaluation, mesh, ...) it may.
-_FIXED = ("objective", "model", "tokenizer", "data", "optimizer")
+_FIXED = ("objective", "gaussian", "block", "model", "tokenizer", "data", "optimizer")
 _FIXED_LEAVES = ("training.seed", "training.batch_size", "training.ema_decay")
 _FREE = (
     "data.prefetch",
@@ -120,8 +120,8 @@ class _Run:
         self.flops = (
             training.batch_size * config.data.sequence_length
             * train_flops(
-                config.model, self.rows, config.data.sequence_length, self.lm.objective.attention,
-                head_share=1.0 if self.lm.objective.exact else 0.5,
+                config, self.rows, config.data.sequence_length,
+                head_share=0.5 if config.objective.name in ("masked", "block") else 1.0,
             )
         )  # fmt: skip
         # Refuses sizes that do not divide over the mesh, before anything is written or compiled.

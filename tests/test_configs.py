@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from dlms_jax.config import load_config
+from dlms_jax.diffusion import schedule_size
 from dlms_jax.models import count_parameters
 from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.training.denoiser import make_model
@@ -20,17 +21,26 @@ PARAMETERS = {
     "base": 97_538_304,
     "medium": 398_512_128,
     "large": 1_732_895_744,
+    "gaussian_base": 126_515_328,
+    "family/masked": 1_066_624,
+    "family/uniform": 1_228_800,
+    "family/gaussian": 1_261_634,
+    "family/unet_gaussian": 1_275_986,
+    "family/block4": 1_066_624,
+    "family/block16": 1_066_624,
+    "family/autoregressive": 1_066_624,
 }
 
 
 def test_every_recipe_is_tested():
-    assert {path.stem for path in CONFIGS.glob("*.py")} == set(PARAMETERS)
+    recipes = {path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.py")}
+    assert {path.with_suffix("").as_posix() for path in recipes} == set(PARAMETERS)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_recipe_builds_at_full_size(name):
     config = load_config(CONFIGS / f"{name}.py")
-    assert config.name == name
+    assert config.name == name.replace("/", "-")
     size = 260 if config.tokenizer.name == "bytes" else config.tokenizer.vocab_size
     rows = -(-size // 128) * 128
     mesh = make_mesh(config.mesh)
@@ -38,17 +48,19 @@ def test_recipe_builds_at_full_size(name):
     tx = make_optimizer(config.optimizer, config.training.steps)
     state = abstract_state(config, model, tx, mesh)
     assert sum(x.size for x in jax.tree.leaves(state.params)) == PARAMETERS[name]
-    assert count_parameters(config.model, rows) == PARAMETERS[name]
-    layers = state.params["layers"]["mlp"]["up_proj"]["kernel"]
-    assert layers.shape == (config.model.num_layers, config.model.width, config.model.hidden)
+    assert count_parameters(config, rows, schedule_size(config)) == PARAMETERS[name]
+    if config.model.name == "transformer":
+        layers = state.params["layers"]["mlp"]["up_proj"]["kernel"]
+        assert layers.shape == (config.model.num_layers, config.model.width, config.model.hidden)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_docstring_says_what_a_reader_needs(name):
     text = ast.get_docstring(ast.parse((CONFIGS / f"{name}.py").read_text()))
+    text = text.replace("\\\n" + " " * 16, "")
     for heading in ("Reproduces:", "Command:", "Hardware:", "Hours:", "Expected:", "Budget:"):
         assert heading in text, heading
-    assert f"--config=configs/{name}.py --workdir=runs/{name}" in text
+    assert f"--config=configs/{name}.py --workdir=runs/{name.replace('/', '-')}" in text
 
 
 def test_the_papers_model_is_the_papers():
@@ -64,3 +76,20 @@ def test_base_is_the_single_device_recipe():
     assert (c.training.batch_size, c.data.sequence_length, c.model.width) == (64, 512, 768)
     assert (c.optimizer.name, c.optimizer.peak_learning_rate) == ("adamw", 2e-4)
     assert (c.optimizer.schedule, c.training.steps, c.checkpoint.every) == ("cosine", 200_000, 5000)
+
+
+def test_the_seed_of_the_project_is_its_recipe():
+    c = load_config(CONFIGS / "gaussian_base.py")
+    assert (c.objective.name, c.objective.schedule, c.model.name) == ("gaussian", "cosine", "unet")
+    assert (c.gaussian.loss, c.model.conditioning) == ("score_matching", "film")
+    assert c.objective.prompt_drop > 0
+    assert (c.training.batch_size, c.data.sequence_length) == (64, 512)
+    assert (c.optimizer.name, c.optimizer.peak_learning_rate) == ("adamw", 2e-4)
+    assert c.training.steps == 200_000
+
+
+def test_the_family_differs_in_the_process_only():
+    """The same text, tokens, optimizer and budget."""
+    members = [load_config(path) for path in (CONFIGS / "family").glob("*.py")]
+    for section in ("data", "tokenizer", "optimizer", "training"):
+        assert len({str(getattr(c, section)) for c in members}) == 1, section

@@ -206,10 +206,8 @@ def test_the_autoregressive_twin_trains_under_the_same_trainer(corpus, tmp_path)
     assert lm.sample("ab", length=5).startswith("ab")
     with pytest.raises(UserError, match="left to right"):
         lm.infill("a{}b")
-    with pytest.raises(UserError, match="leave steps out"):
+    with pytest.raises(UserError, match="steps plays no part"):
         lm.sample("ab", steps=4)
-    with pytest.raises(UserError, match="guidance"):
-        lm.sample("ab", guidance=1.0)
     with pytest.raises(UserError, match="exact: leave samples and seed out"):
         lm.evaluate(samples=3)
 
@@ -226,20 +224,26 @@ class TestSampling:
         assert texts[0] == texts[1] != texts[2]
 
     def test_a_sample_does_not_depend_on_how_many_are_drawn(self, lm):
-        *_, few = lm.stream(["ab", 12], num=1, temperature=1.0)
-        *_, many = lm.stream(["ab", 12], num=11, temperature=1.0)
+        *_, few = lm.stream([["ab", 12]], num=1, temperature=1.0)
+        *_, many = lm.stream([["ab", 12]], num=11, temperature=1.0)
         assert lm.texts(many)[0] == lm.texts(few)[0]
         assert len(set(lm.texts(many))) > 5
 
+    def test_prompts_of_different_lengths_are_written_as_one_by_one(self, lm):
+        prompts = ["a", "abc def", ""]
+        alone = [lm.sample(prompt, 10, seed=3, temperature=1.0) for prompt in prompts]
+        assert lm.samples(prompts, 10, seed=3, temperature=1.0) == alone
+        assert len(set(alone)) == 3
+
     def test_given_text_stays_and_holes_are_filled(self, lm):
-        *_, canvas = lm.stream(["ab ", 3, " cd ", 4, "!"], temperature=1.0)
+        *_, canvas = lm.stream([["ab ", 3, " cd ", 4, "!"]], temperature=1.0)
         tokens = canvas.tokens_BxL[0]
         assert (tokens != lm.tokenizer.mask_id).all()
         given = tokens[~canvas.holes_BxL[0]].tolist()
         assert lm.tokenizer.decode(given) == "ab  cd !"
 
     def test_a_stream_fills_in_and_never_changes_what_stands(self, lm):
-        seen = list(lm.stream(["ab", 20], steps=8, every=1))
+        seen = list(lm.stream([["ab", 20]], steps=8, every=1, temperature=1.0))
         assert len(seen) == 8
         mask = lm.tokenizer.mask_id
         for before, after in zip(seen, seen[1:], strict=False):
@@ -261,10 +265,13 @@ class TestSampling:
             (lambda lm: lm.sample("x" * 100), "context of 32 tokens"),
             (lambda lm: lm.sample("x", length=500), "ask for 30 tokens or fewer"),
             (lambda lm: lm.sample("x", length=0), "1 or more"),
-            (lambda lm: lm.sample("x", steps=0), "1 or more"),
-            (lambda lm: lm.sample("x", temperature=-1.0), "below 0"),
+            (lambda lm: lm.sample("x", steps=0), "steps=0 should be at least 1"),
+            (lambda lm: lm.sample("x", temperature=-1.0), "temperature=-1.0 should be at least 0"),
+            (lambda lm: lm.sample("x", sampler="ddim"), "sampler=ddim"),
+            (lambda lm: lm.sample("x", tempature=1.0), "tempature is no setting"),
+            (lambda lm: list(lm.stream([["x", 3]], class_name="a")), "no class 'a'"),
             (lambda lm: lm.infill("no hole"), "has no hole"),
-            (lambda lm: list(lm.stream(["x", 3], num=0)), "1 or more"),
+            (lambda lm: list(lm.stream([["x", 3]], num=0)), "1 or more"),
         ],
     )
     def test_what_cannot_be_sampled_is_one_line(self, lm, call, message):

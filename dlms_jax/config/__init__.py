@@ -16,10 +16,12 @@ from dlms_jax.config.recipes import (
     to_plain,
 )
 from dlms_jax.config.sections import (
+    BlockConfig,
     CheckpointConfig,
     Config,
     DataConfig,
     EvaluationConfig,
+    GaussianConfig,
     MeshConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -30,10 +32,12 @@ from dlms_jax.config.sections import (
 )
 
 __all__ = [
+    "BlockConfig",
     "CheckpointConfig",
     "Config",
     "DataConfig",
     "EvaluationConfig",
+    "GaussianConfig",
     "MeshConfig",
     "ModelConfig",
     "ObjectiveConfig",

@@ -11,21 +11,38 @@ _AT_LEAST = types.MappingProxyType({
     "training.steps training.batch_size training.accumulation_steps training.log_every "
     "training.max_skipped_steps training.head_chunk data.synthetic_documents checkpoint.every "
     "checkpoint.keep_latest evaluation.every evaluation.batch_size evaluation.samples "
-    "sampling.length sampling.steps mesh.data mesh.fsdp mesh.tensor",
+    "sampling.length sampling.steps sampling.corrector_steps mesh.data mesh.fsdp mesh.tensor "
+    "gaussian.embedding_size block.size model.conditioning_size model.source_layers "
+    "model.unet_levels model.unet_blocks",
     0: "model.num_kv_heads model.head_size model.feed_forward model.norm_epsilon "
     "optimizer.warmup_steps optimizer.weight_decay optimizer.clip_norm optimizer.epsilon "
     "optimizer.peak_learning_rate optimizer.muon_learning_rate optimizer.b1 optimizer.b2 "
     "optimizer.decay_fraction optimizer.final_fraction training.ema_decay training.seed "
     "checkpoint.keep_best evaluation.rows evaluation.final_rows evaluation.seed "
-    "sampling.temperature sampling.guidance data.seed data.max_unique_tokens data.repeat "
-    "data.short_rows data.workers",
+    "sampling.temperature sampling.guidance sampling.top_k sampling.eta data.seed "
+    "data.max_unique_tokens data.repeat data.short_rows data.workers objective.mask_share "
+    "objective.prompt_drop objective.random_context model.classes model.unet_attention_levels",
 })  # fmt: skip
-_ABOVE_0 = ("model.rope_theta", "objective.schedule_power", "data.heldout_fraction")
+_ABOVE_0 = (
+    "model.rope_theta", "objective.schedule_power", "data.heldout_fraction", "sampling.top_p"
+)  # fmt: skip
+_AT_MOST_1 = ("data.short_rows", "objective.random_context", "sampling.top_p", "sampling.eta")
 _BELOW = types.MappingProxyType({
-    1: "optimizer.b1 optimizer.b2 training.ema_decay data.heldout_fraction",
+    1: "optimizer.b1 optimizer.b2 training.ema_decay data.heldout_fraction objective.mask_share "
+    "objective.prompt_drop",
     # jax.random.key takes more, and drops the upper bits.
     2**32: "training.seed evaluation.seed data.seed",
 })  # fmt: skip
+
+_DISCRETE = ("linear", "cosine", "polynomial")
+_SCHEDULES = types.MappingProxyType(
+    {
+        "masked": _DISCRETE,
+        "uniform": _DISCRETE,
+        "block": _DISCRETE,
+        "gaussian": ("linear", "cosine", "sqrt", "learned", "warped", "gumbel"),
+    }
+)
 
 
 def check(config):
@@ -51,8 +68,21 @@ def check(config):
         for key in keys.split():
             if settings[key] >= high:
                 raise UserError(f"config.{key}={settings[key]} should be below {high}")
-    if settings["data.short_rows"] > 1:
-        raise UserError(f"config.data.short_rows={settings['data.short_rows']} should be at most 1")
+    for key in _AT_MOST_1:
+        if settings[key] > 1:
+            raise UserError(f"config.{key}={settings[key]} should be at most 1")
+    _check_data(config)
+    _check_model(config)
+    _check_objective(config)
+    training = config.training
+    if training.batch_size % training.accumulation_steps:
+        raise UserError(
+            f"config.training.batch_size={training.batch_size} is not a multiple of "
+            f"config.training.accumulation_steps={training.accumulation_steps}"
+        )
+
+
+def _check_data(config):
     if config.data.max_unique_tokens and config.data.packing != "concat":
         raise UserError(
             "config.data.max_unique_tokens needs config.data.packing=concat: rows of best-fit are "
@@ -61,7 +91,10 @@ def check(config):
     for name, weight in config.data.mixture.items():
         if not weight > 0 or not math.isfinite(weight):
             raise UserError(f"config.data.mixture[{name!r}]={weight} should be above 0")
-    model, training = config.model, config.training
+
+
+def _check_model(config):
+    model, objective = config.model, config.objective
     if not model.head_size and model.width % model.num_heads:
         raise UserError(
             f"config.model.width={model.width} is not a multiple of "
@@ -76,8 +109,58 @@ def check(config):
         raise UserError(
             f"config.model.head_size={model.per_head} is odd; rotary positions need an even one"
         )
-    if training.batch_size % training.accumulation_steps:
+    both_ways = objective.name in ("masked", "uniform", "gaussian")
+    if model.name == "unet" and not both_ways:
         raise UserError(
-            f"config.training.batch_size={training.batch_size} is not a multiple of "
-            f"config.training.accumulation_steps={training.accumulation_steps}"
+            f"config.model.name=unet mixes a token with its neighbours on both sides, which "
+            f"config.objective.name={objective.name} must not see; use model.name=transformer"
         )
+    if model.unet_attention_levels > model.unet_levels:
+        raise UserError(
+            f"config.model.unet_attention_levels={model.unet_attention_levels} should be at most "
+            f"config.model.unet_levels={model.unet_levels}"
+        )
+    if model.source == "cross_attention" and not (both_ways and model.name == "transformer"):
+        raise UserError(
+            "config.model.source=cross_attention is for config.model.name=transformer with "
+            "objective.name masked, uniform or gaussian; leave it at concatenation"
+        )
+    if model.classes and model.conditioning == "none":
+        raise UserError(
+            f"config.model.classes={model.classes} needs config.model.conditioning=film or "
+            "adaln_zero, by which a class reaches the layers"
+        )
+    if model.classes and model.classes != len(config.data.mixture):
+        raise UserError(
+            f"config.model.classes={model.classes}: classes are the corpora of config.data.mixture,"
+            f" which has {len(config.data.mixture)}"
+        )
+    if objective.name == "gaussian" and model.tie_embeddings:
+        raise UserError(
+            "config.model.tie_embeddings has nothing to tie in Gaussian diffusion, whose network "
+            "reads no tokens; leave it false"
+        )
+
+
+def _check_objective(config):
+    objective, gaussian, block = config.objective, config.gaussian, config.block
+    if objective.schedule not in _SCHEDULES.get(objective.name, (objective.schedule,)):
+        raise UserError(
+            f"config.objective.schedule={objective.schedule} is none of those of "
+            f"config.objective.name={objective.name}: {', '.join(_SCHEDULES[objective.name])}"
+        )
+    if objective.mask_share and objective.name != "uniform":
+        raise UserError(
+            f"config.objective.mask_share={objective.mask_share} is for objective.name=uniform"
+        )
+    if gaussian.gamma_min >= gaussian.gamma_max:
+        raise UserError(
+            f"config.gaussian.gamma_min={gaussian.gamma_min} should be below "
+            f"config.gaussian.gamma_max={gaussian.gamma_max}"
+        )
+    for step, size in block.curriculum.items():
+        if not step.isdecimal() or size < 1 or size != int(size):
+            raise UserError(
+                f"config.block.curriculum has {step!r}: {size}; it should map steps to whole sizes "
+                'of at least 1, as {"0": 1, "1000": 16}'
+            )

@@ -8,18 +8,48 @@ from dlms_jax.config.checks import check
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is learned: a masked diffusion, or the autoregressive baseline."""
+    """What is learned: one of the diffusions, or the autoregressive baseline."""
 
-    name: Literal["masked", "autoregressive"] = "masked"
-    schedule: Literal["linear", "cosine", "polynomial"] = "linear"
+    name: Literal["masked", "uniform", "gaussian", "block", "autoregressive"] = "masked"
+    # masked, uniform, block: linear, cosine, polynomial; gaussian: all but polynomial.
+    schedule: Literal["linear", "cosine", "polynomial", "sqrt", "learned", "warped", "gumbel"] = (
+        "linear"
+    )
     schedule_power: float = 2.0  # polynomial only: alpha(t) = 1 - t^power
+    mask_share: float = 0.0  # uniform only: share of its noise that is the mask (GIDD)
+    prompt_drop: float = 0.1  # probability that a row's prompts and class are hidden (guidance)
+    random_context: float = 0.0  # probability that a random part of a document is given
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianConfig:
+    """Gaussian diffusion on embeddings. gamma is the log of noise to signal, -log SNR."""
+
+    embedding_size: int = 128
+    embedding_file: str = ""  # a .npy of V x embedding_size: frozen; "": learned
+    gamma_min: float = -6.0  # at t=0; learned end points start here
+    gamma_max: float = 6.0  # at t=1
+    head: Literal["logits", "embedding"] = "logits"  # what the network predicts
+    # What head=embedding gives, and in what the error of loss=score_matching is measured.
+    parameterisation: Literal["x0", "noise", "v", "score"] = "x0"
+    loss: Literal["score_matching", "bound", "cross_entropy"] = "cross_entropy"
+    self_conditioning: bool = True  # the network reads its own earlier estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockConfig:
+    """Block diffusion: autoregressive over blocks, masked diffusion inside."""
+
+    size: int = 16  # tokens
+    curriculum: dict[str, float] = dataclasses.field(default_factory=dict)  # {from step: size}
+    context: Literal["bidirectional", "causal"] = "bidirectional"  # inside finished blocks
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The denoiser, laid out and named as Qwen3."""
+    """The denoiser. The Transformer is laid out and named as Qwen3."""
 
-    name: Literal["transformer"] = "transformer"
+    name: Literal["transformer", "unet"] = "transformer"
     width: int = 768
     num_layers: int = 12
     num_heads: int = 12
@@ -35,6 +65,16 @@ class ModelConfig:
     attention: Literal["xla"] = "xla"
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
+    # How time and class reach the layers: film scales and shifts; adaln_zero gates too (DiT).
+    conditioning: Literal["none", "film", "adaln_zero"] = "none"
+    conditioning_size: int = 128
+    classes: int = 0  # classes to condition on: the corpora of data.mixture, in order
+    # Where prompts are read: in the same sequence, or by an encoder of so many layers.
+    source: Literal["concatenation", "cross_attention"] = "concatenation"
+    source_layers: int = 2
+    unet_levels: int = 3  # resolutions; each is half as long as the one above
+    unet_blocks: int = 2  # residual blocks of each level, on the way down and on the way up
+    unet_attention_levels: int = 2  # of the levels, how many (the shortest) have attention
 
     @property
     def kv_heads(self) -> int:
@@ -145,9 +185,21 @@ class SamplingConfig:
     """Defaults of `sample`, and of the sample shown at each evaluation."""
 
     length: int = 128  # new tokens, or as many as the context has room for
-    steps: int = 64
+    sampler: Literal[
+        "default", "ancestral", "confidence", "margin", "entropy", "remdm_cap", "remdm_rescale",
+        "remdm_confidence", "first_hitting", "ddim", "predictor_corrector", "euler", "heun",
+        "dpm++",
+    ] = "default"  # default: the objective's own ancestral process  # fmt: skip
+    steps: int = 64  # of the reverse process; of block diffusion, for each block
+    grid: Literal["uniform", "cosine", "quantile"] = "uniform"  # where in time the steps lie
     temperature: float = 0.8
+    top_k: int = 0  # keep the likeliest so many symbols; 0: all
+    top_p: float = 1.0  # keep the likeliest symbols that hold so much probability
     guidance: float = 0.0
+    eta: float = 0.0  # ddim: 0 deterministic .. 1 ancestral; remdm: how much is masked again
+    corrector_steps: int = 1  # predictor_corrector: after each step
+    rounding: bool = False  # gaussian: every estimate is moved to the nearest embedding
+    cache: bool = True  # block, autoregressive: keep the keys and values of what is finished
     prompt: str = ""
 
 
@@ -155,6 +207,8 @@ class SamplingConfig:
 class Config:
     name: str = "base"
     objective: ObjectiveConfig = ObjectiveConfig()
+    gaussian: GaussianConfig = GaussianConfig()
+    block: BlockConfig = BlockConfig()
     model: ModelConfig = ModelConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()

@@ -103,4 +103,5 @@ def eval_batches(
             np.pad(block.segments_RxL, short),
             np.pad(block.positions_RxL, short),
             np.pad(block.scored_RxL, short),
+            np.pad(block.class_R, short[0]),
         )

@@ -24,12 +24,19 @@ class Rows(NamedTuple):
     segments_RxL: 0 for padding, then 1, 2, ... for the documents of a row.
     positions_RxL: 0, 1, ... within each document's part of the row; 0 holds BOS.
     scored_RxL: True where a token is learned and scored: of a text, all but its BOS.
+    class_R: of a mixture, which corpus a row is from, counted from 1; else 0.
     """
 
     tokens_RxL: np.ndarray
     segments_RxL: np.ndarray
     positions_RxL: np.ndarray
     scored_RxL: np.ndarray
+    class_R: np.ndarray
+
+    @property
+    def cells(self) -> tuple[np.ndarray, ...]:
+        """The arrays that have a value a token: tokens, segments, positions, scored."""
+        return self[:4]
 
     @property
     def number(self) -> int:
@@ -53,7 +60,7 @@ class Rows(NamedTuple):
 def no_rows(length: int) -> Rows:
     """Returns Rows of which there are none."""
     ids = np.zeros((0, length), np.int32)
-    return Rows(ids, ids, ids, ids.astype(bool))
+    return Rows(ids, ids, ids, ids.astype(bool), ids[:, 0])
 
 
 def join(blocks: Iterable[Rows], length: int) -> Rows:
@@ -152,4 +159,5 @@ def _lay_out(rows, length, bos_id, pad_id) -> Rows:
             segments_RxL[r, start:end] = number
             positions_RxL[r, start:end] = count_L[: end - start]
             start = end
-    return Rows(tokens_RxL, segments_RxL, positions_RxL, positions_RxL > 0)
+    class_R = np.zeros(len(rows), np.int32)
+    return Rows(tokens_RxL, segments_RxL, positions_RxL, positions_RxL > 0, class_R)

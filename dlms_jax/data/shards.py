@@ -141,6 +141,7 @@ class ShardRows:
             np.full((len(indices), self.length), self._pad_id, np.int32),
             *np.zeros((2, len(indices), self.length), np.int32),
             np.zeros((len(indices), self.length), bool),
+            np.zeros(len(indices), np.int32),
         )
         for place, index in enumerate(indices):
             self._from_record(self._read(int(index)), rows.take(place))

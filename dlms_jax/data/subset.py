@@ -13,6 +13,7 @@ def cut_rows(rows: Rows, columns_R: np.ndarray, pad_id: int) -> Rows:
         rows.segments_RxL * kept_RxL,
         rows.positions_RxL * kept_RxL,
         rows.scored_RxL & kept_RxL,
+        rows.class_R,
     )
 
 
@@ -58,9 +59,11 @@ class MixedRows:
 
 
 def gather(stores: list, source_R: np.ndarray, row_R: np.ndarray) -> Rows:
-    """Returns rows from several stores, in the order in which they are asked for."""
+    """Returns rows from several stores, in the order in which they are asked for; their class is
+    the store, counted from 1."""
     if len(stores) == 1:
         return stores[0].take(row_R)
     parts = [store.take(row_R[source_R == s]) for s, store in enumerate(stores)]
     back = np.argsort(np.argsort(source_R, kind="stable"), kind="stable")
-    return Rows(*(np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)))
+    rows = Rows(*(np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)))
+    return rows._replace(class_R=(source_R + 1).astype(np.int32))

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from dlms_jax.diffusion.prompts import Prompts
 from dlms_jax.diffusion.protocol import Loss, Vocabulary
 
 
@@ -12,11 +13,14 @@ class Autoregressive:
     """Position i predicts token i + 1; normalised over every exported symbol, as a stock Qwen3."""
 
     vocabulary: Vocabulary
+    prompts: Prompts = Prompts()
     attention = "causal"
     exact = True
+    protocol = "exact likelihood, one pass"
 
-    def loss(self, denoise, batch, key):
-        """Returns -log p of every scored token, summed; nothing is random, so the key is unused."""
+    def loss(self, denoise, batch, key, step=0):
+        """Returns -log p of every scored token, summed; only what is given is random."""
+        batch = self.prompts(batch, key, self.vocabulary.mask_id)
         total, _ = self._nll(denoise, batch)
         return Loss(total, {})
 

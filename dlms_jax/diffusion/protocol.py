@@ -5,7 +5,7 @@ Shapes are written in the names; their legend stands in models/layers.py.
 
 from collections.abc import Callable
 import dataclasses
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,22 @@ import numpy as np
 
 
 class Layout(NamedTuple):
-    """How documents lie in packed rows.
+    """What the network is told of rows besides the inputs and their times.
 
     segments_BxL: 0 for padding, 1, 2, ... for the documents of a row.
     positions_BxL: 0, 1, ... within each document; position 0 holds BOS.
+    given_BxL: True at the tokens of a prompt, which are never corrupted (BOS is not among them).
+    class_B: the class of a row's documents, from 1; 0 where it has none or is not to be known.
+    blocks_BxL, clean_BxL: of block diffusion, else None: the block of its document that a token
+        belongs to, and True where it is context that is finished, False where it is being denoised.
     """
 
     segments_BxL: jax.Array
     positions_BxL: jax.Array
+    given_BxL: jax.Array | None = None
+    class_B: jax.Array | None = None
+    blocks_BxL: jax.Array | None = None
+    clean_BxL: jax.Array | None = None
 
 
 class Batch(NamedTuple):
@@ -34,6 +42,24 @@ class Batch(NamedTuple):
     layout: Layout
     row_B: jax.Array
     scored_BxL: jax.Array
+
+
+def make_batch(tokens_BxL, segments_BxL, positions_BxL, scored_BxL, row_B, class_B=None) -> Batch:
+    """Returns a Batch of packed rows; what is not scored, but for BOS, is given."""
+    given_BxL = ~scored_BxL & (segments_BxL > 0) & (positions_BxL > 0)
+    layout = Layout(segments_BxL, positions_BxL, given_BxL, class_B)
+    return Batch(tokens_BxL, layout, row_B, scored_BxL)
+
+
+class Noisy(NamedTuple):
+    """What a network reads in Gaussian diffusion, in place of tokens.
+
+    z_BxLxE: noisy embeddings; clean ones where a token is given, and of BOS.
+    estimate_BxLxE: an earlier estimate of the clean embeddings (self-conditioning).
+    """
+
+    z_BxLxE: jax.Array
+    estimate_BxLxE: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,24 +91,44 @@ class Vocabulary:
 class Denoiser(NamedTuple):
     """The network with its weights, as objectives and samplers see it.
 
-    logits: (inputs_BxL, t_BxL, layout) -> logits_BxLxV.
-    nll: (inputs_BxL, t_BxL, layout, targets_BxL, weights_BxL, bias_V) -> (total, nll_BxL), where
+    logits: (inputs, t_BxL, layout) -> logits_BxLxV in float32. inputs are tokens_BxL or a Noisy.
+        (Gaussian diffusion with head="embedding" gets a vector_BxLxE.)
+    nll: (inputs, t_BxL, layout, targets_BxL, weights_BxL, bias_V) -> (total, nll_BxL), where
         nll is -log softmax(logits + bias)[target] where the weight is not 0 and 0 elsewhere, and
         total = sum(weights * nll). Only `total` is differentiable.
+    table_VxE: Gaussian diffusion's embeddings, rows of length 1.
+    schedule: the parameters of a noise schedule that is learned, a vector; of size 0 where fixed.
+    cached: what samples with a cache of keys and values need; None where the network has none.
     """
 
     logits: Callable[..., jax.Array]
     nll: Callable[..., tuple[jax.Array, jax.Array]]
+    table_VxE: jax.Array | None = None
+    schedule: jax.Array | None = None
+    cached: "Cached | None" = None
 
     @classmethod
-    def from_logits(cls, logits) -> "Denoiser":
+    def from_logits(cls, logits, **others) -> "Denoiser":
         """Returns a Denoiser whose `nll` is computed from all logits: the plain form."""
 
-        def nll(inputs_BxL, t_BxL, layout, targets_BxL, weights_BxL, bias_V):
-            logits_BxLxV = logits(inputs_BxL, t_BxL, layout)
+        def nll(inputs, t_BxL, layout, targets_BxL, weights_BxL, bias_V):
+            logits_BxLxV = logits(inputs, t_BxL, layout)
             return plain_nll(logits_BxLxV, targets_BxL, weights_BxL, bias_V)
 
-        return cls(logits, nll)
+        return cls(logits, nll, **others)
+
+
+class Cached(NamedTuple):
+    """A network that keeps the keys and values of the positions it has read.
+
+    empty: (rows, length) -> cache, of which nothing is used yet.
+    logits: (inputs_BxC, t_BxC, layout, start, cache) -> (logits_BxCxV, cache): reads the positions
+        start..start+C-1 (start may be traced), whose keys and values it puts in the cache, against
+        all positions of the cache that `layout` (of the whole length) lets them see.
+    """
+
+    empty: Callable[[int, int], Any]
+    logits: Callable[..., tuple[jax.Array, Any]]
 
 
 def plain_nll(logits_BxLxV, targets_BxL, weights_BxL, bias_V):
@@ -107,13 +153,15 @@ class Objective(Protocol):
     """A way to learn the distribution of documents. Implementations are frozen dataclasses."""
 
     vocabulary: Vocabulary
-    attention: str  # which positions the network lets attend: "full" or "causal"
+    attention: str  # which positions the network lets attend: models/attention.py has the kinds
     exact: bool  # whether `bound` is -log p itself, the same at every sample
+    protocol: str  # how the bound is made, in a few words
 
-    def loss(self, denoise: Denoiser, batch: Batch, key: jax.Array) -> Loss:
-        """Returns the training loss of one draw of the corruption.
+    def loss(self, denoise: Denoiser, batch: Batch, key: jax.Array, step: jax.Array | int = 0) -> Loss:
+        """Returns the training loss of one draw of the corruption, at a step of training.
 
-        A row's corruption is a function of (key, batch.row_B) alone, whatever rows stand beside it.
+        A row's corruption is a function of (key, batch.row_B, step) alone, whatever rows stand
+        beside it.
         """
 
     def bound(

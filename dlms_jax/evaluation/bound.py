@@ -13,7 +13,7 @@ from dlms_jax.config import Config
 from dlms_jax.data.dataset import RowStore
 from dlms_jax.data.loader import eval_batches
 from dlms_jax.data.tokenizers import Tokenizer
-from dlms_jax.diffusion import Batch, Layout, Objective
+from dlms_jax.diffusion import Objective, make_batch
 from dlms_jax.models import Transformer
 from dlms_jax.parallel.mesh import check_rows, local_rows, replicated, to_global
 from dlms_jax.training.denoiser import make_denoiser
@@ -82,10 +82,10 @@ class BoundEvaluator:
     def protocol(self) -> str:
         """Returns, in a sentence, how the numbers were made."""
         if self._objective.exact:
-            how = "exact likelihood, one pass"
+            how = self._objective.protocol
         else:
             how = (
-                f"masked bound in its count form, {self._samples} Monte-Carlo strata a document, "
+                f"{self._objective.protocol}, {self._samples} Monte-Carlo strata a document, "
                 f"seed {self._seed}"
             )
         length = self._config.data.sequence_length
@@ -128,9 +128,8 @@ def _bound_step(config, model, objective, mesh, samples, bytes_of_ids_V):
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def step(params, rows, row_B, key):
-        denoise = make_denoiser(config, model, params, objective.attention, mesh)
-        layout = Layout(rows.segments_RxL, rows.positions_RxL)
-        batch = Batch(rows.tokens_RxL, layout, row_B, rows.scored_RxL)
+        denoise = make_denoiser(config, model, params, objective, mesh)
+        batch = make_batch(*rows.cells, row_B, rows.class_R)
         scored_BxL = batch.scored_BxL.astype(jnp.int32)
         bytes_BxL = jnp.asarray(bytes_of_ids_V)[batch.tokens_BxL] * scored_BxL
         counts_V = jnp.zeros(len(bytes_of_ids_V), jnp.int32).at[batch.tokens_BxL].add(scored_BxL)

@@ -1,6 +1,11 @@
 """TOKENS -> LOGITS: the denoisers, and the only place that knows flax."""
 
+from dlms_jax.models.inputs import head_kernel_DxV, noise_schedule, noise_table, project
 from dlms_jax.models.sizes import count_parameters, train_flops
-from dlms_jax.models.transformer import Transformer, head_kernel_DxV
+from dlms_jax.models.transformer import Transformer
+from dlms_jax.models.unet import UNet
 
-__all__ = ["Transformer", "count_parameters", "head_kernel_DxV", "train_flops"]
+__all__ = [
+    "Transformer", "UNet", "count_parameters", "head_kernel_DxV", "noise_schedule", "noise_table",
+    "project", "train_flops",
+]  # fmt: skip

@@ -1,26 +1,67 @@
-"""Who may attend to whom, and the attention itself by the name of its implementation."""
+"""Who may attend to whom, and the attention itself by the name of its implementation.
+
+A layout is diffusion's Layout, or anything that has its fields.
+"""
 
 import jax
 import jax.numpy as jnp
 
 
-def attention_mask(segments_BxL: jax.Array, kind: str) -> jax.Array:
-    """Returns mask_Bx1xLxL, True where a query (first L) may see a key (second L).
+def attention_mask(queries, keys, kind: str) -> jax.Array:
+    """Returns mask_Bx1xLxS, True where a position of the layout `queries` may see one of `keys`.
 
-    A position sees its own document only; with kind "causal" nothing after itself, with "full" all
-    of it. Padding (segment 0) sees padding, so that no row of the softmax is empty.
+    A position sees its own document only, and of it, by kind
+    full: everything;
+    causal: what stands at its own position or before;
+    block (arXiv 2503.09573): clean tokens of the blocks before its own; where it is being denoised,
+        its own block as that is being denoised; where it is clean, the clean tokens of its own;
+    block_causal: the same, but of clean tokens a clean one sees none after itself.
+    Padding (segment 0) sees padding. Every position sees itself, so that no row of the softmax is
+    empty. `queries` may be some columns of `keys`: positions are compared, not places in the array.
     """
-    mask_BxLxL = segments_BxL[:, :, None] == segments_BxL[:, None, :]
+
+    def pairs(field):
+        return getattr(queries, field)[:, :, None], getattr(keys, field)[:, None, :]
+
+    q_segment, k_segment = pairs("segments_BxL")
+    mask_BxLxS = q_segment == k_segment
+    if kind == "full":
+        return mask_BxLxS[:, None]
+    q_position, k_position = pairs("positions_BxL")
     if kind == "causal":
-        length = segments_BxL.shape[1]
-        mask_BxLxL &= jnp.tril(jnp.ones((length, length), bool))[None]
-    elif kind != "full":
-        raise ValueError(f"attention {kind!r} is neither full nor causal")
-    return mask_BxLxL[:, None]
+        return (mask_BxLxS & (k_position <= q_position))[:, None]
+    if kind not in ("block", "block_causal"):
+        raise ValueError(f"attention {kind!r} is none of full, causal, block, block_causal")
+    q_block, k_block = pairs("blocks_BxL")
+    q_clean, k_clean = pairs("clean_BxL")
+    together = ~q_clean & ~k_clean & (k_block == q_block)
+    finished = k_position <= q_position if kind == "block_causal" else k_block <= q_block
+    before = k_clean & (k_block < q_block)
+    return (mask_BxLxS & (together | before | (q_clean & k_clean & finished)))[:, None]
 
 
-def attend(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, mask_Bx1xLxL, implementation: str) -> jax.Array:
+def source_masks(layout) -> tuple[jax.Array, jax.Array]:
+    """Returns (own_Bx1xLxL, source_Bx1xLxL) for prompts that an encoder reads: of its own sequence
+    a position sees all of its document but the given tokens, of the encoder's the given tokens and
+    BOS. BOS is in both, so that a document without a prompt has something to see."""
+    same_Bx1xLxL = attention_mask(layout, layout, "full")
+    segments_BxL, given_BxL = layout.segments_BxL, layout.given_BxL
+    if given_BxL is None:
+        given_BxL = jnp.zeros(segments_BxL.shape, bool)
+    source_BxL = given_BxL | (layout.positions_BxL == 0) | (segments_BxL == 0)
+    return same_Bx1xLxL & ~given_BxL[:, None, None], same_Bx1xLxL & source_BxL[:, None, None]
+
+
+def columns(layout, start, number: int):
+    """Returns the layout of the positions start..start+number-1 (start may be traced)."""
+    return jax.tree.map(
+        lambda x: x if x.ndim == 1 else jax.lax.dynamic_slice_in_dim(x, start, number, axis=1),
+        layout,
+    )
+
+
+def attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, mask_Bx1xLxS, implementation: str) -> jax.Array:
     """Returns softmax(q k^T / sqrt(K)) v as y_BxLxHxK; H is a multiple of G (grouped queries)."""
     return jax.nn.dot_product_attention(
-        q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, mask=mask_Bx1xLxL, implementation=implementation
+        q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, mask=mask_Bx1xLxS, implementation=implementation
     )

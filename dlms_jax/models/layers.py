@@ -1,7 +1,8 @@
 """The parts of a Transformer layer, named and laid out as Qwen3's.
 
 Letters in array names, here and everywhere: B batch, L length, D width, H heads, G key/value
-heads, K head size, F feed-forward size, V vocabulary rows, N layers, C chunk of positions.
+heads, K head size, F feed-forward size, V vocabulary rows, N layers, C chunk of positions (of
+conditioning: its size), S length of what is attended to, E size of noisy embeddings.
 """
 
 from flax import linen as nn
@@ -12,6 +13,10 @@ from dlms_jax.config import ModelConfig
 from dlms_jax.models.attention import attend
 
 INIT_STD = 0.02
+REMAT = {  # what the backward pass finds kept, by config.model.remat
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # matmuls' results
+    "full": jax.checkpoint_policies.nothing_saveable,  # each layer's input only
+}
 
 
 class RMSNorm(nn.Module):
@@ -65,28 +70,46 @@ def rotate(x_BxLxHxK: jax.Array, rotary) -> jax.Array:
 
 
 class Attention(nn.Module):
-    """Grouped-query self-attention with rotary positions and optional per-head QK norm."""
+    """Grouped-query attention with rotary positions and optional per-head QK norm.
+
+    As a function it is self-attention. Its two halves, `keys` and `read`, serve attention to
+    another sequence or to a cache.
+    """
 
     config: ModelConfig
 
-    @nn.compact
-    def __call__(self, x_BxLxD, mask_Bx1xLxL, rotary):
+    def setup(self):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-
-        def heads(name, number):
-            y = Linear(number * c.per_head, dtype, c.qkv_bias, name=name)(x_BxLxD)
-            return y.reshape(*y.shape[:2], number, c.per_head)
-
-        q_BxLxHxK = heads("q_proj", c.num_heads)
-        k_BxLxGxK = heads("k_proj", c.kv_heads)
-        v_BxLxGxK = heads("v_proj", c.kv_heads)
+        self.q_proj = Linear(c.num_heads * c.per_head, dtype, c.qkv_bias)
+        self.k_proj = Linear(c.kv_heads * c.per_head, dtype, c.qkv_bias)
+        self.v_proj = Linear(c.kv_heads * c.per_head, dtype, c.qkv_bias)
+        self.o_proj = Linear(c.width, dtype, std=_output_std(c))
         if c.qk_norm:
-            q_BxLxHxK = RMSNorm(c.norm_epsilon, dtype, name="q_norm")(q_BxLxHxK)
-            k_BxLxGxK = RMSNorm(c.norm_epsilon, dtype, name="k_norm")(k_BxLxGxK)
-        q_BxLxHxK, k_BxLxGxK = rotate(q_BxLxHxK, rotary), rotate(k_BxLxGxK, rotary)
-        y_BxLxHxK = attend(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, mask_Bx1xLxL, c.attention)
-        y_BxLxO = y_BxLxHxK.reshape(*y_BxLxHxK.shape[:2], -1)
-        return Linear(c.width, dtype, std=_output_std(c), name="o_proj")(y_BxLxO)
+            self.q_norm = RMSNorm(c.norm_epsilon, dtype)
+            self.k_norm = RMSNorm(c.norm_epsilon, dtype)
+
+    def __call__(self, x_BxLxD, mask_Bx1xLxL, rotary) -> jax.Array:
+        """Returns what self-attention adds, y_BxLxD."""
+        return self.read(x_BxLxD, self.keys(x_BxLxD, rotary), mask_Bx1xLxL, rotary)
+
+    def keys(self, x_BxSxD, rotary) -> tuple[jax.Array, jax.Array]:
+        """Returns (k_BxSxGxK, v_BxSxGxK) of what is attended to; rotary: of its positions."""
+        k_BxSxGxK = self._heads(self.k_proj(x_BxSxD))
+        if self.config.qk_norm:
+            k_BxSxGxK = self.k_norm(k_BxSxGxK)
+        return rotate(k_BxSxGxK, rotary), self._heads(self.v_proj(x_BxSxD))
+
+    def read(self, x_BxLxD, keys, mask_Bx1xLxS, rotary) -> jax.Array:
+        """Returns y_BxLxD of queries from x; keys: what `keys` returned. rotary: of x."""
+        q_BxLxHxK = self._heads(self.q_proj(x_BxLxD))
+        if self.config.qk_norm:
+            q_BxLxHxK = self.q_norm(q_BxLxHxK)
+        q_BxLxHxK = rotate(q_BxLxHxK, rotary)
+        y_BxLxHxK = attend(q_BxLxHxK, *keys, mask_Bx1xLxS, self.config.attention)
+        return self.o_proj(y_BxLxHxK.reshape(*y_BxLxHxK.shape[:2], -1))
+
+    def _heads(self, y_BxLxO):
+        return y_BxLxO.reshape(*y_BxLxO.shape[:2], -1, self.config.per_head)
 
 
 class MLP(nn.Module):

@@ -1,32 +1,113 @@
 """Parameters and FLOPs by formula (a compiler counts a scanned layer once)."""
 
-from dlms_jax.config import ModelConfig
+from dlms_jax.config import Config, ModelConfig
+from dlms_jax.models.conditioning import FEATURES
+from dlms_jax.models.inputs import output_size
+from dlms_jax.models.unet_sizes import unet_flops, unet_parameters
 
 
-def layer_matrix_parameters(c: ModelConfig) -> int:
-    """Returns the parameters of one layer's matrices."""
-    attention = c.width * c.per_head * (2 * c.num_heads + 2 * c.kv_heads)
-    return attention + 3 * c.width * c.hidden
+def count_parameters(config: Config, rows: int, schedule_size: int = 0) -> int:
+    """Returns the number of parameters of a network whose head has `rows` rows.
+
+    schedule_size: the parameters of Gaussian diffusion's noise schedule.
+    """
+    if config.model.name == "unet":
+        return unet_parameters(config, rows, schedule_size)
+    c, gaussian = config.model, _gaussian(config)
+    total = c.num_layers * _layer_parameters(c, cross=c.source == "cross_attention")
+    total += c.width  # the final norm
+    if c.source == "cross_attention":
+        total += c.source_layers * _layer_parameters(c, encoder=True) + c.width  # and its norm
+    if c.conditioning != "none":
+        total += _conditioning_matrices(c) + 2 * c.conditioning_size + 2 * c.width  # biases
+        total += (c.classes + 1) * c.conditioning_size if c.classes else 0
+    if gaussian is None:
+        return total + rows * c.width * (1 if c.tie_embeddings else 2)
+    table = rows * gaussian.embedding_size
+    inputs = _input_matrices(config)
+    return total + table + inputs + schedule_size + c.width * output_size(rows, gaussian)
 
 
-def count_parameters(c: ModelConfig, rows: int) -> int:
-    """Returns the number of parameters of a Transformer whose head has `rows` rows."""
-    layer = layer_matrix_parameters(c) + 2 * c.width  # two norms
-    if c.qk_norm:
-        layer += 2 * c.per_head
-    if c.qkv_bias:
-        layer += c.per_head * (c.num_heads + 2 * c.kv_heads)
-    tables = rows * c.width * (1 if c.tie_embeddings else 2)
-    return c.num_layers * layer + tables + c.width
-
-
-def train_flops(c: ModelConfig, rows: int, length: int, attention: str, head_share: float) -> float:
+def train_flops(config: Config, rows: int, length: int, head_share: float) -> float:
     """Returns the FLOPs that a training step needs for one token of a row of `length` tokens.
 
-    Forward and backward, 2 FLOPs a multiply-add, without recomputation; causal attention counts
-    half. head_share: the part of positions whose logits the loss needs (0.5 for masked diffusion).
+    Forward and backward of one pass through the network, 2 FLOPs a multiply-add, without
+    recomputation; nor is self-conditioning's pass counted, which has no backward. A row is taken
+    for one document; pairs that a causal or a block mask hides do not count. head_share: the part
+    of positions whose logits the loss needs (0.5 for masked diffusion).
     """
-    pairs = length / 2 if attention == "causal" else length
-    attended = 2 * c.num_heads * c.per_head * pairs  # q k^T and the sum over values
-    matrices = c.num_layers * (layer_matrix_parameters(c) + attended)
-    return 6 * (matrices + head_share * c.width * rows)
+    if config.model.name == "unet":
+        return unet_flops(config, rows, length, head_share)
+    c, gaussian = config.model, _gaussian(config)
+    copies = 2 if config.objective.name == "block" else 1  # a noisy and a clean one of each token
+    pair = 2 * c.num_heads * c.per_head  # q k^T and the sum over values
+    total = copies * c.num_layers * _layer_matrices(c)
+    total += c.num_layers * pair * attended_pairs(config, length)
+    if c.source == "cross_attention":
+        total += c.source_layers * (_layer_matrices(c, encoder=True) + pair * length)
+        total += c.num_layers * (_branch(c, _attention_matrices(c)) + pair * length)
+    if c.conditioning != "none":
+        total += copies * _conditioning_matrices(c)
+    if gaussian is not None:
+        total += _input_matrices(config)
+    return 6 * (total + head_share * c.width * output_size(rows, gaussian))
+
+
+def attended_pairs(config: Config, length: int) -> float:
+    """Returns how many positions a token attends to on average; in block diffusion, how many its
+    noisy copy and its clean one do together.
+
+    There the noisy copy attends to its block and to the (L - S) / 2 clean tokens before, the clean
+    one to (L + S) / 2 tokens, to L / 2 where it sees none after itself.
+    """
+    if config.objective.name == "autoregressive":
+        return length / 2
+    if config.objective.name != "block":
+        return length
+    size = min(config.block.size, length)
+    clean = length / 2 if config.block.context == "causal" else (length + size) / 2
+    return (length + size) / 2 + clean
+
+
+def _gaussian(config: Config):
+    return config.gaussian if config.objective.name == "gaussian" else None
+
+
+def _layer_matrices(c: ModelConfig, encoder: bool = False) -> int:
+    """A layer's matrices without its attention to a source; an encoder's are not modulated."""
+    matrices = _attention_matrices(c), 3 * c.width * c.hidden
+    return sum(m if encoder else _branch(c, m) for m in matrices)
+
+
+def _layer_parameters(c: ModelConfig, encoder: bool = False, cross: bool = False) -> int:
+    """All of a layer's parameters: matrices, norms and biases."""
+    attentions = 2 if cross else 1
+    total = _layer_matrices(c, encoder) + (_branch(c, _attention_matrices(c)) if cross else 0)
+    total += (attentions + 1) * (c.width + (0 if encoder else _modulated(c)))
+    total += attentions * 2 * c.per_head * c.qk_norm
+    return total + attentions * c.per_head * (c.num_heads + 2 * c.kv_heads) * c.qkv_bias
+
+
+def _attention_matrices(c: ModelConfig) -> int:
+    return c.width * c.per_head * (2 * c.num_heads + 2 * c.kv_heads)
+
+
+def _branch(c: ModelConfig, matrices: int) -> int:
+    """The matrices of a branch, and the one that modulates it."""
+    return matrices + c.conditioning_size * _modulated(c)
+
+
+def _modulated(c: ModelConfig) -> int:
+    """The numbers by which a branch is modulated: scale, shift and, in adaLN-zero, gate."""
+    return c.width * {"none": 0, "film": 2, "adaln_zero": 3}[c.conditioning]
+
+
+def _conditioning_matrices(c: ModelConfig) -> int:
+    """Those of Conditioning, and of the final norm's scale and shift."""
+    return c.conditioning_size * (FEATURES + c.conditioning_size + 2 * c.width)
+
+
+def _input_matrices(config: Config) -> int:
+    """What reads noisy embeddings and, in self-conditioning, the earlier estimate."""
+    gaussian = config.gaussian
+    return config.model.width * gaussian.embedding_size * (1 + gaussian.self_conditioning)

@@ -1,103 +1,170 @@
-"""The Transformer denoiser: tokens -> logits."""
+"""The Transformer denoiser: tokens or noisy embeddings -> logits."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dlms_jax.config import ModelConfig
-from dlms_jax.models.attention import attention_mask
-from dlms_jax.models.layers import INIT_STD, MLP, Attention, RMSNorm, rotary_angles
+from dlms_jax.config import GaussianConfig, ModelConfig
+from dlms_jax.models.attention import attention_mask, columns, source_masks
+from dlms_jax.models.conditioning import Conditioning, Modulation, modulated_norm
+from dlms_jax.models.inputs import Head, Inputs, NoisyInputs, output_size, project
+from dlms_jax.models.layers import MLP, REMAT, Attention, RMSNorm, rotary_angles
 
-_REMAT = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep matmuls' results
-    "full": jax.checkpoint_policies.nothing_saveable,  # keep each layer's input only
-}
+
+class Around(NamedTuple):
+    """What every layer is told alike, besides its input.
+
+    source: (x_BxLxD, mask_Bx1xLxL) of the encoder that read the prompts, None where there is none.
+    start: the place in the cache at which the input's keys and values go, None without a cache.
+    """
+
+    mask_Bx1xLxS: jax.Array
+    rotary: tuple[jax.Array, jax.Array]
+    c_BxLxC: jax.Array | None = None
+    source: tuple[jax.Array, jax.Array] | None = None
+    start: jax.Array | int | None = None
 
 
 class Layer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), x + attention to the source(norm(x)) if any, x + mlp(norm(x))."""
 
     config: ModelConfig
     constrain: Callable
 
     @nn.compact
-    def __call__(self, x_BxLxD, mask_Bx1xLxL, rotary):
-        c, dtype = self.config, jnp.dtype(self.config.dtype)
-        h_BxLxD = RMSNorm(c.norm_epsilon, dtype, name="attn_norm")(x_BxLxD)
-        x_BxLxD = x_BxLxD + Attention(c, name="attn")(h_BxLxD, mask_Bx1xLxL, rotary)
-        h_BxLxD = RMSNorm(c.norm_epsilon, dtype, name="mlp_norm")(x_BxLxD)
-        x_BxLxD = x_BxLxD + MLP(c, name="mlp")(h_BxLxD)
-        return self.constrain(x_BxLxD), None
+    def __call__(self, x_BxLxD, cache, around: Around):
+        """Returns (x_BxLxD, cache); cache: this layer's (k_BxSxGxK, v_BxSxGxK), or None."""
+        c, (mask_Bx1xLxS, rotary, c_BxLxC, source, start) = self.config, around
+        h_BxLxD, gate = modulated_norm(c, "attn", x_BxLxD, c_BxLxC)
+        attn = Attention(c, name="attn")
+        keys = attn.keys(h_BxLxD, rotary)
+        if cache is not None:
+            keys = cache = jax.tree.map(
+                lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1),
+                cache, keys,
+            )  # fmt: skip
+        x_BxLxD = x_BxLxD + gate * attn.read(h_BxLxD, keys, mask_Bx1xLxS, rotary)
+        if source is not None:
+            h_BxLxD, gate = modulated_norm(c, "cross_attn", x_BxLxD, c_BxLxC)
+            cross_attn, (source_BxLxD, mask_Bx1xLxL) = Attention(c, name="cross_attn"), source
+            # With rotary positions: prompt and answer stand in one document, and what fills a hole
+            # has to know which given tokens are next to it.
+            keys = cross_attn.keys(source_BxLxD, rotary)
+            x_BxLxD = x_BxLxD + gate * cross_attn.read(h_BxLxD, keys, mask_Bx1xLxL, rotary)
+        h_BxLxD, gate = modulated_norm(c, "mlp", x_BxLxD, c_BxLxC)
+        x_BxLxD = x_BxLxD + gate * MLP(c, name="mlp")(h_BxLxD)
+        return self.constrain(x_BxLxD), cache
 
 
 class Transformer(nn.Module):
-    """A stack of `Layer`s between an embedding and a head of `rows` symbols.
+    """A stack of `Layer`s between inputs and a head of `rows` symbols.
 
-    `constrain` may pin where x_BxLxD lives (parallel.mesh); the network itself knows no mesh.
-    Layer parameters have a leading layer axis, whether the layers run as a scan or unrolled.
+    gaussian: None where tokens are read. `constrain` may pin where x_BxLxD lives (parallel.mesh);
+    the network itself knows no mesh. Layer parameters have a leading layer axis, whether the layers
+    run as a scan or unrolled.
+
+    With config.source="cross_attention" given tokens are read by an encoder of further layers,
+    which knows no time; the layers see its outputs instead of these tokens.
     """
 
     config: ModelConfig
     rows: int
     constrain: Callable = lambda x: x
+    gaussian: GaussianConfig | None = None
+    schedule_size: int = 0
 
     def setup(self):
         c = self.config
-        self.embed = nn.Embed(
-            self.rows, c.width, jnp.dtype(c.dtype), embedding_init=nn.initializers.normal(INIT_STD)
-        )
-        layer = Layer
+        if self.gaussian is None:
+            self.embed = Inputs(c, self.rows)
+        else:
+            self.embed = NoisyInputs(c, self.gaussian, self.rows, self.schedule_size)
+        self.conditioning = Conditioning(c)
+        self.layers = self._stack(c.num_layers)
+        if c.source == "cross_attention":
+            self.source_layers = self._stack(c.source_layers)
+            self.source_norm = RMSNorm(c.norm_epsilon, jnp.dtype(c.dtype))
+        self.final_norm = RMSNorm(c.norm_epsilon, jnp.dtype(c.dtype))
+        self.final_modulation = Modulation(c, gated=False)
+        if self.gaussian is not None or not c.tie_embeddings:
+            self.lm_head = Head(output_size(self.rows, self.gaussian))
+
+    def _stack(self, number):
+        c, layer = self.config, Layer
         if c.remat != "none":
-            layer = nn.remat(Layer, policy=_REMAT[c.remat], prevent_cse=not c.scan_layers)
+            layer = nn.remat(Layer, policy=REMAT[c.remat], prevent_cse=not c.scan_layers)
         stack = nn.scan(
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=c.num_layers,
-            unroll=1 if c.scan_layers else c.num_layers,
+            in_axes=(0, nn.broadcast),
+            out_axes=0,
+            length=number,
+            unroll=1 if c.scan_layers else number,
         )
-        self.layers = stack(c, self.constrain)
-        self.final_norm = RMSNorm(c.norm_epsilon, jnp.dtype(c.dtype))
-        if not c.tie_embeddings:
-            self.lm_head = Head(self.rows)
+        return stack(c, self.constrain)
 
-    def features(self, tokens_BxL, segments_BxL, positions_BxL, attention: str) -> jax.Array:
-        """Returns h_BxLxD, which the head multiplies into logits; attention: "full" or "causal"."""
-        c = self.config
-        mask_Bx1xLxL = attention_mask(segments_BxL, attention)
-        rotary = rotary_angles(positions_BxL, c.per_head, c.rope_theta)
-        x_BxLxD, _ = self.layers(self.constrain(self.embed(tokens_BxL)), mask_Bx1xLxL, rotary)
-        return self.final_norm(x_BxLxD)
+    def features(self, inputs, t_BxL, layout, attention: str) -> jax.Array:
+        """Returns h_BxLxD, which the head multiplies into logits.
 
-    def __call__(self, tokens_BxL, segments_BxL, positions_BxL, attention: str) -> jax.Array:
-        """Returns logits_BxLxV in float32."""
-        h_BxLxD = self.features(tokens_BxL, segments_BxL, positions_BxL, attention)
-        if self.config.tie_embeddings:
-            kernel_DxV = self.embed.embedding.T
+        inputs: tokens_BxL, or (z_BxLxE, estimate_BxLxE). layout: diffusion's Layout. attention: a
+        kind that models/attention.py knows; "full" where prompts have an encoder.
+        """
+        x_BxLxD = self.constrain(self.embed(inputs))
+        rotary = self._rotary(layout)
+        if self.config.source == "concatenation":
+            around = Around(attention_mask(layout, layout, attention), rotary)
+        elif attention == "full":
+            own_Bx1xLxL, source_Bx1xLxL = source_masks(layout)
+            source_BxLxD, _ = self.source_layers(x_BxLxD, None, Around(source_Bx1xLxL, rotary))
+            source = self.source_norm(source_BxLxD), source_Bx1xLxL
+            around = Around(own_Bx1xLxL, rotary, source=source)
         else:
+            raise ValueError(
+                f"attention {attention!r} and prompts read by an encoder exclude each other"
+            )
+        return self._features(x_BxLxD, t_BxL, layout, around)[0]
+
+    def __call__(self, inputs, t_BxL, layout, attention: str) -> jax.Array:
+        """Returns logits_BxLxV in float32 (a vector_BxLxE where gaussian.head is "embedding")."""
+        return self._project(self.features(inputs, t_BxL, layout, attention))
+
+    def empty_cache(self, rows: int, length: int) -> tuple[jax.Array, jax.Array]:
+        """Returns what `step` starts from: (k_NxBxLxGxK, v_NxBxLxGxK), keys as attention compares
+        them, after norm and rotation."""
+        c = self.config
+        shape = c.num_layers, rows, length, c.kv_heads, c.per_head
+        return (jnp.zeros(shape, c.dtype),) * 2
+
+    def step(self, inputs, t_BxC, layout, start, cache, attention: str) -> tuple[jax.Array, Any]:
+        """Returns (logits_BxCxV, cache): the network at the positions start..start+C-1, whose keys
+        and values it puts in the cache. layout: of the cache's whole length, of which it lets a
+        position see what `attention` says; what is to be seen must have been read before."""
+        here = columns(layout, start, t_BxC.shape[1])
+        mask_Bx1xCxL = attention_mask(here, layout, attention)
+        around = Around(mask_Bx1xCxL, self._rotary(here), start=start)
+        x_BxCxD = self.constrain(self.embed(inputs))
+        h_BxCxD, cache = self._features(x_BxCxD, t_BxC, here, around, cache)
+        return self._project(h_BxCxD), cache
+
+    def _features(self, x_BxLxD, t_BxL, layout, around: Around, cache=None):
+        c_BxLxC = self.conditioning(t_BxL, layout.class_B)
+        x_BxLxD, cache = self.layers(x_BxLxD, cache, around._replace(c_BxLxC=c_BxLxC))
+        h_BxLxD = self.final_norm(x_BxLxD)
+        if c_BxLxC is not None:
+            scale, shift, _ = self.final_modulation(c_BxLxC)
+            h_BxLxD = h_BxLxD * scale + shift
+        return h_BxLxD, cache
+
+    def _rotary(self, layout):
+        return rotary_angles(layout.positions_BxL, self.config.per_head, self.config.rope_theta)
+
+    def _project(self, h_BxLxD):
+        if hasattr(self, "lm_head"):
             kernel_DxV = self.lm_head(h_BxLxD.shape[-1])
+        else:
+            kernel_DxV = self.embed.embedding.T
         return project(h_BxLxD, kernel_DxV)
-
-
-class Head(nn.Module):
-    """Holds the head's kernel_DxV, which `project` or the fused loss multiplies."""
-
-    rows: int
-
-    @nn.compact
-    def __call__(self, width):
-        return self.param("kernel", nn.initializers.normal(INIT_STD), (width, self.rows))
-
-
-def project(h_BxLxD: jax.Array, kernel_DxV: jax.Array) -> jax.Array:
-    """Returns logits_BxLxV: inputs in the type of the computation, sums in float32."""
-    kernel_DxV = kernel_DxV.astype(h_BxLxD.dtype)
-    return jnp.matmul(h_BxLxD, kernel_DxV, preferred_element_type=jnp.float32)
-
-
-def head_kernel_DxV(params) -> jax.Array:
-    """Returns the head's kernel of a Transformer's parameters, tied or not."""
-    return params["lm_head"]["kernel"] if "lm_head" in params else params["embed"]["embedding"].T

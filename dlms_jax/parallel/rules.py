@@ -9,14 +9,32 @@ from dlms_jax.errors import UserError
 
 # The first pattern that matches the end of a path decides. The layer axis (first) is never split.
 # Columns of a first matmul and rows of the second are split over `tensor` (Megatron, 1909.08053).
+# What conditions on time and class is narrow: its small side is not split, so need not divide.
 RULES = (
     (r"embed/embedding", P("tensor", "fsdp")),
+    (r"embed/table", P("tensor", "fsdp")),
+    (r"embed/(in|estimate)_proj/kernel", P("fsdp", "tensor")),
+    (r"embed/schedule", P()),
     (r"lm_head/kernel", P("fsdp", "tensor")),
-    (r"layers/attn/[qkv]_proj/kernel", P(None, "fsdp", "tensor")),
-    (r"layers/attn/[qkv]_proj/bias", P(None, "tensor")),
-    (r"layers/attn/o_proj/kernel", P(None, "tensor", "fsdp")),
+    (r"conditioning/(in|out)_proj/(kernel|bias)", P()),
+    (r"conditioning/class_embedding", P()),
+    # Of the Transformer's layers, and of those that read its source.
+    (r"layers/(cross_)?attn/[qkv]_proj/kernel", P(None, "fsdp", "tensor")),
+    (r"layers/(cross_)?attn/[qkv]_proj/bias", P(None, "tensor")),
+    (r"layers/(cross_)?attn/o_proj/kernel", P(None, "tensor", "fsdp")),
     (r"layers/mlp/(gate|up)_proj/kernel", P(None, "fsdp", "tensor")),
     (r"layers/mlp/down_proj/kernel", P(None, "tensor", "fsdp")),
+    (r"layers/(cross_attn|attn|mlp)_modulation/proj/kernel", P(None, None, "fsdp")),
+    (r"layers/(cross_attn|attn|mlp)_modulation/proj/bias", P()),
+    # Of the U-Net's blocks, which have no layer axis, and of the final norm.
+    (r"attn/[qkv]_proj/kernel", P("fsdp", "tensor")),
+    (r"attn/[qkv]_proj/bias", P("tensor")),
+    (r"attn/o_proj/kernel", P("tensor", "fsdp")),
+    (r"(in_conv|out_conv|merge)/kernel", P("fsdp", "tensor")),
+    (r"(shorten|lengthen)_\d+/kernel", P("fsdp", "tensor")),
+    (r"(in|out)_conv/bias", P()),
+    (r"modulation/proj/kernel", P(None, "fsdp")),
+    (r"modulation/proj/bias", P()),
     (r"norm/scale", P()),
     (r"ns_coeffs", P()),  # constants that optax's Muon keeps in its state
 )

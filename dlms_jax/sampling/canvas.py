@@ -23,12 +23,31 @@ class Canvas(NamedTuple):
 
 
 def make_canvas(
-    pieces: Sequence[str | int], tokenizer: Tokenizer, context: int, rows: int
+    rows: Sequence[Sequence[str | int]], tokenizer: Tokenizer, context: int, class_id: int = 0
 ) -> Canvas:
-    """Returns `rows` equal canvases: BOS, then each piece: a text, or a number of tokens to fill.
+    """Returns canvases, one a row: BOS, then each piece: a text, or a number of tokens to fill.
 
-    Raises UserError where that is longer than `context`, the length that the model was trained on.
+    Raises UserError where a row is longer than `context`, the length that the model was trained on.
     """
+    laid_out = [_lay_out(pieces, tokenizer, context) for pieces in rows]
+    longest = max(len(tokens) for tokens, _ in laid_out)
+    length = min(-(-longest // _PAD_TO) * _PAD_TO, max(context, longest))
+    tokens_BxL = np.full((len(rows), length), tokenizer.pad_id, np.int32)
+    holes_BxL = np.zeros((len(rows), length), bool)
+    segments_BxL = np.zeros((len(rows), length), np.int32)
+    for row, (tokens, holes) in enumerate(laid_out):
+        tokens_BxL[row, : len(tokens)] = tokens
+        holes_BxL[row, : len(tokens)] = holes
+        segments_BxL[row, : len(tokens)] = 1
+    positions_BxL = np.arange(length, dtype=np.int32)[None] * segments_BxL
+    given_BxL = (positions_BxL > 0) & ~holes_BxL
+    class_B = np.full(len(rows), class_id, np.int32)
+    layout = Layout(segments_BxL, positions_BxL, given_BxL, class_B)
+    return Canvas(tokens_BxL, holes_BxL, layout)
+
+
+def _lay_out(pieces, tokenizer, context) -> tuple[list[int], list[bool]]:
+    """Returns (tokens, whether each is a hole) of a row."""
     tokens, holes = [tokenizer.bos_id], [False]
     for piece in pieces:
         if isinstance(piece, str):
@@ -38,25 +57,14 @@ def make_canvas(
         else:
             tokens += [tokenizer.mask_id] * piece
             holes += [True] * piece
-    used = len(tokens)
-    if used > context:
-        given = used - sum(holes)
+    if len(tokens) > context:
+        given = len(tokens) - sum(holes)
         raise UserError(
             f"{given} tokens of prompt and BOS and {sum(holes)} to fill do not fit the model's "
             f"context of {context} tokens; shorten the prompt or ask for "
             + (f"{context - given} tokens or fewer" if given < context else "a longer context")
         )
-    padded = min(-(-used // _PAD_TO) * _PAD_TO, max(context, used))
-    tokens_L = np.full(padded, tokenizer.pad_id, np.int32)
-    tokens_L[:used] = tokens
-    holes_L = np.zeros(padded, bool)
-    holes_L[:used] = holes
-    segments_L = (np.arange(padded) < used).astype(np.int32)
-    positions_L = (np.arange(padded) * segments_L).astype(np.int32)
-    repeat = lambda x: np.tile(x, (rows, 1))  # noqa: E731
-    return Canvas(
-        repeat(tokens_L), repeat(holes_L), Layout(repeat(segments_L), repeat(positions_L))
-    )
+    return tokens, holes
 
 
 def parse_infill(template: str, default: int) -> list[str | int]:

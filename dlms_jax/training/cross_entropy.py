@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec as P
 
-from dlms_jax.models.transformer import project
+from dlms_jax.models import project
 from dlms_jax.parallel.mesh import BATCH_AXES, VOCABULARY_AXIS
 
 _BATCH = P(BATCH_AXES)

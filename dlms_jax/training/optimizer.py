@@ -8,8 +8,13 @@ import optax
 from dlms_jax.config import OptimizerConfig
 from dlms_jax.parallel.rules import path_string
 
-_DECAYED = r"kernel$"  # matrices; not norms, biases and the embedding
-_MUON_MATRIX = r"^layers/.*/kernel$"  # with their leading layer axis
+_DECAYED = r"kernel$"  # matrices; not norms, biases, embeddings and the noise schedule
+# The matrices of the Transformer's layers (with their leading layer axis) and of the U-Net's
+# levels; not what conditions them on time and class.
+_MUON_MATRIX = (
+    r"^((source_)?layers|(down|up)_\d+(_\d+)?|mid|(shorten|lengthen)_\d+)/(.*/)?"
+    r"(?<!_modulation/proj/)kernel$"
+)
 
 
 def learning_rate(config: OptimizerConfig, steps: int, peak: float) -> optax.Schedule:
@@ -50,7 +55,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             weight_decay=config.weight_decay,
             muon_weight_dimension_numbers=_matrix_dimensions,
         )
-        update = optax.partition({"muon": muon, "adam": update}, _muon_or_adam)
+        update = optax.partition({"muon": muon, "adam": update}, muon_or_adam)
     if not config.clip_norm:
         return update
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
@@ -61,15 +66,17 @@ def decay_mask(params):
     return _by_path(lambda path: bool(re.search(_DECAYED, path)), params)
 
 
-def _muon_or_adam(params):
+def muon_or_adam(params):
+    """Returns a tree of "muon" and "adam": which of the two updates a parameter in Muon's runs."""
     return _by_path(lambda path: "muon" if re.search(_MUON_MATRIX, path) else "adam", params)
 
 
 def _matrix_dimensions(params):
-    """Names the layers' kernels as N matrices, in x out. Without it optax takes a 3-D kernel for no
-    matrix, and Adam updates it."""
-    matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
-    return jax.tree.map(lambda _: matrix, params)
+    """Names the last two axes as in x out: a layers' kernel is N matrices. Without it optax takes a
+    3-D kernel for no matrix, and Adam updates it."""
+    return jax.tree.map(
+        lambda x: optax.contrib.MuonDimensionNumbers(x.ndim - 2, x.ndim - 1), params
+    )
 
 
 def _by_path(function, params):

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dlms_jax.config import Config
 from dlms_jax.data.dataset import Dataset
+from dlms_jax.diffusion import schedule_size
 from dlms_jax.models import count_parameters
 from dlms_jax.training import hardware
 from dlms_jax.training.progress import with_unit
@@ -31,11 +32,12 @@ def show_start(
     rows: of the head. peak: FLOP/s and where they are from (hardware.peak_flops).
     """
     model = config.model
+    parameters = count_parameters(config, rows, schedule_size(config))
+    layers = f"{model.unet_levels} levels" if model.name == "unet" else f"{model.num_layers} layers"
     say(
         console,
-        f"{config.objective.name} {model.name}: "
-        f"{with_unit(count_parameters(model, rows))}parameters, "
-        f"{model.num_layers} layers, width {model.width}, "
+        f"{config.objective.name} {model.name}: {with_unit(parameters)}parameters, "
+        f"{layers}, width {model.width}, "
         f"vocabulary {dataset.tokenizer.size} ({config.tokenizer.name})",
     )
     for split in (*dataset.train, dataset.heldout):

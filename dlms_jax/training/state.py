@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+import numpy as np
 import optax
 
-from dlms_jax.config import Config
-from dlms_jax.models import Transformer
+from dlms_jax.config import Config, GaussianConfig
+from dlms_jax.diffusion import Layout, Noisy
+from dlms_jax.errors import UserError
+from dlms_jax.models import Transformer, UNet
 from dlms_jax.parallel import rules
 
 
@@ -25,13 +28,20 @@ class TrainState(NamedTuple):
     skipped_in_a_row: jax.Array
 
 
-def initial_params(model: Transformer, key: jax.Array) -> Any:
+def initial_params(model: Transformer | UNet, key: jax.Array) -> Any:
     """Returns a network's parameters before training."""
     tokens_1x2 = jnp.zeros((1, 2), jnp.int32)
-    return model.init(key, tokens_1x2, tokens_1x2, tokens_1x2, "full")["params"]
+    layout = Layout(tokens_1x2, tokens_1x2, tokens_1x2 > 0, tokens_1x2[:, 0])
+    inputs, t_1x2 = tokens_1x2, jnp.zeros((1, 2))
+    if model.gaussian is not None:
+        z_1x2xE = jnp.zeros((1, 2, model.gaussian.embedding_size))
+        inputs = Noisy(z_1x2xE, z_1x2xE)
+    return model.init(key, inputs, t_1x2, layout, "full")["params"]
 
 
-def initialise(config: Config, model: Transformer, tx: optax.GradientTransformation) -> TrainState:
+def initialise(
+    config: Config, model: Transformer | UNet, tx: optax.GradientTransformation
+) -> TrainState:
     """Returns the state at step 0 (to be traced: see `sharded_state`)."""
     params = initial_params(model, jax.random.key(config.training.seed))
     zero = jnp.zeros((), jnp.int32)
@@ -39,19 +49,54 @@ def initialise(config: Config, model: Transformer, tx: optax.GradientTransformat
     return TrainState(zero, params, ema, tx.init(params), zero, zero)
 
 
-def sharded_state(config: Config, model: Transformer, tx, mesh: Mesh) -> TrainState:
-    """Returns the state at step 0, each device having computed its own part of it only."""
-    return jax.jit(
-        lambda: initialise(config, model, tx),
-        out_shardings=abstract_shardings(config, model, tx, mesh),
-    )()
+def sharded_state(config: Config, model: Transformer | UNet, tx, mesh: Mesh) -> TrainState:
+    """Returns the state at step 0, each device having computed its own part of it only.
+
+    Raises UserError where config.gaussian.embedding_file is not a table for this vocabulary.
+    """
+    shardings = abstract_shardings(config, model, tx, mesh)
+    state = jax.jit(lambda: initialise(config, model, tx), out_shardings=shardings)()
+    if model.gaussian is None or not model.gaussian.embedding_file:
+        return state
+    table_VxE = read_table(model.gaussian, model.rows)
+    put = lambda old: jax.make_array_from_callback(  # noqa: E731
+        old.shape, old.sharding, lambda index: table_VxE[index]
+    )
+    return state._replace(
+        params=_with_table(state.params, put), ema=state.ema and _with_table(state.ema, put)
+    )
 
 
-def abstract_state(config: Config, model: Transformer, tx, mesh: Mesh) -> TrainState:
+def abstract_state(config: Config, model: Transformer | UNet, tx, mesh: Mesh) -> TrainState:
     """Returns the state as ShapeDtypeStructs with shardings: what a checkpoint is restored into."""
     return rules.abstract(jax.eval_shape(lambda: initialise(config, model, tx)), mesh)
 
 
-def abstract_shardings(config: Config, model: Transformer, tx, mesh: Mesh):
+def abstract_shardings(config: Config, model: Transformer | UNet, tx, mesh: Mesh):
     """Returns the NamedSharding of every leaf of the state."""
     return rules.shardings(jax.eval_shape(lambda: initialise(config, model, tx)), mesh)
+
+
+def read_table(gaussian: GaussianConfig, rows: int) -> np.ndarray:
+    """Returns the embeddings of a file (V x E, .npy), with noise in the head's unused rows: none of
+    them may be 0, for all are brought to length 1."""
+    where = f"config.gaussian.embedding_file={gaussian.embedding_file}"
+    try:
+        table_VxE = np.load(gaussian.embedding_file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where} cannot be read as .npy ({error})") from None
+    size = gaussian.embedding_size
+    fits = table_VxE.ndim == 2 and table_VxE.shape[1] == size
+    if not fits or not rows - 128 < len(table_VxE) <= rows:
+        raise UserError(
+            f"{where} has the shape {table_VxE.shape}; it should have a row for each symbol of the "
+            f"vocabulary ({rows - 127} to {rows}) and config.gaussian.embedding_size={size} columns"
+        )
+    if not np.isfinite(table_VxE).all() or not table_VxE.any(axis=1).all():
+        raise UserError(f"{where} has rows that are 0 or not finite, which have no direction")
+    unused = np.random.default_rng(0).normal(size=(rows - len(table_VxE), size))
+    return np.concatenate([table_VxE, unused]).astype(np.float32)
+
+
+def _with_table(params, put):
+    return params | {"embed": params["embed"] | {"table": put(params["embed"]["table"])}}

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 import optax
 
 from dlms_jax.config import Config
-from dlms_jax.diffusion import Batch, Layout, Objective
+from dlms_jax.diffusion import Batch, Objective, make_batch
 from dlms_jax.models import Transformer
 from dlms_jax.parallel.mesh import batch_sharding, batch_shards, constrain, replicated
 from dlms_jax.training.denoiser import make_denoiser
@@ -26,9 +26,9 @@ def make_train_step(config: Config, model: Transformer, objective: Objective, tx
     shardings = abstract_shardings(config, model, tx, mesh)
     accumulate = config.training.accumulation_steps
 
-    def microbatch(params, batch, key):
-        denoise = make_denoiser(config, model, params, objective.attention, mesh)
-        loss = objective.loss(denoise, batch, key)
+    def microbatch(params, batch, key, step):
+        denoise = make_denoiser(config, model, params, objective, mesh)
+        loss = objective.loss(denoise, batch, key, step)
         return loss.total, loss.metrics
 
     grad = jax.value_and_grad(microbatch, has_aux=True)
@@ -43,15 +43,17 @@ def make_train_step(config: Config, model: Transformer, objective: Objective, tx
         key = jax.random.fold_in(jax.random.key(config.training.seed), state.step)
         batch = as_batch(rows)
         if accumulate == 1:
-            (total, sums), grads = grad(state.params, batch, key)
+            (total, sums), grads = grad(state.params, batch, key, state.step)
         else:
             batches = jax.tree.map(lambda x: _split_rows(x, accumulate, mesh), batch)
             first = jax.tree.map(lambda x: x[0], batches)
-            zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(grad, state.params, first, key))
+            zeros = jax.tree.map(
+                jnp.zeros_like, jax.eval_shape(grad, state.params, first, key, state.step)
+            )
 
             def add(sums, part):
                 part = jax.tree.map(lambda x: constrain(x, mesh), part)
-                return jax.tree.map(jnp.add, sums, grad(state.params, part, key)), None
+                return jax.tree.map(jnp.add, sums, grad(state.params, part, key, state.step)), None
 
             ((total, sums), grads), _ = jax.lax.scan(add, zeros, batches)
 
@@ -75,9 +77,8 @@ def make_train_step(config: Config, model: Transformer, objective: Objective, tx
 
 def as_batch(rows) -> Batch:
     """Returns the rows of a step's global batch as a Batch, numbered from 0."""
-    layout = Layout(rows.segments_RxL, rows.positions_RxL)
     row_B = jnp.arange(rows.tokens_RxL.shape[0])
-    return Batch(rows.tokens_RxL, layout, row_B, rows.scored_RxL)
+    return make_batch(*rows.cells, row_B, rows.class_R)
 
 
 def _split_rows(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:

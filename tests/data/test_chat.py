@@ -487,7 +487,7 @@ def make_example(prompt_length, rest) -> Example:
 
 
 def check_shapes(rows, number, length):
-    for array, kind in zip(rows, (np.int32, np.int32, np.int32, bool), strict=True):
+    for array, kind in zip(rows.cells, (np.int32, np.int32, np.int32, bool), strict=True):
         assert array.shape == (number, length) and array.dtype == kind
     padding = rows.segments_RxL == 0
     assert not rows.scored_RxL[padding].any() and not rows.positions_RxL[padding].any()
@@ -500,7 +500,7 @@ def test_packing_keeps_every_example_whole(examples, length):
     rows = pack_examples(examples, length, PAD)
     check_shapes(rows, len(rows.tokens_RxL), length)
     found = Counter()
-    for tokens, segments, positions, scored in zip(*rows, strict=True):
+    for tokens, segments, positions, scored in zip(*rows.cells, strict=True):
         filled = segments[segments > 0]
         assert len(filled) and (segments[: len(filled)] == filled).all()  # padding at the end only
         assert filled[0] == 1 and set(np.diff(filled)) <= {0, 1}
@@ -523,7 +523,7 @@ def test_padding_aligns_answers_and_moves_no_position(examples, more, eos):
     length = columns + 8 + more
     rows = pad_examples(examples, length, columns, PAD, EOS, eos)
     check_shapes(rows, len(examples), length)
-    for example, tokens, segments, positions, scored in zip(examples, *rows, strict=True):
+    for example, tokens, segments, positions, scored in zip(examples, *rows.cells, strict=True):
         start, size = columns - example.prompt_length, len(example.tokens)
         end = start + size
         assert np.flatnonzero(scored)[0] == columns

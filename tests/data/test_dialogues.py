@@ -33,7 +33,7 @@ def prepare(file, name="out", **settings):
 def answers(rows):
     """Returns the (prompt, answer) of every segment."""
     found = []
-    for tokens_L, segments_L, _, scored_L in zip(*rows, strict=True):
+    for tokens_L, segments_L, _, scored_L in zip(*rows.cells, strict=True):
         for segment in range(1, segments_L.max() + 1):
             here = segments_L == segment
             prompt, answer = tokens_L[here & ~scored_L], tokens_L[here & scored_L]

@@ -17,7 +17,7 @@ PAD = 99
 def numbered(n: int, length: int = 3, store: int = 0) -> Rows:
     """Returns n full rows whose every cell tells which store, row and column it is of."""
     cells = np.arange(n * length, dtype=np.int32).reshape(n, length) + 1000 + 100_000 * store
-    return Rows(cells, cells + 2000, cells + 4000, cells % 3 > 0)
+    return Rows(cells, cells + 2000, cells + 4000, cells % 3 > 0, np.full(n, store + 1, np.int32))
 
 
 def batches_of(n: int, batch_size: int, seed: int = 0, local_rows=None, **settings) -> TrainBatches:
@@ -277,7 +277,9 @@ def test_short_rows_are_beginnings_followed_by_padding():
         lengths_R = lengths_of(cut[step])
         assert len(set(lengths_R)) > 3
         kept_RxL = np.arange(LENGTH)[None, :] < lengths_R[:, None]
-        for array, whole, filler in zip(cut[step], full[step], (PAD, 0, 0, False), strict=True):
+        for array, whole, filler in zip(
+            cut[step].cells, full[step].cells, (PAD, 0, 0, False), strict=True
+        ):
             np.testing.assert_array_equal(array, np.where(kept_RxL, whole, filler))
             assert array.dtype == whole.dtype
 
@@ -304,7 +306,8 @@ def test_evaluation_loses_nothing_and_fills_up_with_empty_rows(n, asked, batch_s
     rows, asked = numbered(n), min(n, asked)
     batches = list(eval_batches(rows, asked, batch_size, PAD, np.arange(batch_size)))
     assert len(batches) == -(-asked // batch_size)
-    assert all(array.shape == (batch_size, 3) for batch in batches for array in batch)
+    assert all(array.shape == (batch_size, 3) for batch in batches for array in batch.cells)
+    assert all(batch.class_R.shape == (batch_size,) for batch in batches)
     if not batches:
         return
     read = joined(batches)

@@ -94,9 +94,9 @@ def test_each_token_and_eos_is_scored_once(method, documents, length):
 @given(sizes=SIZES, length=LENGTH)
 def test_rows_are_laid_out_as_promised(method, sizes, length):
     rows = packed(documents_of(sizes), length, method)
-    for array, dtype in zip(rows, (np.int32, np.int32, np.int32, bool), strict=True):
+    for array, dtype in zip(rows.cells, (np.int32, np.int32, np.int32, bool), strict=True):
         assert array.shape == (rows.number, length) and array.dtype == dtype
-    for tokens_L, segments_L, positions_L, scored_L in zip(*rows, strict=True):
+    for tokens_L, segments_L, positions_L, scored_L in zip(*rows.cells, strict=True):
         filled = int((segments_L > 0).sum())
         # Text first, padding after it; segments 1, 2, ... without a gap, each in one piece.
         assert (segments_L[:filled] > 0).all()
@@ -150,7 +150,7 @@ def test_no_documents_are_no_rows(method):
     rows = packed([], 8, method)
     assert rows.number == 0 and rows.length == 8
     assert_same(rows, no_rows(8))
-    assert all(array.shape == (0, 8) for array in rows)
+    assert all(array.shape == (0, 8) for array in rows.cells)
 
 
 @both
@@ -324,7 +324,7 @@ def test_find_token_finds_each(data):
     scored = data.draw(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1))
     scored_RxL = np.array(scored)
     ids = np.zeros(scored_RxL.shape, np.int32)
-    rows = Rows(ids, ids, ids, scored_RxL)
+    rows = Rows(ids, ids, ids, scored_RxL, ids[:, 0])
     found = [rows.find_token(n + 1) for n in range(scored_RxL.sum())]
     assert found == [(r, k + 1) for r, row in enumerate(scored) for k in range(sum(row))]
 

@@ -76,7 +76,7 @@ def one_row(draw, largest: int) -> Rows:
         room -= lengths[-1]
     number = sum(lengths)
     rows = Rows(np.full((1, LENGTH), PAD, np.int32), *np.zeros((2, 1, LENGTH), np.int32),
-                np.zeros((1, LENGTH), bool))  # fmt: skip
+                np.zeros((1, LENGTH), bool), np.zeros(1, np.int32))  # fmt: skip
     here = slice(before, before + number)
     rows.tokens_RxL[0, here] = draw(
         st.lists(st.integers(0, largest), min_size=number, max_size=number)
@@ -170,7 +170,7 @@ def test_find_token_beyond_blocks_of_a_shard(tmp_path):
     tokens = rng.integers(0, 300, (2500, LENGTH)).astype(np.int32)
     scored = rng.random((2500, LENGTH)) < 0.4
     rows = Rows(tokens, np.ones_like(tokens), np.tile(np.arange(LENGTH, dtype=np.int32), (2500, 1)),
-                scored)  # fmt: skip
+                scored, np.zeros(2500, np.int32))  # fmt: skip
     on_disk, _ = write(tmp_path, [[rows.take(slice(0, 1100))], [rows.take(slice(1100, None))]])
     total = int(scored.sum())
     for n in (1, total // 3, total // 2, total - 1, total):
@@ -190,7 +190,7 @@ def test_shard_is_described_and_nothing_else_is_left(tmp_path):
 
 def _filled(number) -> Rows:
     ids = np.tile(np.arange(LENGTH, dtype=np.int32), (number, 1))
-    return Rows(ids + 5, np.ones_like(ids), ids, ids > 0)
+    return Rows(ids + 5, np.ones_like(ids), ids, ids > 0, np.zeros(number, np.int32))
 
 
 def test_shard_that_broke_off_is_not_there(tmp_path):

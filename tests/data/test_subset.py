@@ -21,7 +21,7 @@ def packed(sizes, length: int, method="concat") -> Rows:
 def numbered(n: int, store: int = 0, length: int = 3) -> Rows:
     """Returns n rows whose every cell tells which store, row, column and array it is of."""
     cells = store * 10_000 + np.arange(n * length, dtype=np.int32).reshape(n, length)
-    return Rows(cells, cells + 2000, cells + 4000, cells % 2 == 0)
+    return Rows(cells, cells + 2000, cells + 4000, cells % 2 == 0, np.full(n, store + 1, np.int32))
 
 
 def assert_same(left: Rows, right: Rows):
@@ -45,7 +45,7 @@ def test_cut_rows_are_the_beginnings_and_padding(sizes, length, data):
     columns = st.lists(st.integers(0, length), min_size=rows.number, max_size=rows.number)
     columns_R = np.array(data.draw(columns))
     cut = cut_rows(rows, columns_R, PAD)
-    for array, whole, filler in zip(cut, rows, (PAD, 0, 0, False), strict=True):
+    for array, whole, filler in zip(cut.cells, rows.cells, (PAD, 0, 0, False), strict=True):
         assert array.dtype == whole.dtype
         for row, of, columns in zip(array.tolist(), whole.tolist(), columns_R, strict=True):
             assert row == of[:columns] + [filler] * (length - columns)
@@ -74,7 +74,7 @@ def test_first_tokens_are_exact_and_nested(sizes, length, data):
         assert first.scored_RxL[-1].any()  # no row that teaches nothing at the end
         last = np.flatnonzero(rows.scored_RxL)[n - 1]  # counted through all rows
         kept_RxL = np.arange(first.tokens_RxL.size).reshape(first.tokens_RxL.shape) <= last
-        for array, whole, filler in zip(first, rows, (PAD, 0, 0, False), strict=True):
+        for array, whole, filler in zip(first.cells, rows.cells, (PAD, 0, 0, False), strict=True):
             np.testing.assert_array_equal(array, np.where(kept_RxL, whole[: first.number], filler))
 
 
@@ -146,6 +146,14 @@ def test_gather_gives_rows_in_the_order_they_are_asked_for(numbers, wanted):
     source_R, row_R = np.array(wanted, int).reshape(-1, 2).T
     expected = join([stores[s].take(slice(r, r + 1)) for s, r in wanted], 3)
     assert_same(gather(stores, source_R, row_R), expected)
+
+
+def test_rows_of_a_mixture_are_of_their_corpus_class():
+    """Counted from 1, whatever the stores say; of one corpus alone there are no classes."""
+    stores = [packed([3, 4], 6), packed([2, 2, 2], 6)]
+    taken = gather(stores, np.array([1, 0, 1]), np.array([0, 0, 1]))
+    assert taken.class_R.tolist() == [2, 1, 2]
+    assert gather(stores[:1], np.array([0, 0]), np.array([0, 1])).class_R.tolist() == [0, 0]
 
 
 SHARES = st.lists(st.floats(0.05, 10), min_size=1, max_size=4)

@@ -28,7 +28,7 @@ def evaluator(tokenizer=None, mesh=None, objective="masked", **settings):
     vocabulary = vocabulary_of(tokenizer)
     model = make_model(config, vocabulary.rows, mesh)
     state = sharded_state(config, model, make_optimizer(config.optimizer, 1), mesh)
-    objective = make_objective(config.objective, vocabulary)
+    objective = make_objective(config, vocabulary)
     evaluate = BoundEvaluator(config, model, objective, tokenizer, mesh)
 
     def report_on(texts):

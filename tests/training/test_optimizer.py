@@ -1,27 +1,41 @@
 """Learning-rate schedules, what weight decay touches, and Muon on scanned kernels."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from dlms_jax.config import OptimizerConfig
-from dlms_jax.training.optimizer import decay_mask, learning_rate, make_optimizer
+from dlms_jax.config import GaussianConfig, ModelConfig, OptimizerConfig
+from dlms_jax.diffusion import Layout
+from dlms_jax.models import Transformer
+from dlms_jax.models.unet import UNet
+from dlms_jax.parallel.rules import path_string
+from dlms_jax.training.optimizer import (
+    decay_mask,
+    learning_rate,
+    make_optimizer,
+    muon_or_adam,
+)
+from dlms_jax.training.state import initial_params
 
 N, D, F = 3, 8, 12
 PARAMS = {
-    "embed": {"embedding": jnp.ones((16, D))},
+    "embed": {"embedding": jnp.ones((16, D)), "schedule": jnp.ones(7)},
     "layers": {
         "attn": {"q_proj": {"kernel": jnp.ones((N, D, F)), "bias": jnp.ones((N, F))}},
+        "attn_modulation": {"proj": {"kernel": jnp.ones((N, 4, D))}},
         "attn_norm": {"scale": jnp.ones((N, D))},
     },
     "lm_head": {"kernel": jnp.ones((D, 16))},
+    "up_0_0": {"in_conv": {"kernel": jnp.ones((D, F))}},
 }
 GRADS = jax.tree.map(
     lambda x, k: jax.random.normal(k, x.shape),
     PARAMS,
-    jax.tree.unflatten(jax.tree.structure(PARAMS), list(jax.random.split(jax.random.key(0), 5))),
+    jax.tree.unflatten(jax.tree.structure(PARAMS), list(jax.random.split(jax.random.key(0), 8))),
 )
 
 
@@ -59,12 +73,51 @@ def test_a_run_shorter_than_its_warm_up_is_finite(schedule):
 
 def test_decay_touches_matrices_only():
     assert decay_mask(PARAMS) == {
-        "embed": {"embedding": False},
+        "embed": {"embedding": False, "schedule": False},
         "layers": {
             "attn": {"q_proj": {"kernel": True, "bias": False}}, "attn_norm": {"scale": False},
+            "attn_modulation": {"proj": {"kernel": True}},
         },
         "lm_head": {"kernel": True},
+        "up_0_0": {"in_conv": {"kernel": True}},
     }  # fmt: skip
+
+
+ATTENTION = {f"attn/{name}_proj" for name in "qkvo"}
+LAYER = ATTENTION | {f"mlp/{name}_proj" for name in ("gate", "up", "down")}
+BLOCK = ATTENTION | {"in_conv", "out_conv"}
+HIDDEN = {
+    "transformer": {f"layers/{name}" for name in LAYER | {f"cross_{name}" for name in ATTENTION}}
+    | {f"source_layers/{name}" for name in LAYER},
+    "unet": {f"{part}/{name}" for part in ("down", "mid", "up") for name in BLOCK}
+    | {"up/merge", "shorten", "lengthen"},
+}
+
+
+@pytest.mark.parametrize("gaussian", [None, GaussianConfig(embedding_size=8)])
+@pytest.mark.parametrize("network", [Transformer, UNet])
+def test_every_parameter_of_a_network_is_in_its_group(network, gaussian):
+    """Muon has the hidden matrices; decay pulls at all matrices and at nothing else."""
+    name = network.__name__.lower()
+    source = "cross_attention" if name == "transformer" else "concatenation"
+    config = ModelConfig(
+        name=name, width=32, num_layers=2, num_heads=4, feed_forward=48, qkv_bias=True, classes=2,
+        conditioning="adaln_zero", source=source, unet_levels=2, unet_blocks=1,
+    )  # fmt: skip
+    model = network(config, 128, gaussian=gaussian, schedule_size=5 if gaussian else 0)
+    params = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))
+
+    def chosen(tree, value):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {path_string(path) for path, leaf in leaves if leaf == value}
+
+    muon = chosen(muon_or_adam(params), "muon")
+    assert {re.sub(r"_\d+", "", path).removesuffix("/kernel") for path in muon} == HIDDEN[name]
+    decayed = chosen(decay_mask(params), True)
+    kernels = {path for path in chosen(jax.tree.map(lambda _: 1, params), 1) if "kernel" in path}
+    assert decayed == kernels and decayed > muon
+    outside = {re.sub(r"/.*", "", path) for path in decayed - muon if "modulation" not in path}
+    assert outside == {"conditioning", "lm_head"} | ({"embed"} if gaussian else set())
 
 
 def one_update(**settings):
@@ -96,16 +149,54 @@ def test_muon_on_a_scanned_kernel_is_muon_on_each_layers():
         np.testing.assert_allclose(update[layer], expected, rtol=1e-4, atol=1e-6)
 
 
+def test_muon_orthogonalises_a_matrix_without_a_layer_axis():
+    update = one_update(name="muon")["up_0_0"]["in_conv"]["kernel"]
+    alone, params = optax.contrib.muon(0.1), PARAMS["up_0_0"]["in_conv"]["kernel"]
+    expected, _ = alone.update(GRADS["up_0_0"]["in_conv"]["kernel"], alone.init(params), params)
+    np.testing.assert_allclose(update, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_muon_leaves_the_rest_to_adam():
     muon, adam = one_update(name="muon"), one_update(name="adamw")
-    for path in (("embed", "embedding"), ("lm_head", "kernel")):
-        a, b = muon, adam
-        for key in path:
-            a, b = a[key], b[key]
-        np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(
-        muon["layers"]["attn"]["q_proj"]["bias"], adam["layers"]["attn"]["q_proj"]["bias"]
-    )
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), muon, adam)
+    assert same == {
+        "embed": {"embedding": True, "schedule": True},
+        "layers": {
+            "attn": {"q_proj": {"kernel": False, "bias": True}}, "attn_norm": {"scale": True},
+            "attn_modulation": {"proj": {"kernel": True}},
+        },
+        "lm_head": {"kernel": True},
+        "up_0_0": {"in_conv": {"kernel": False}},
+    }  # fmt: skip
+
+
+def test_one_update_of_muon_is_the_same_whether_layers_run_as_a_scan_or_unrolled():
+    config = OptimizerConfig("muon", warmup_steps=0, peak_learning_rate=1e-2, epsilon=1e-4)
+    tx = make_optimizer(config, 10)
+    tokens, segments = jnp.arange(16).reshape(2, 8), jnp.ones((2, 8), jnp.int32)
+    positions = jnp.broadcast_to(jnp.arange(8), (2, 8))
+    layout = Layout(segments, positions, positions == 3, None)
+
+    def update(scan):
+        model = Transformer(
+            ModelConfig(
+                width=32, num_layers=2, num_heads=4, feed_forward=48, dtype="float32",
+                scan_layers=scan, conditioning="film", conditioning_size=16,
+            ), 128,
+        )  # fmt: skip
+
+        def loss(params):
+            logits = model.apply({"params": params}, tokens, positions / 8, layout, "full")
+            return jnp.mean(jax.nn.log_softmax(logits)[..., 0])
+
+        def step(key):
+            params = initial_params(model, key)
+            return tx.update(jax.grad(loss)(params), tx.init(params), params)[0]
+
+        return jax.tree.leaves(jax.jit(step)(jax.random.key(0)))
+
+    for one, other in zip(update(True), update(False), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * float(jnp.abs(other).max()))
 
 
 def test_clipping_scales_the_whole_gradient():

@@ -66,7 +66,8 @@ def pad_examples(
 
 def _empty_rows(number, length, pad_id) -> Rows:
     tokens = np.full((number, length), pad_id, np.int32)
-    return Rows(tokens, np.zeros_like(tokens), np.zeros_like(tokens), np.zeros_like(tokens, bool))
+    zeros = np.zeros_like(tokens)
+    return Rows(tokens, zeros, zeros.copy(), zeros.astype(bool), np.zeros(number, np.int32))
 
 
 def _put(rows, row, start, segment, tokens, scored):

@@ -1,0 +1,26 @@
+"""The family, block diffusion with blocks of 4 tokens: nearly autoregressive.
+
+Reproduces: nothing published; its place in the table of docs/family.md.
+Command:    python -m dlms_jax.main \\
+                --config=configs/family/block4.py --workdir=runs/family-block4
+            (all of the family: python -m dlms_jax.experiment family --minutes 70)
+Hardware:   2 CPU cores, 1.5 GB of memory, no network.
+Hours:      not measured here; a step reads each row twice, noisy and clean.
+Expected:   docs/family.md.
+
+Budget: as masked.py, its parent: 1200 steps x 64 rows x 64 tokens = 4.9M tokens.
+"""
+
+import pathlib
+import runpy
+
+_parent = runpy.run_path(str(pathlib.Path(__file__).with_name("masked.py")))
+
+
+def get_config():
+    c = _parent["get_config"]()
+    c.name = "family-block4"
+
+    c.objective.name = "block"
+    c.block.size = 4
+    return c

@@ -1,0 +1,104 @@
+"""How learned noise schedules fit themselves to the network, from parameters that start at 0.
+
+learned: of all ways to spread t over gamma, the one whose estimate of the bound varies least (VDM,
+    arXiv 2107.00630, section 5.1); with loss="bound" the bound also moves the two end points.
+warped: gamma is drawn as often as the cross-entropy rises there (CDCD, arXiv 2211.15089, sec. 3.3).
+gumbel: the same, the rise having a Gumbel distribution (LangFlow, arXiv 2604.11748).
+
+`fit_loss` reaches these parameters alone, and the network's loss none of them but the end points. A
+share of the draws stays uniform in gamma, so that no region goes unseen and no weight 1 / density
+exceeds 1 / _UNIFORM.
+"""
+
+import math
+
+import jax
+from jax.lax import stop_gradient
+import jax.numpy as jnp
+
+from dlms_jax.config import GaussianConfig
+from dlms_jax.diffusion.gaussian.gamma import Binned, Cosine, Linear, Schedule, Sqrt
+
+_FIXED = {"linear": Linear, "cosine": Cosine, "sqrt": Sqrt}
+_BINS = 64
+_UNIFORM = 0.05
+# Adam moves each parameter by about the learning rate a step, whatever the loss's scale; with this
+# a schedule takes its form in some hundreds of steps at a rate of 1e-3.
+_GAIN = 10.0
+_GUMBEL_START = (-2.0, 1.0)  # location and scale: about those of words on unit vectors
+
+
+def schedule_size(kind: str) -> int:
+    """Returns how many parameters a kind of schedule has."""
+    # The bins' and two end points; the bins' and the rise and least of the cross-entropy; location,
+    # scale and rise.
+    return {"learned": _BINS + 2, "warped": _BINS + 2, "gumbel": 3}.get(kind, 0)
+
+
+def make_schedule(
+    kind: str, config: GaussianConfig, parameters_P: jax.Array | None = None
+) -> Schedule:
+    """Returns the schedule that a kind, its end points and, where learned, its parameters make."""
+    low, high = config.gamma_min, config.gamma_max
+    if kind in _FIXED:
+        return _FIXED[kind](low, high)
+    mass_K = (1 - _UNIFORM) * _shares(kind, config, parameters_P) + _UNIFORM / _BINS
+    if kind == "learned":
+        # Neither end goes further than a quarter of the range, so they keep their order.
+        reach = (high - low) / 4
+        moved_2 = reach * jnp.tanh(_GAIN * parameters_P[_BINS:] / reach)
+        low, high = low + moved_2[0], high + moved_2[1]
+    return Binned(low, high, mass_K)
+
+
+def without_gradient_to_shape(kind: str, parameters_P: jax.Array | None) -> jax.Array | None:
+    """Returns the parameters of a schedule, of which only the end points pass gradients on."""
+    if kind != "learned":
+        return stop_gradient(parameters_P)
+    return jnp.concatenate([stop_gradient(parameters_P[:_BINS]), parameters_P[_BINS:]])
+
+
+def fit_loss(kind: str, config: GaussianConfig, parameters_P, t, nats, symbols: int) -> jax.Array:
+    """Returns, at each token, the misfit of a learned schedule's parameters, of the order of 1.
+
+    t: the time, drawn uniformly. nats: of learned, the document's mean of the bound's integrand
+    over gamma; else the token's cross-entropy. symbols: how many a text may hold.
+    """
+    schedule = make_schedule(kind, config, parameters_P)
+    drawn = stop_gradient(schedule)
+    density = drawn.density(t)
+    k, share = drawn.place(t)
+    nats = stop_gradient(nats) / math.log(max(symbols, 2))
+    if kind == "learned":
+        # E_t[(gamma'(t) nats)^2] of a schedule, estimated from draws of the present one.
+        span = drawn.gamma_max - drawn.gamma_min
+        return (span * nats) ** 2 / (density * schedule.mass_K[k] * _BINS)
+    # A regression of the cross-entropy on gamma, weighted as if gamma had been drawn uniformly.
+    if kind == "warped":
+        shares_K = _shares(kind, config, parameters_P)
+        starts_K = jnp.cumsum(shares_K) - shares_K
+        least, rise = _GAIN * parameters_P[_BINS], jnp.exp(_GAIN * parameters_P[_BINS + 1])
+        expected = least + rise * (starts_K[k] + share * shares_K[k])
+    else:
+        location, scale, rise = _gumbel(parameters_P)
+        expected = rise * jnp.exp(-jnp.exp((location - drawn.gamma(t)) / scale))
+    return (nats - expected) ** 2 / density
+
+
+def _shares(kind, config, parameters_P):
+    """Returns, for each bin, the share of the draws that are not uniform."""
+    if kind != "gumbel":
+        return jax.nn.softmax(_GAIN * parameters_P[:_BINS])
+    location, scale, _ = _gumbel(parameters_P)
+    edges = jnp.linspace(config.gamma_min, config.gamma_max, _BINS + 1)
+    # The distribution function is exp(-u); its differences, as products, are accurate at u ~ 0 too.
+    # Where a range lies so far out that float32 sees no difference, the bins share alike.
+    u = jnp.exp(jnp.minimum((location - edges) / scale, 80.0))
+    return jax.nn.softmax(-u[1:] + jnp.log(jnp.maximum(-jnp.expm1(u[1:] - u[:-1]), 1e-30)))
+
+
+def _gumbel(parameters_P):
+    """Returns (location, scale, rise) of the cross-entropy as a function of gamma."""
+    location, scale = _GUMBEL_START
+    location += _GAIN * parameters_P[0]
+    return location, scale * jnp.exp(_GAIN * parameters_P[1]), jnp.exp(_GAIN * parameters_P[2])

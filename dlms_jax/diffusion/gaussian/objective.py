@@ -1,0 +1,255 @@
+"""Gaussian diffusion on embeddings, as an objective: what the network reads, losses, the bound.
+
+A token's clean embedding is its row of the table. What is given (and BOS) stays clean, with t=0; a
+prompt that is hidden is the mask's row of the table, the null embedding.
+"""
+
+import dataclasses
+
+import jax
+from jax.lax import stop_gradient
+import jax.numpy as jnp
+from jax.ops import segment_sum
+import numpy as np
+
+from dlms_jax.config import GaussianConfig
+from dlms_jax.diffusion.gaussian.fit import (
+    fit_loss,
+    make_schedule,
+    schedule_size,
+    without_gradient_to_shape,
+)
+from dlms_jax.diffusion.gaussian.gamma import Schedule
+from dlms_jax.diffusion.gaussian.process import alpha_sigma, diffuse, logit_bias, prior_kl, to_x0
+from dlms_jax.diffusion.prompts import Prompts
+from dlms_jax.diffusion.protocol import (
+    Batch,
+    Denoiser,
+    Layout,
+    Loss,
+    Noisy,
+    Vocabulary,
+    example_keys,
+)
+from dlms_jax.diffusion.times import document_fractions, document_times
+
+# Adam does not mind how small a gradient is. Beside the network's this one must not decide how far
+# the norm of all of them is clipped.
+_FIT_WEIGHT = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """Embeddings are noised; the network estimates what they were, from all of them.
+
+    schedule: the kind of its noise schedule (fit.py). Losses, per token, at a t that the schedule
+    turns into gamma (e: the squared distance from the embedding to its estimate):
+    cross_entropy: -log p(x | z) (CDCD, LangFlow).
+    bound: the bound on -log p(x), by one draw of t (VDM, Plaid).
+    score_matching: half the squared error, summed over the embedding, of what
+        config.parameterisation names, and the reconstruction -log p(x | z_0), which keeps the
+        embeddings apart (Diffusion-LM). Of x0 that is e / 2; of noise, exp(-gamma) e / 2: the
+        bound's integrand over gamma.
+    """
+
+    vocabulary: Vocabulary
+    config: GaussianConfig
+    schedule: str = "linear"
+    prompts: Prompts = Prompts()
+    attention = "full"
+    exact = False
+    protocol = "Gaussian bound: reconstruction, diffusion at log-SNRs drawn uniformly, prior"
+
+    def noise_schedule(self, denoise: Denoiser) -> Schedule:
+        """Returns gamma(t) with the present parameters; `loss` alone teaches them."""
+        parameters_P = without_gradient_to_shape(self.schedule, denoise.schedule)
+        if self.config.loss != "bound":
+            parameters_P = stop_gradient(parameters_P)
+        return make_schedule(self.schedule, self.config, parameters_P)
+
+    def predict(
+        self, denoise: Denoiser, z_BxLxE, gamma_BxL, layout: Layout, noisy_BxL,
+        estimate_BxLxE=None,
+    ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+        """Returns (log_p_BxLxV, x_hat_BxLxE): log p(symbol | z), what no text holds at -inf, and
+        the estimate of the clean embeddings; at what is not noisy, the embedding in z.
+
+        noisy_BxL: True where z is noisy, at gamma. estimate: the x_hat of an earlier, noisier step.
+        Where None, `first_estimate`; and with self_conditioning a first pass makes a better one.
+        With head="embedding", p(symbol | z) is what an observation of x_hat in noise of level gamma
+        would say of the symbol under a flat prior; as gamma falls, it rounds to the nearest.
+        """
+        if estimate_BxLxE is None:
+            estimate_BxLxE = self.first_estimate(denoise, z_BxLxE, gamma_BxL, noisy_BxL)
+            if self.config.self_conditioning:
+                _, estimate_BxLxE = self._pass(
+                    denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL, estimate_BxLxE
+                )
+        return self._pass(denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL, estimate_BxLxE)
+
+    def first_estimate(self, denoise: Denoiser, z_BxLxE, gamma_BxL, noisy_BxL) -> jax.Array:
+        """Returns x_hat_BxLxE without a network: each token's posterior mean under a flat prior."""
+        log_p_BxLxV = self._decoded(logit_bias(z_BxLxE, gamma_BxL, denoise.table_VxE))
+        mean_BxLxE = mean_embedding(log_p_BxLxV, denoise.table_VxE)
+        return jnp.where(noisy_BxL[..., None], mean_BxLxE, z_BxLxE)
+
+    def loss(self, denoise: Denoiser, batch: Batch, key: jax.Array, step=0) -> Loss:
+        """Returns the loss that the config names, at one t a document."""
+        batch = self.prompts(batch, key, self.vocabulary.mask_id)
+        time_key, noise_key, first_noise_key, coin_key = jax.random.split(key, 4)
+        schedule, scored_BxL = self.noise_schedule(denoise), batch.scored_BxL
+        t_BxL = document_times(time_key, batch.row_B, batch.layout.segments_BxL)
+        gamma_BxL = schedule.gamma(t_BxL)
+        x_BxLxE, z_BxLxE = self._corrupt(denoise, batch, gamma_BxL, noise_key)
+        estimate_BxLxE = self._training_estimate(denoise, batch, z_BxLxE, gamma_BxL, coin_key)
+        log_p_BxLxV, x_hat_BxLxE = self.predict(
+            denoise, z_BxLxE, gamma_BxL, batch.layout, scored_BxL, estimate_BxLxE
+        )
+        nll_BxL = _nll(log_p_BxLxV, batch)
+        error_BxL = _squared_error(x_BxLxE, x_hat_BxLxE)
+        integrand_BxL = 0.5 * jnp.exp(-gamma_BxL) * error_BxL
+        metrics = {"cross_entropy": jnp.sum(nll_BxL), "squared_error": jnp.sum(error_BxL)}
+        if self.config.loss == "cross_entropy":
+            losses_BxL = nll_BxL
+        else:
+            reconstruction_BxL = self._reconstruction(denoise, batch, schedule, first_noise_key)
+            metrics["reconstruction"] = jnp.sum(reconstruction_BxL)
+            if self.config.loss == "bound":
+                diffusion_BxL = schedule.gamma_prime(t_BxL) * integrand_BxL
+                losses_BxL = diffusion_BxL + prior_kl(x_BxLxE, schedule.gamma_max)
+            else:
+                losses_BxL = 0.5 * error_BxL * self._error_weight(gamma_BxL)
+            losses_BxL += reconstruction_BxL
+        total = jnp.sum(jnp.where(scored_BxL, losses_BxL, 0.0))
+        if schedule_size(self.schedule):
+            fit = self._fit(denoise, batch, t_BxL, nll_BxL, integrand_BxL)
+            metrics["schedule_fit"] = stop_gradient(fit)
+            # Its gradient, but no part of the loss that is reported.
+            total += _FIT_WEIGHT * (fit - stop_gradient(fit))
+        return Loss(total, metrics)
+
+    def bound(self, denoise, batch, key, sample, num_samples):
+        """Returns nats_BxL of the bound, whatever the loss: reconstruction by a flat-prior decoder,
+        half the integral over gamma of exp(-gamma) |x - x_hat|^2, and prior KL (VDM, eq. 12).
+
+        gamma is uniform in its range and stratified over the samples: the integral is the same by
+        any schedule, and this one has no rare draws of great weight. x_hat is a function of z at
+        gamma alone, self-conditioning included, so the bound is valid.
+        """
+        time_key, noise_key, first_noise_key = jax.random.split(key, 3)
+        schedule = self.noise_schedule(denoise)
+        t_BxL = document_fractions(time_key, batch.row_B, batch.layout.segments_BxL)
+        t_BxL = (t_BxL + sample / num_samples) % 1.0
+        span = schedule.gamma_max - schedule.gamma_min
+        gamma_BxL = schedule.gamma_min + span * t_BxL
+        x_BxLxE, z_BxLxE = self._corrupt(
+            denoise, batch, gamma_BxL, jax.random.fold_in(noise_key, sample)
+        )
+        _, x_hat_BxLxE = self.predict(denoise, z_BxLxE, gamma_BxL, batch.layout, batch.scored_BxL)
+        diffusion_BxL = 0.5 * span * jnp.exp(-gamma_BxL) * _squared_error(x_BxLxE, x_hat_BxLxE)
+        reconstruction_BxL = self._reconstruction(
+            denoise, batch, schedule, jax.random.fold_in(first_noise_key, sample)
+        )
+        nats_BxL = reconstruction_BxL + diffusion_BxL + prior_kl(x_BxLxE, schedule.gamma_max)
+        return jnp.where(batch.scored_BxL, nats_BxL, 0.0)
+
+    def _pass(self, denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL, estimate_BxLxE):
+        """Returns (log_p_BxLxV, x_hat_BxLxE) of one pass of the network."""
+        c, table_VxE = self.config, denoise.table_VxE
+        t_BxL = jnp.clip((gamma_BxL - c.gamma_min) / (c.gamma_max - c.gamma_min), 0.0, 1.0)
+        t_BxL = jnp.where(noisy_BxL, t_BxL, 0.0)
+        output = denoise.logits(Noisy(z_BxLxE, estimate_BxLxE), t_BxL, layout)
+        if c.head == "logits":
+            bias_BxLxV = logit_bias(z_BxLxE, gamma_BxL, table_VxE)
+            log_p_BxLxV = self._decoded(output + bias_BxLxV)
+            x_hat_BxLxE = mean_embedding(log_p_BxLxV, table_VxE)
+        else:
+            x_hat_BxLxE = to_x0(output, z_BxLxE, gamma_BxL, c.parameterisation)
+            alpha, _ = alpha_sigma(gamma_BxL)
+            seen_BxLxE = alpha[..., None] * x_hat_BxLxE
+            log_p_BxLxV = self._decoded(logit_bias(seen_BxLxE, gamma_BxL, table_VxE))
+        return log_p_BxLxV, jnp.where(noisy_BxL[..., None], x_hat_BxLxE, z_BxLxE)
+
+    def _training_estimate(self, denoise, batch, z_BxLxE, gamma_BxL, coin_key):
+        """Returns the estimate that the network reads in training: that of a first pass, through
+        which no gradient goes, in half of the steps (Analog Bits, arXiv 2208.04202). The coin is
+        the step's, the same for every row, so that the other half cost no first pass."""
+        noisy_BxL = batch.scored_BxL
+        first_BxLxE = self.first_estimate(denoise, z_BxLxE, gamma_BxL, noisy_BxL)
+        if not self.config.self_conditioning:
+            return first_BxLxE
+
+        def refined():
+            found = self._pass(denoise, z_BxLxE, gamma_BxL, batch.layout, noisy_BxL, first_BxLxE)
+            return stop_gradient(found[1])
+
+        return jax.lax.cond(jax.random.bernoulli(coin_key), refined, lambda: first_BxLxE)
+
+    def _corrupt(self, denoise, batch, gamma_BxL, key):
+        """Returns (x_BxLxE, z_BxLxE): clean embeddings, and noisy ones where a token is scored."""
+        x_BxLxE = jnp.take(denoise.table_VxE, batch.tokens_BxL, axis=0)
+        z_BxLxE = diffuse(x_BxLxE, _example_normal(key, batch.row_B, x_BxLxE.shape[1:]), gamma_BxL)
+        return x_BxLxE, jnp.where(batch.scored_BxL[..., None], z_BxLxE, x_BxLxE)
+
+    def _reconstruction(self, denoise, batch, schedule, key):
+        """Returns nats_BxL: -log p(x | z_0) under a flat prior, which needs no network."""
+        gamma_BxL = jnp.full(batch.tokens_BxL.shape, schedule.gamma_min)
+        _, z_BxLxE = self._corrupt(denoise, batch, gamma_BxL, key)
+        log_p_BxLxV = self._decoded(logit_bias(z_BxLxE, gamma_BxL, denoise.table_VxE))
+        return _nll(log_p_BxLxV, batch)
+
+    def _error_weight(self, gamma_BxL):
+        """Returns how many times the squared error of x0 that of the parameterisation is."""
+        noise = jnp.exp(-gamma_BxL)  # alpha^2 / sigma^2
+        per_variance = 1 + noise  # 1 / sigma^2
+        weights = {
+            "x0": jnp.ones_like(noise), "noise": noise, "v": per_variance,
+            "score": noise * per_variance,
+        }  # fmt: skip
+        return weights[self.config.parameterisation]
+
+    def _fit(self, denoise, batch, t_BxL, nll_BxL, integrand_BxL):
+        """Returns the misfit of the schedule's parameters, summed over tokens."""
+        nats_BxL = nll_BxL
+        if self.schedule == "learned":
+            nats_BxL = _document_mean(integrand_BxL, batch)
+        symbols = int(np.isfinite(self.vocabulary.text_bias_V()).sum())
+        fit_BxL = fit_loss(self.schedule, self.config, denoise.schedule, t_BxL, nats_BxL, symbols)
+        return jnp.sum(jnp.where(batch.scored_BxL, fit_BxL, 0.0))
+
+    def _decoded(self, logits_BxLxV):
+        """Returns log p of logits, what no text holds at -inf."""
+        return jax.nn.log_softmax(logits_BxLxV + self.vocabulary.text_bias_V()[None, None])
+
+
+def mean_embedding(log_p_BxLxV, table_VxE) -> jax.Array:
+    """Returns the expectation of the embedding, BxLxE, in full precision on any hardware: at low
+    noise its squared error is multiplied by exp(-gamma)."""
+    return jnp.matmul(jnp.exp(log_p_BxLxV), table_VxE, precision="highest")
+
+
+def _nll(log_p_BxLxV, batch):
+    """Returns -log p of the tokens that are scored, 0 elsewhere (where it may be infinite)."""
+    log_p_BxL = jnp.take_along_axis(log_p_BxLxV, batch.tokens_BxL[..., None], axis=-1)[..., 0]
+    return jnp.where(batch.scored_BxL, -log_p_BxL, 0.0)
+
+
+def _squared_error(x_BxLxE, x_hat_BxLxE):
+    return jnp.sum((x_BxLxE - x_hat_BxLxE) ** 2, axis=-1)
+
+
+def _example_normal(key, row_B, shape):
+    """Returns standard normal draws, [B, *shape], each row from its own key."""
+    return jax.vmap(lambda k: jax.random.normal(k, shape))(example_keys(key, row_B))
+
+
+def _document_mean(x_BxL, batch):
+    """Returns, at every token, the mean of x over the scored tokens of the token's document."""
+
+    def row(x_L, scored_L, segments_L):
+        documents = x_L.shape[0] + 1  # and the padding
+        total = segment_sum(jnp.where(scored_L, x_L, 0.0), segments_L, num_segments=documents)
+        number = segment_sum(scored_L.astype(x_L.dtype), segments_L, num_segments=documents)
+        return (total / jnp.maximum(number, 1.0))[segments_L]
+
+    return jax.vmap(row)(x_BxL, batch.scored_BxL, batch.layout.segments_BxL)

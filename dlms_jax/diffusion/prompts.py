@@ -1,0 +1,68 @@
+"""What a network is given in training: prompts, sometimes hidden, and random parts of documents.
+
+With both in training, one network is the conditional and the unconditional model of classifier-free
+guidance (arXiv 2207.12598), and one trained on plain text can continue and fill in.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from dlms_jax.diffusion.protocol import Batch, Layout, example_keys
+
+# Far from 0, 1, ...: jax.random.split(key), by which objectives draw, is fold_in(key, 0), ...
+_GIVE, _HIDE = 1001, 1002
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """drop: the probability that a row's prompts are hidden (each token the mask) and its class 0.
+    random: the probability that a document has a random part given, which then is not scored: half
+    of these are a beginning, half are single tokens; how much is uniform."""
+
+    drop: float = 0.0
+    random: float = 0.0
+
+    def __call__(self, batch: Batch, key: jax.Array, mask_id: int) -> Batch:
+        """Returns the batch as one step of training sees it; a row's by (key, row_B) alone."""
+        if self.random:
+            batch = self._give(batch, jax.random.fold_in(key, _GIVE))
+        return self._hide(batch, jax.random.fold_in(key, _HIDE), mask_id) if self.drop else batch
+
+    def _give(self, batch, key):
+        layout, length = batch.layout, batch.tokens_BxL.shape[1]
+
+        def row(key, segments_L, positions_L):
+            keys = jax.random.split(key, 4)
+            # By document: a draw a segment number.
+            chosen, share, single = (jax.random.uniform(k, (length + 1,)) for k in keys[:3])
+            lengths = jnp.zeros(length + 1, jnp.int32).at[segments_L].add(1)
+            beginning_L = positions_L < share[segments_L] * lengths[segments_L]
+            scattered_L = jax.random.uniform(keys[3], (length,)) < share[segments_L]
+            given_L = jnp.where(single[segments_L] < 0.5, beginning_L, scattered_L)
+            return given_L & (chosen[segments_L] < self.random)
+
+        keys_B = example_keys(key, batch.row_B)
+        given_BxL = jax.vmap(row)(keys_B, layout.segments_BxL, layout.positions_BxL)
+        given_BxL &= batch.scored_BxL
+        return batch._replace(
+            layout=layout._replace(given_BxL=layout.given_BxL | given_BxL),
+            scored_BxL=batch.scored_BxL & ~given_BxL,
+        )
+
+    def _hide(self, batch, key, mask_id):
+        keys_B = example_keys(key, batch.row_B)
+        hidden_B = jax.vmap(lambda k: jax.random.uniform(k))(keys_B) < self.drop
+        layout = batch.layout
+        tokens_BxL, layout = hide_prompts(batch.tokens_BxL, layout, hidden_B, mask_id)
+        return batch._replace(tokens_BxL=tokens_BxL, layout=layout)
+
+
+def hide_prompts(tokens_BxL, layout: Layout, hidden_B, mask_id: int) -> tuple[jax.Array, Layout]:
+    """Returns (tokens_BxL, layout) with the prompts and the class of the rows `hidden_B` hidden:
+    what guidance calls unconditional."""
+    tokens_BxL = jnp.where(layout.given_BxL & hidden_B[:, None], mask_id, tokens_BxL)
+    if layout.class_B is not None:
+        layout = layout._replace(class_B=jnp.where(hidden_B, 0, layout.class_B))
+    return tokens_BxL, layout

@@ -1,0 +1,113 @@
+"""A study: several runs, and tables and a figure of what they show.
+
+    python -m dlms_jax.experiment family --minutes 70
+    python -m dlms_jax.experiment family --minutes 10 --only gaussian
+
+The same command goes on with a study that was interrupted.
+"""
+
+import argparse
+import math
+import pathlib
+import sys
+
+from dlms_jax.config import load_config
+from dlms_jax.errors import UserError, command_line
+
+STOPPED = 75  # exit status of a study that was asked to stop, and saved (EX_TEMPFAIL)
+
+_FAMILY = """\
+A small model of each process (masked, uniform, Gaussian, block, autoregressive), all on the same
+text and with the same training time; a table of their held-out bits/byte, their samples and the
+seconds that these take. Runs that are finished are not trained again, so a second command measures
+the samples anew, at another temperature say.
+
+    python -m dlms_jax.experiment family --minutes 70
+    python -m dlms_jax.experiment family --minutes 70 --temperature 0.8 --out runs/family/cooler
+    python -m dlms_jax.experiment family --minutes 10 --only gaussian --workdir runs/gaussian-only
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m dlms_jax.experiment", description=__doc__, formatter_class=raw
+    )
+    studies = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
+    family = studies.add_parser(
+        "family", help="every process side by side", description=_FAMILY, formatter_class=raw
+    )
+    add = family.add_argument
+    add("--minutes", type=float, required=True, metavar="N",
+        help="training time of all recipes that are run together; each gets an equal share. "
+        "Compiling, evaluating and sampling come on top")  # fmt: skip
+    add("--only", metavar="NAMES", help="some of the recipes, with commas between (default: all)")
+    add("--workdir", type=pathlib.Path, default=pathlib.Path("runs/family"), metavar="DIR",
+        help="where the runs are (default: runs/family)")  # fmt: skip
+    add("--out", type=pathlib.Path, metavar="DIR",
+        help="where the tables and the figure go (default: the workdir)")  # fmt: skip
+    add("--recipes", type=pathlib.Path, default=pathlib.Path("configs/family"), metavar="DIR",
+        help="the folder of recipes (default: configs/family)")  # fmt: skip
+    how = family.add_argument_group("samples").add_argument
+    how("--steps", default="8,32,128", metavar="N,N,...",
+        help="numbers of steps to sample with (default: 8,32,128); a block model shares them out "
+        "among its blocks, an autoregressive one takes a step a token")  # fmt: skip
+    how("--num", type=int, default=32, metavar="N", help="samples of each (default 32)")
+    how("--temperature", type=float, default=1.0, metavar="T",
+        help="default 1: the models' own distributions")  # fmt: skip
+    return parser
+
+
+@command_line
+def main(argv=None):
+    arguments = _parser().parse_args(argv)
+    if not 0 < arguments.minutes < math.inf:
+        raise UserError(f"--minutes={arguments.minutes:g} should be above 0")
+    if arguments.num < 2:
+        raise UserError(f"--num={arguments.num} should be at least 2: the second half is timed")
+    if not 0 <= arguments.temperature < math.inf:
+        raise UserError(f"--temperature={arguments.temperature:g} should be 0 or above")
+    steps = arguments.steps.split(",")
+    if not all(text.isdecimal() and int(text) for text in steps):
+        raise UserError(f"--steps={arguments.steps} should be whole numbers above 0, as 8,32,128")
+    recipes, only = _recipes(arguments.recipes, arguments.only)
+
+    from rich.console import Console  # after the checks: JAX takes its time
+
+    from dlms_jax.model import DiffusionLM
+    from dlms_jax.studies import FamilySettings, run_family
+    from dlms_jax.trainer import Interrupted, Trainer
+
+    console = Console(soft_wrap=True)
+    settings = FamilySettings(
+        arguments.minutes, tuple(map(int, steps)), arguments.num, arguments.temperature
+    )
+    try:
+        run_family(
+            recipes, only, settings, arguments.workdir, arguments.out or arguments.workdir,
+            train=lambda workdir, config: Trainer(workdir, console).train(config),
+            load=lambda workdir: DiffusionLM.load_checkpoint(str(workdir)),
+            console=console,
+        )  # fmt: skip
+    except Interrupted as stopped:
+        print(f"{stopped}\nor the whole study, by the same command again", file=sys.stderr)
+        sys.exit(STOPPED)
+
+
+def _recipes(folder: pathlib.Path, only: str | None):
+    """Returns ({name: Config} of all recipes in a folder, the names to run)."""
+    files = sorted(folder.glob("*.py"))
+    if not files:
+        raise UserError(
+            f"--recipes={folder} holds no recipe; run this where configs/family is, or name it"
+        )
+    names = [file.stem for file in files]
+    chosen = tuple(dict.fromkeys(only.split(","))) if only is not None else tuple(names)
+    for name in chosen:
+        if name not in names:
+            raise UserError(f"--only={only}: {name!r} is none of {', '.join(names)}")
+    return {file.stem: load_config(str(file)) for file in files}, chosen
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""The family side by side: a small model of each process, all with the same text, tokens and time.
+
+Each recipe gets an equal share of the minutes as training time: its steps are decided beforehand
+from a measured step, and kept, so that a study that was killed goes on where it stopped. Then each
+is judged by its own bound on held-out text, and by its samples.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import json
+import pathlib
+import statistics
+import time
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from dlms_jax.config import Config, changed_settings, from_dict
+from dlms_jax.data.dataset import Dataset, build_dataset
+from dlms_jax.data.shards import write_json
+from dlms_jax.errors import UserError
+from dlms_jax.evaluation.quality import (
+    Judge,
+    TwinLoss,
+    sampled_pieces,
+    spread_pieces,
+    texts_of,
+    unigram_pieces,
+)
+from dlms_jax.sampling import settings_of
+from dlms_jax.studies import pace, tables
+from dlms_jax.studies.tables import Drawn, Member
+from dlms_jax.training.report import say
+from dlms_jax.training.writer import read_metrics
+
+_LOG = "study.json"
+_EVALUATIONS = 12  # in each run, which the curves are drawn through
+_WARMUP = 0.1  # of the steps, at most
+# What a recipe may change after its run began: how a trained model is looked at.
+_FREE = ("sampling", "evaluation", "checkpoint", "mesh")
+# What of config.sampling the study decides by itself.
+_OWN = ("length", "steps", "temperature", "prompt")
+
+
+@dataclasses.dataclass(frozen=True)
+class FamilySettings:
+    """minutes: the training time of all recipes together. steps: of the samplers; a block model's
+    are shared out among its blocks. num: samples of each. temperature: 1 is the model's own
+    distribution."""
+
+    minutes: float
+    steps: tuple[int, ...] = (8, 32, 128)
+    num: int = 32
+    temperature: float = 1.0
+
+
+def run_family(
+    recipes: Mapping[str, Config], only: tuple[str, ...], settings: FamilySettings,
+    workdir: pathlib.Path, out: pathlib.Path,
+    train: Callable[[pathlib.Path, Config], dict[str, float]], load: Callable[[pathlib.Path], Any],
+    console: Console,
+) -> list[Member]:  # fmt: skip
+    """Returns what was found of each recipe, the best bound first; writes tables and a figure.
+
+    recipes: all of the family, by name; only: those to run. train: (workdir, config) -> the final
+    metrics of a run, which it finishes where it was begun (trainer.Trainer). load: workdir -> the
+    trained model.DiffusionLM. The autoregressive recipe judges the samples, where it is trained.
+    Raises UserError where the workdir holds runs of another budget or of other recipes.
+    """
+    _check_comparable(recipes)
+    log = _Log(workdir / _LOG)
+    share = 60 * settings.minutes / len(only)
+    for name in only:
+        log.check(name, recipes[name], share, len(only))
+    dataset = build_dataset(recipes[only[0]])
+    _decide_steps({name: recipes[name] for name in only}, dataset, share, log, console)
+
+    for name in only:
+        if "metrics" in log[name]:
+            say(console, f"{workdir / name}: already trained")
+            continue
+        say(console, f"\n{name}: {log[name]['steps']} steps in {share / 60:.1f} minutes")
+        metrics = train(workdir / name, _with_steps(recipes[name], log[name]["steps"]))
+        log.put(name, metrics=metrics)
+
+    exact = [name for name in recipes if recipes[name].objective.name == "autoregressive"]
+    trained = [name for name in exact if "metrics" in log[name]]
+    twin = TwinLoss(load(workdir / trained[0])) if trained else None
+    length = recipes[only[0]].data.sequence_length - 1
+    judge, references = _references(dataset, settings.num, length, twin)
+    members = []
+    for name in only:
+        say(console, f"sampling from {workdir / name} ...")
+        lm = load(workdir / name)
+        drawn = []
+        for steps, sampling in ways_to_sample(recipes[name], settings, length):
+            pieces, seconds = _draw(lm, settings.num, length, sampling)
+            loss = twin(pieces) if twin else None
+            drawn.append(Drawn(steps, seconds, judge(pieces), loss, pieces))
+        members.append(_member(name, recipes[name], log[name], workdir / name, lm, drawn))
+    members.sort(key=lambda member: member.bits_per_byte)
+    tables.write(out, members, references, settings, share, console)
+    return members
+
+
+def ways_to_sample(
+    config: Config, settings: FamilySettings, length: int
+) -> list[tuple[int, dict[str, Any]]]:  # fmt: skip
+    """Returns (steps in all, settings for DiffusionLM.stream) of each row of the table.
+
+    The settings are the recipe's own, whatever the checkpoint has, but for temperature and steps.
+    A sampler that takes a step a token has one way. A block model takes at least a step a block, so
+    that some numbers of steps are too few for it.
+    """
+    used = settings_of(config.objective.name, config.sampling)
+    shared = {name: getattr(config.sampling, name) for name in used - set(_OWN)}
+    shared["temperature"] = settings.temperature
+    if "steps" not in used:
+        return [(length, shared)]
+    # Blocks begin at BOS.
+    blocks = -(-(length + 1) // config.block.size) if config.objective.name == "block" else 1
+    each = sorted({steps // blocks for steps in settings.steps} - {0})
+    return [(blocks * steps, shared | {"steps": steps}) for steps in each]
+
+
+class _Log:
+    """What a study has decided and finished, by recipe, in a file that is always whole. A recipe
+    whose folder was deleted is begun anew."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        try:
+            known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise UserError(f"{path} cannot be read ({error}); use another --workdir") from None
+        self._recipes = {name: what for name, what in known.items() if self._folder(name).exists()}
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        return self._recipes.get(name, {})
+
+    def put(self, name: str, **what):
+        """Adds to what is known of a recipe."""
+        self._recipes[name] = self[name] | what
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._path, self._recipes)
+        self._folder(name).mkdir(exist_ok=True)
+
+    def check(self, name: str, config: Config, share: float, number: int):
+        """Raises UserError where a run of the recipe was begun with another share or recipe."""
+        begun, workdir = self[name], self._folder(name)
+        if not begun:
+            if workdir.exists():
+                raise UserError(f"{workdir} was not begun by this study; use another --workdir")
+            return
+        where = f"{workdir} was begun"
+        if abs(begun["share"] - share) > 0.01 * share:
+            raise UserError(
+                f"{where} with {begun['share'] / 60:.3g} minutes, now it would get "
+                f"{share / 60:.3g}; use --minutes={begun['share'] * number / 60:.6g}, or another "
+                "--workdir, or delete it"
+            )
+        changed = [
+            f"config.{key} was {before!r}, is {now!r}"
+            for key, before, now in changed_settings(from_dict(begun["config"]), config)
+            if key.split(".")[0] not in _FREE
+        ]
+        if changed:
+            raise UserError(
+                f"{where} with another recipe ({', '.join(changed)}); use another --workdir, or "
+                "delete it to train it anew"
+            )
+
+    def _folder(self, name: str) -> pathlib.Path:
+        return self._path.parent / name
+
+
+def _check_comparable(recipes: Mapping[str, Config]):
+    """Raises UserError unless all recipes read the same text as the same tokens."""
+    first, *others = recipes
+    for name in others:
+        for key, one, other in changed_settings(recipes[first], recipes[name]):
+            if key.split(".")[0] in ("data", "tokenizer"):
+                raise UserError(
+                    f"config.{key} is {one!r} in {first} and {other!r} in {name}; recipes of a "
+                    "study read the same text as the same tokens"
+                )
+
+
+def _decide_steps(recipes, dataset: Dataset, share: float, log: _Log, console: Console):
+    """Keeps, for each recipe that was not begun, the steps that its share of the time holds."""
+    new = {name: config for name, config in recipes.items() if not log[name]}
+    if not new:
+        return
+    say(console, f"measuring the training step of {', '.join(new)} ...")
+    for name, seconds in pace.seconds_per_step(new, dataset).items():
+        steps = max(1, round(share / seconds))
+        say(console, f"{name}: {seconds:.3f} s a step, so {steps} steps")
+        log.put(name, share=share, steps=steps, step_seconds=seconds, config=new[name].to_dict())
+
+
+def _with_steps(config: Config, steps: int) -> Config:
+    """Returns a recipe for a number of steps, evaluated and saved a few times on the way."""
+    every = max(1, steps // _EVALUATIONS)
+    replace = dataclasses.replace
+    warmup = min(config.optimizer.warmup_steps, int(_WARMUP * steps))
+    return replace(
+        config,
+        training=replace(config.training, steps=steps),
+        optimizer=replace(config.optimizer, warmup_steps=warmup),
+        evaluation=replace(config.evaluation, every=every),
+        checkpoint=replace(config.checkpoint, every=every),
+    )
+
+
+def _references(dataset: Dataset, num: int, length: int, twin):
+    """Returns the judge, and what it says of held-out text and of tokens drawn by frequency."""
+    tokenizer, rows = dataset.tokenizer, dataset.heldout.rows
+    pieces, others = spread_pieces(rows, num, length, tokenizer)
+    training = [split.rows.take(slice(None)) for split in dataset.train]
+    words = (text for rows in training for text in texts_of(rows, tokenizer))
+    judge = Judge(tokenizer, texts_of(others, tokenizer), words)
+    found = {}
+    for name, some in {
+        "held-out text": pieces,
+        "tokens by frequency": unigram_pieces(training[0], num, length, tokenizer),
+    }.items():
+        found[name] = Drawn(None, None, judge(some), twin(some) if twin else None, some)
+    return judge, found
+
+
+def _draw(lm, num: int, length: int, sampling: dict[str, Any]):
+    """Returns (pieces, seconds a sample) of `num` texts, drawn without a prompt in two batches; the
+    first compiles, the second is timed."""
+    pieces = []
+    for seed, number in enumerate((num - num // 2, num // 2)):
+        begun = time.perf_counter()
+        *_, canvas = lm.stream([["", length]], number, seed=seed, **sampling)
+        seconds = (time.perf_counter() - begun) / number
+        pieces += sampled_pieces(canvas, lm.tokenizer)
+    return pieces, seconds
+
+
+def _member(name, config, logged, workdir, lm, drawn) -> Member:
+    history = read_metrics(workdir / "metrics.csv")
+    tokens = config.training.batch_size * config.data.sequence_length
+    speeds = [float(row["tokens_per_second"]) for row in history if row["tokens_per_second"]]
+    step_seconds = tokens / statistics.median(speeds) if speeds else logged["step_seconds"]
+    curve = [
+        (int(row["step"]) * tokens, int(row["step"]) * step_seconds, float(row["bits_per_byte"]))
+        for row in history
+        if row["bits_per_byte"]
+    ]
+    metrics = logged["metrics"]
+    return Member(
+        name=name,
+        process=f"{config.objective.name}, {config.model.name}",
+        parameters=sum(x.size for x in jax.tree.leaves(lm.params)),
+        steps=logged["steps"],
+        tokens=logged["steps"] * tokens,
+        step_seconds=step_seconds,
+        bits_per_byte=metrics["bits_per_byte"],
+        stderr=metrics["stderr"],
+        nats_per_token=metrics["bound"],
+        curve=curve,
+        drawn=drawn,
+    )

@@ -1,0 +1,64 @@
+"""How long a training step takes: from it a time budget becomes a number of steps, before training,
+so that learning-rate schedules end where the budget does."""
+
+import time
+
+import jax
+
+from dlms_jax.config import Config
+from dlms_jax.data.dataset import Dataset
+from dlms_jax.data.loader import TrainBatches
+from dlms_jax.diffusion import make_objective
+from dlms_jax.parallel.mesh import local_rows, make_mesh, to_global
+from dlms_jax.training.denoiser import make_model, vocabulary_of
+from dlms_jax.training.optimizer import make_optimizer
+from dlms_jax.training.state import sharded_state
+from dlms_jax.training.step import make_train_step
+
+_ROUNDS, _STEPS = 5, 6  # each config takes so many steps a round
+
+
+def seconds_per_step(configs: dict[str, Config], dataset: Dataset) -> dict[str, float]:
+    """Returns the mean time of a training step of each config, on the dataset's batches.
+
+    They take turns, so that a machine whose speed drifts is as fast for one as for another. The
+    mean, not the median: a step of Gaussian diffusion is longer when its coin asks for two passes.
+    What the steps learn is thrown away.
+    """
+    steppers = {name: _Stepper(config, dataset) for name, config in configs.items()}
+    for stepper in steppers.values():
+        stepper.run(2)  # compiles; the second is the first on a state that a step returned
+    spent = dict.fromkeys(configs, 0.0)
+    for _ in range(_ROUNDS):
+        for name, stepper in steppers.items():
+            spent[name] += stepper.run(_STEPS)
+    return {name: seconds / (_ROUNDS * _STEPS) for name, seconds in spent.items()}
+
+
+class _Stepper:
+    """The train step of a config, with its state and place in the data."""
+
+    def __init__(self, config: Config, dataset: Dataset):
+        self._mesh = make_mesh(config.mesh)
+        vocabulary = vocabulary_of(dataset.tokenizer)
+        objective = make_objective(config, vocabulary)
+        network = make_model(config, vocabulary.rows, self._mesh)
+        tx = make_optimizer(config.optimizer, config.training.steps)
+        self._state = sharded_state(config, network, tx, self._mesh)
+        self._step = make_train_step(config, network, objective, tx, self._mesh)
+        size = config.training.batch_size
+        self._batches = TrainBatches(
+            [split.rows for split in dataset.train], dataset.weights, size, config.training.seed,
+            local_rows(self._mesh, size), dataset.tokenizer.pad_id, config.data.short_rows,
+        )  # fmt: skip
+        self._done = 0
+
+    def run(self, steps: int) -> float:
+        """Takes steps; returns the seconds that they took together."""
+        begun = time.perf_counter()
+        for _ in range(steps):
+            rows = to_global(self._batches[self._done], self._mesh)
+            self._state, metrics = self._step(self._state, rows)
+            self._done += 1
+        jax.block_until_ready(metrics)
+        return time.perf_counter() - begun

@@ -1,0 +1,214 @@
+"""What the family study found, as CSV, Markdown and a figure."""
+
+from collections.abc import Mapping, Sequence
+import csv
+import dataclasses
+import os
+import pathlib
+from typing import NamedTuple
+
+import jax
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from dlms_jax.errors import UserError
+from dlms_jax.evaluation.bound import BoundReport
+from dlms_jax.evaluation.quality import Piece, Quality
+from dlms_jax.training.progress import with_unit
+from dlms_jax.training.report import printable, say
+
+_EXAMPLES = 3  # texts shown of each row of the table
+
+
+class Drawn(NamedTuple):
+    """Samples drawn in one way. steps, seconds (a sample): None of text that no model wrote.
+    twin: of the pieces under the autoregressive model; None where there is none."""
+
+    steps: int | None
+    seconds: float | None
+    quality: Quality
+    twin: BoundReport | None
+    pieces: Sequence[Piece]
+
+
+class Member(NamedTuple):
+    """A trained recipe. step_seconds: the median in training. curve: (tokens, training seconds,
+    held-out bits/byte) of the evaluations on the way."""
+
+    name: str
+    process: str
+    parameters: int
+    steps: int
+    tokens: int
+    step_seconds: float
+    bits_per_byte: float
+    stderr: float
+    nats_per_token: float
+    curve: Sequence[tuple[int, float, float]]
+    drawn: Sequence[Drawn]
+
+
+def write(
+    out: pathlib.Path, members: Sequence[Member], references: Mapping[str, Drawn], settings,
+    share: float, console: Console,
+):  # fmt: skip
+    """Writes table.csv, table.md, samples.md and family.png to a folder, and prints the tables.
+
+    members: in the order to show them. references: texts that no model wrote, by name. settings: a
+    family.FamilySettings. share: the seconds of training of each.
+    """
+    bounds, samples = bound_table(members), sample_table(members, references)
+    about = (
+        f"`python -m dlms_jax.experiment family --minutes {settings.minutes:g}`: "
+        f"{share / 60:.3g} minutes of training each, on {hardware()}. Samples: {settings.num} a "
+        f"row, without a prompt, temperature {settings.temperature:g}; seconds a sample in batches "
+        f"of {settings.num // 2}, compiled."
+    )
+    page = f"{about}\n\n{markdown(*bounds)}\n\n{markdown(*samples)}\n"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_text(out / "table.md", page)
+        _write_text(out / "samples.md", _examples(members, references))
+        _write_csv(out / "table.csv", members, references)
+        draw_figure(out / "family.png", members)
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}") from None
+    for header, rows in (bounds, samples):
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*row)
+        # Too narrow a terminal would cut the cells: there each row is a line of text.
+        wide = console.options.update_width(1000)
+        fits = Measurement.get(console, wide, table).maximum <= console.width
+        console.print(table) if fits else say(console, markdown(header, rows))
+    say(console, f"{about}\nwritten: {out}/table.md, table.csv, samples.md, family.png")
+
+
+def hardware() -> str:
+    """Returns the devices, and on CPUs how many cores they share."""
+    kind, number = jax.devices()[0].device_kind, jax.device_count()
+    return f"{os.cpu_count()} CPU cores" if kind == "cpu" else f"{number} {kind}"
+
+
+def bound_table(members: Sequence[Member]):
+    """Returns (header, rows) of text: what each model learned in its time."""
+    header = ("recipe", "process", "parameters", "ms a step", "steps", "tokens", "bits/byte",
+              "nats/token")  # fmt: skip
+    return header, [
+        (m.name, m.process, f"{m.parameters:,}", f"{1000 * m.step_seconds:.0f}", f"{m.steps:,}",
+         f"{with_unit(m.tokens)}".strip(), f"{m.bits_per_byte:.3f} +- {m.stderr:.3f}",
+         f"{m.nats_per_token:.3f}")
+        for m in members
+    ]  # fmt: skip
+
+
+def sample_table(members: Sequence[Member], references: Mapping[str, Drawn]):
+    """Returns (header, rows) of text: what each model writes, beside text that none wrote."""
+    header = (
+        "recipe", "steps", "s/sample", "twin, bits/byte", "nats/token", "entropy", "top token",
+        "distinct 1", "2", "3", "unigrams", "bigrams", "words", "tokens",
+    )  # fmt: skip
+    rows = []
+    for name, d in _all_drawn(members, references):
+        q, twin = d.quality, d.twin
+        rows.append((
+            name, "" if d.steps is None else str(d.steps),
+            "" if d.seconds is None else f"{d.seconds:.3g}",
+            f"{twin.bits_per_byte:.2f}" if twin else "",
+            f"{twin.nats_per_token:.2f}" if twin else "",
+            f"{q.entropy:.2f}", f"{q.repetition:.0%}",
+            f"{q.distinct_1:.2f}", f"{q.distinct_2:.2f}", f"{q.distinct_3:.2f}",
+            f"{q.unigram_agreement:.2f}", f"{q.bigram_agreement:.2f}", f"{q.known_words:.0%}",
+            f"{q.tokens:.0f}",
+        ))  # fmt: skip
+    return header, rows
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table of text in Markdown."""
+    lines = [header, ["-"] * len(header), *rows]
+    return "\n".join("|" + "|".join(f" {cell} ".replace("  ", " ") for cell in line) + "|"
+                     for line in lines)  # fmt: skip
+
+
+def _all_drawn(members, references):
+    """Yields (name, Drawn): the references, then each member's."""
+    yield from references.items()
+    for member in members:
+        for drawn in member.drawn:
+            yield member.name, drawn
+
+
+def _write_csv(path: pathlib.Path, members, references):
+    """Writes one row a way of sampling, with its model's bound; a model without samples has one."""
+    of_model = tuple(f for f in Member._fields if f not in ("curve", "drawn"))
+    of_samples = (
+        "sampling_steps", "seconds_per_sample", "twin_bits_per_byte", "twin_nats_per_token",
+        "sample_tokens", *(field.name for field in dataclasses.fields(Quality)[1:]),
+    )  # fmt: skip
+    rows = [{"name": name, **_sample_cells(d)} for name, d in references.items()]
+    for member in members:
+        model = {f: getattr(member, f) for f in of_model}
+        rows += [model | _sample_cells(d) for d in member.drawn] or [model]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, of_model + of_samples, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _sample_cells(drawn: Drawn) -> dict[str, object]:
+    cells = {
+        "sampling_steps": drawn.steps, "seconds_per_sample": drawn.seconds, **vars(drawn.quality)
+    }  # fmt: skip
+    cells["sample_tokens"] = cells.pop("tokens")  # a model's tokens are those it was trained on
+    if drawn.twin:
+        cells["twin_bits_per_byte"] = drawn.twin.bits_per_byte
+        cells["twin_nats_per_token"] = drawn.twin.nats_per_token
+    return cells
+
+
+def _examples(members, references) -> str:
+    """Returns, in Markdown, the first samples of each way, beside their agreement with text."""
+    parts = []
+    for name, d in _all_drawn(members, references):
+        q = d.quality
+        title = name if d.steps is None else f"{name}, {d.steps} steps"
+        parts.append(
+            f"## {title}\n\nAgreement with held-out text: unigrams {q.unigram_agreement:.2f}, "
+            f"bigrams {q.bigram_agreement:.2f}; known words {q.known_words:.0%}; entropy "
+            f"{q.entropy:.2f} nats a token."
+        )
+        for piece in d.pieces[:_EXAMPLES]:
+            text = printable(piece.text.decode("utf-8", "replace")) + "<EOS>" * piece.ended
+            # Indented, for a fence could end inside the text.
+            parts.append("\n".join("    " + line for line in text.split("\n")))
+            parts.append("---")
+    return "\n\n".join(parts) + "\n"
+
+
+def draw_figure(path: pathlib.Path, members: Sequence[Member]):
+    """Draws held-out bits/byte against tokens, and against training seconds, as a PNG."""
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(11, 4.5), layout="constrained")
+    for axis, column, label in zip(
+        figure.subplots(1, 2), (0, 1), ("tokens seen", "training seconds"), strict=True
+    ):
+        for member in members:
+            x = [point[column] for point in member.curve]
+            axis.plot(x, [bits for *_, bits in member.curve], marker="o", markersize=3,
+                      linewidth=1, label=member.name)  # fmt: skip
+        axis.set_xlabel(label)
+        axis.set_ylabel("held-out bits/byte, in training")
+        axis.grid(alpha=0.3)
+    figure.axes[0].legend()
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, format="png", dpi=110)
+    os.replace(temporary, path)
+
+
+def _write_text(path: pathlib.Path, text: str):
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,96 @@
+"""Who may see whom, against the definition pair by pair."""
+
+from models.reference import mask
+from models.small import doubled, packed
+import numpy as np
+import pytest
+
+from dlms_jax.config import from_dict
+from dlms_jax.diffusion import Layout
+from dlms_jax.models.attention import attention_mask, columns, source_masks
+from dlms_jax.models.sizes import attended_pairs
+
+KINDS = ["full", "causal", "block", "block_causal"]
+LENGTHS = ((5, 5), (9, 1), (12,), (1, 1, 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 3, 4, 12])
+def test_mask_is_its_definition(kind, size):
+    layout = doubled(packed(LENGTHS), size)
+    found = attention_mask(layout, layout, kind)
+    np.testing.assert_array_equal(found[:, 0], mask(layout, layout, kind))
+    assert np.diagonal(found[:, 0], axis1=1, axis2=2).all()  # no row of the softmax is empty
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mask_of_some_columns_is_these_rows_of_the_whole(kind):
+    layout = doubled(packed(LENGTHS), 4)
+    whole = attention_mask(layout, layout, kind)
+    for start, number in ((0, 1), (7, 5), (23, 1)):
+        some = attention_mask(columns(layout, start, number), layout, kind)
+        np.testing.assert_array_equal(some, whole[:, :, start : start + number])
+
+
+def test_block_masks_are_the_masks_that_they_are_made_of():
+    """One block: masked diffusion beside the clean text. Blocks of 1, token-causal: the clean half
+    is autoregressive, and a noisy token sees the clean ones before it and itself."""
+    layout = packed(LENGTHS)
+    L = layout.segments_BxL.shape[1]
+    both = doubled(layout, L)
+    one = np.asarray(attention_mask(both, both, "block"))
+    full, causal = (mask(layout, layout, kind) for kind in ("full", "causal"))
+    np.testing.assert_array_equal(one[:, 0, :L, :L], full)
+    np.testing.assert_array_equal(one[:, 0, L:, L:], full)
+    assert not one[:, 0, :L, L:].any() and not one[:, 0, L:, :L].any()
+
+    both = doubled(layout, 1)
+    text = np.asarray(layout.segments_BxL)[:, :, None] > 0  # in the padding all positions are 0
+    for kind in ("block", "block_causal"):
+        single, self = np.asarray(attention_mask(both, both, kind))[:, 0], np.eye(L, dtype=bool)
+        np.testing.assert_array_equal(single[:, L:, L:] & text, causal & text)
+        np.testing.assert_array_equal(single[:, :L, L:] & text, causal & text & ~self)
+        np.testing.assert_array_equal(single[:, :L, :L] & text, self & text)
+
+
+def test_prompts_that_an_encoder_reads_are_keys_of_the_source_only():
+    layout = packed(LENGTHS)
+    own, source = (np.asarray(m)[:, 0] for m in source_masks(layout))
+    same = mask(layout, layout, "full")
+    given, bos = np.asarray(layout.given_BxL), np.asarray(layout.positions_BxL) == 0
+    np.testing.assert_array_equal(own, same & ~given[:, None])
+    np.testing.assert_array_equal(source, same & (given | bos)[:, None])
+    assert own.any(axis=2).all() and source.any(axis=2).all()
+    anywhere = np.where(layout.segments_BxL > 0, layout.positions_BxL, 5)  # padding has no position
+    np.testing.assert_array_equal(
+        source_masks(layout._replace(positions_BxL=anywhere))[1][:, 0], source
+    )
+    nothing = source_masks(layout._replace(given_BxL=None))
+    np.testing.assert_array_equal(nothing[0][:, 0], same)
+    np.testing.assert_array_equal(nothing[1][:, 0], same & bos[:, None])
+
+
+@pytest.mark.parametrize(
+    ("objective", "size", "context", "kind"),
+    [("masked", 4, "bidirectional", "full"), ("autoregressive", 4, "bidirectional", "causal"),
+     ("block", 1, "bidirectional", "block"), ("block", 4, "bidirectional", "block"),
+     ("block", 24, "bidirectional", "block"), ("block", 4, "causal", "block_causal"),
+     ("block", 100, "causal", "block_causal")],
+)  # fmt: skip
+def test_pairs_that_the_flops_count_are_those_of_the_mask(objective, size, context, kind):
+    length = 24
+    config = from_dict(
+        {"objective": {"name": objective}, "block": {"size": size, "context": context}}
+    )
+    layout = packed(((length,),), length)
+    layout = doubled(layout, size) if objective == "block" else layout
+    pairs = attention_mask(layout, layout, kind).sum() / length
+    # Half a pair a token and causal half: that a token sees itself is left out of the formula.
+    halves = {"causal": 0.5, "block_causal": 0.5}.get(kind, 0)
+    assert pairs == attended_pairs(config, length) + halves
+
+
+def test_an_unknown_kind_is_refused():
+    layout = Layout(*np.ones((2, 1, 3), int))
+    with pytest.raises(ValueError, match="attention 'blocks' is none of full, causal"):
+        attention_mask(layout, layout, "blocks")

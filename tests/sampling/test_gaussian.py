@@ -1,0 +1,468 @@
+"""Gaussian diffusion's samplers: against the joint, against their own chains by quadrature, and
+against flows in closed form."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from oracle_gaussian import exact_denoiser
+import pytest
+from sampling.chains import (
+    SAMPLES,
+    SmallJoint,
+    chi_square,
+    fill,
+    open_canvas,
+    sample,
+    total_variation,
+)
+from scipy import stats
+from scipy.special import expit, softmax
+
+from dlms_jax.config import GaussianConfig
+from dlms_jax.diffusion import Denoiser
+from dlms_jax.diffusion.gaussian import Gaussian, posterior
+from dlms_jax.diffusion.gaussian.gamma import Linear
+from dlms_jax.sampling.gaussian import DDIM, ProbabilityFlow, toward
+from dlms_jax.sampling.prediction import Prediction
+from dlms_jax.sampling.rule import run
+
+JOINT = SmallJoint(3, 2, seed=2)
+CONFIG = GaussianConfig(embedding_size=2, gamma_min=-8.0, gamma_max=12.0)
+
+
+def circle(turns) -> jax.Array:
+    """Returns table_VxE of unit vectors in the plane, by their angles in turns."""
+    angles = 2 * np.pi * np.asarray(turns)
+    return jnp.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=1), jnp.float32)
+
+
+# The symbols, padding, BOS, EOS, mask.
+TABLE = circle([0, 2 / 7, 5 / 7, 1 / 7, 3 / 7, 4 / 7, 6 / 7])
+
+KINDS = {
+    "ancestral": (DDIM, {"eta": 1.0}),
+    "ddim 0": (DDIM, {"eta": 0.0}),
+    "ddim 0.5": (DDIM, {"eta": 0.5}),
+    "euler": (ProbabilityFlow, {"order": "euler"}),
+    "heun": (ProbabilityFlow, {"order": "heun"}),
+    "dpm++": (ProbabilityFlow, {"order": "dpm++"}),
+}
+
+
+def make_rule(kind, steps, joint=JOINT, config=CONFIG, schedule="linear", grid="uniform",
+              rounding=False, **settings):  # fmt: skip
+    rule, more = KINDS[kind]
+    objective = Gaussian(joint.vocabulary, config, schedule)
+    return rule(Prediction(joint.vocabulary, **settings), objective, steps, grid, rounding, **more)
+
+
+def keys(rows: int, seed: int = 0):
+    return jax.random.split(jax.random.key(seed), rows)
+
+
+# The joint ----------------------------------------------------------------------------------------
+
+EMBEDDING_HEAD = dataclasses.replace(CONFIG, head="embedding", parameterisation="v")
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps", "config", "schedule"),
+    [
+        ("heun", 14, CONFIG, "cosine"),
+        ("dpm++", 30, EMBEDDING_HEAD, "linear"),
+        pytest.param("dpm++", 32, CONFIG, "linear", marks=pytest.mark.slow),
+        pytest.param("ancestral", 256, CONFIG, "cosine", marks=pytest.mark.slow),
+        pytest.param("ddim 0.5", 256, CONFIG, "cosine", marks=pytest.mark.slow),
+        pytest.param("euler", 512, CONFIG, "cosine", marks=pytest.mark.slow),
+    ],
+)
+def test_many_steps_draw_from_the_joint(kind, steps, config, schedule):
+    rule = make_rule(kind, steps, config=config, schedule=schedule)
+    counts = sample(JOINT, rule, exact_denoiser(JOINT, config, TABLE))
+    assert chi_square(counts, JOINT.p) > 1e-3
+    assert chi_square(counts, SmallJoint(3, 2, seed=3).p) == 0  # the test can tell
+
+
+@pytest.mark.slow
+def test_the_distance_from_the_joint_is_reported():
+    denoise, all_steps = exact_denoiser(JOINT, CONFIG, TABLE), (1, 2, 4, 8, 16, 32, 64)
+    print("\ntotal variation from the joint by steps (0.003 is what 50,000 draws of it show)")
+    print(" " * 18, *(f"{n:6}" for n in all_steps))
+    for schedule in ("linear", "cosine"):
+        for kind in KINDS:
+            line = []
+            for steps in all_steps:
+                counts = sample(JOINT, make_rule(kind, steps, schedule=schedule), denoise)
+                line.append(total_variation(counts / counts.sum(), JOINT.p))
+            print(f"{schedule:8} {kind:9}", *(f"{d:6.4f}" for d in line))
+            # One step draws the tokens independently.
+            assert line[0] > 0.1 and line[-1] < 0.05 and line[-1] < line[3] < line[1]
+
+
+# One hole of two symbols, at (1, 0) and (-1, 0): the chain is one of a number ---------------------
+
+PAIR = SmallJoint(2, 2, seed=4)
+PAIR_TABLE = circle([0, 1 / 2, 1 / 8, 3 / 8, 7 / 8, 1 / 4])
+PAIR_CONFIG = GaussianConfig(embedding_size=2, gamma_min=-4.0, gamma_max=4.0)
+GIVEN = 1
+
+
+def pair_denoiser() -> Denoiser:
+    """Returns p(second symbol | first), exact; of a prompt at the mask's embedding, p(second)."""
+    p = PAIR.p.reshape(2, 2)
+    none = np.full(PAIR.vocabulary.rows - 2, -np.inf)
+    table_KxV = np.stack(
+        [np.append(np.log(q), none) for q in (p[GIVEN] / p[GIVEN].sum(), p.sum(0))]
+    )
+
+    def logits(noisy, t_BxL, layout):
+        hidden_B = noisy.z_BxLxE[:, 1] @ PAIR_TABLE[PAIR.vocabulary.mask_id] > 0.999
+        log_p_BxV = jnp.asarray(table_KxV, jnp.float32)[hidden_B.astype(jnp.int32)]
+        clean_BxL = layout.given_BxL | (layout.positions_BxL == 0)
+        logits_BxLxV = jnp.broadcast_to(log_p_BxV[:, None], (*t_BxL.shape, log_p_BxV.shape[1]))
+        return jnp.where((clean_BxL & (t_BxL > 0))[..., None], jnp.nan, logits_BxLxV)
+
+    return Denoiser.from_logits(logits, table_VxE=PAIR_TABLE)
+
+
+class PairChain:
+    """The samplers on one number z, the hole's first component, in float64."""
+
+    def __init__(self, temperature=1.0, top_p=1.0, guidance=0.0, rounding=False):
+        self.temperature, self.top_p, self.rounding = temperature, top_p, rounding
+        p = PAIR.p.reshape(2, 2)
+        log_p, without = np.log(p[GIVEN] / p[GIVEN].sum()), np.log(p.sum(axis=0))
+        self.logits = (1 + guidance) * log_p - guidance * without
+
+    def p(self, z, gamma) -> np.ndarray:
+        """Returns what is drawn from, [Z, 2]."""
+        bias = np.sqrt(expit(-gamma)) / expit(gamma) * z[:, None] * np.array([1.0, -1.0])
+        logits = self.logits + bias
+        if self.temperature == 0:
+            return np.eye(2)[logits.argmax(axis=1)]
+        p = softmax(logits / self.temperature, axis=1)
+        if self.top_p < 1:
+            p = np.where((p.max(axis=1) >= self.top_p)[:, None], p == p.max(axis=1)[:, None], p)
+        return p / p.sum(axis=1, keepdims=True)
+
+    def x_hat(self, z, gamma) -> np.ndarray:
+        p = self.p(z, gamma)
+        x_hat = p[:, 0] - p[:, 1]
+        return np.where(x_hat >= 0, 1.0, -1.0) if self.rounding else x_hat
+
+    def run(self, kind, steps) -> np.ndarray:
+        """Returns p of the two symbols."""
+        gammas = np.linspace(4.0, -4.0, steps)
+        if kind in ("ancestral", "ddim 0.5"):
+            return self._noisy(gammas, KINDS[kind][1]["eta"])
+        z = stats.norm.ppf((np.arange(4_001) + 0.5) / 4_001)
+        before = None
+        for t, s in zip(gammas[:-1], gammas[1:], strict=True):
+            x, slope = self.x_hat(z, t), np.zeros_like(z)
+            if kind == "heun":
+                ahead = self._along(z, t, s, x, slope)
+                slope = (self.x_hat(ahead, s) - x) / (t - s)
+            if kind == "dpm++" and before is not None:
+                x_now, x = x, 1.5 * x - 0.5 * before  # the steps of gamma are equal
+                before = x_now
+            else:
+                before = x
+            z = self._along(z, t, s, x, slope)
+        return self.p(z, gammas[-1]).mean(axis=0)
+
+    def _along(self, z, t, s, x, slope):
+        """Returns z at s, x_hat being x + slope (t - gamma): of y = z / alpha by lambda = -gamma/2,
+        dy / d lambda = x_hat - y, by quadrature."""
+        inner = np.linspace(-t / 2, -s / 2, 401)
+        x_hat = x[:, None] + slope[:, None] * (t + 2 * inner)
+        integral = np.trapezoid(np.exp(inner + s / 2) * x_hat, inner, axis=1)
+        y = np.exp((s - t) / 2) * z / np.sqrt(expit(-t)) + integral
+        return y * np.sqrt(expit(-s))
+
+    def _noisy(self, gammas, eta):
+        grid = np.linspace(-6, 6, 1201)
+        weight = stats.norm.pdf(grid)
+        for t, s in zip(gammas[:-1], gammas[1:], strict=True):
+            alpha_t, alpha_s = np.sqrt(expit([-t, -s]))
+            x = self.x_hat(grid, t)
+            tau_squared = expit(s) * (1 - np.exp(s - t))
+            noise = (grid - alpha_t * x) / np.sqrt(expit(t))
+            mean = alpha_s * x + np.sqrt(expit(s) - eta**2 * tau_squared) * noise
+            kernel = stats.norm.pdf(grid[None], mean[:, None], eta * np.sqrt(tau_squared))
+            weight = weight @ kernel * (grid[1] - grid[0])
+        return weight @ self.p(grid, gammas[-1]) / weight.sum()
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps", "settings"),
+    [
+        ("ancestral", 1, {}),
+        ("ancestral", 4, {}),
+        ("ddim 0.5", 4, {"guidance": 1.5, "temperature": 0.7}),
+        ("ddim 0", 4, {"guidance": 1.0}),
+        ("ancestral", 3, {"top_p": 0.8}),
+        ("ancestral", 4, {"rounding": True}),
+        ("ddim 0", 3, {"temperature": 0.0}),
+        ("heun", 5, {"guidance": 0.5, "temperature": 1.4}),
+        ("dpm++", 5, {"guidance": 0.5}),
+    ],
+)
+def test_one_hole_follows_its_own_chain(kind, steps, settings):
+    rule = make_rule(kind, steps, PAIR, PAIR_CONFIG, **settings)
+    counts = sample(PAIR, rule, pair_denoiser(), {0: GIVEN}, rows=25_000).reshape(2, 2)
+    assert counts[1 - GIVEN].sum() == 0
+    assert chi_square(counts[GIVEN], PairChain(**settings).run(kind, steps)) > 1e-3
+
+
+# Formulas -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_a_step_is_accurate_at_extreme_gammas(eta):
+    """In float32, against the formula of DDIM in float64."""
+    z, x = np.float32(0.7), np.float32(-0.4)
+    for t, s in [(15, 14), (15, -15), (4, 3.999), (0, -1), (-14.9, -15), (12, 12), (-15, -15)]:
+        found = float(toward(z, x, jnp.float32(t), jnp.float32(s), eta))
+        t, s = float(np.float32(t)), float(np.float32(s))
+        alpha_t, alpha_s = np.sqrt(expit([-t, -s]))
+        tau_squared = expit(s) * -np.expm1(s - t)
+        noise = (z - alpha_t * x) / np.sqrt(expit(t))
+        expected = alpha_s * x + np.sqrt(expit(s) - eta**2 * tau_squared) * noise
+        assert found == pytest.approx(expected, rel=3e-6, abs=3e-7), (t, s)
+
+
+def test_eta_1_is_a_draw_of_the_posterior():
+    """The mean exactly, at extreme gammas too; mean and variance of what a step draws."""
+    z, x = jnp.asarray([0.7, -2.0]), jnp.asarray([0.1, 0.9])
+    for t, s in [(15.0, 14.0), (15.0, -15.0), (1.0, 0.0), (-14.9, -15.0)]:
+        t, s = jnp.float32(t), jnp.float32(s)
+        np.testing.assert_allclose(
+            toward(z, x, t, s, 1.0), posterior(z, x, t, s)[0], rtol=3e-6, atol=1e-7
+        )
+
+    rule, denoise = make_rule("ancestral", 5), exact_denoiser(JOINT, CONFIG, TABLE)
+    state = rule.start(denoise, open_canvas(JOINT, SAMPLES), keys(SAMPLES))
+    z_BxLxE = jnp.broadcast_to(jnp.asarray([0.7, -2.0]), state.extra.z_BxLxE.shape)
+    state = state._replace(extra=state.extra._replace(z_BxLxE=z_BxLxE))
+    after = jax.jit(lambda state: rule.step(denoise, state, keys(SAMPLES), 2))(state).extra
+    x_hat_LxE = after.x_hat_BxLxE[0]
+    assert (after.x_hat_BxLxE == x_hat_LxE[None]).all()  # of equal z
+    # Five gammas from 12 to -8: step 2 goes from 2 to -3.
+    mean_LxE, variance = posterior(z_BxLxE[0], x_hat_LxE, jnp.float32(2), jnp.float32(-3))
+    variance = float(variance.squeeze())
+    holes = np.asarray(after.z_BxLxE)[:, 1:].reshape(SAMPLES, -1)
+    error = np.sqrt(variance / SAMPLES)
+    np.testing.assert_allclose(holes.mean(axis=0), np.ravel(mean_LxE[1:]), atol=4 * error)
+    covariance = np.cov(holes.T) / variance
+    np.testing.assert_allclose(covariance, np.eye(4), atol=4 * np.sqrt(2 / SAMPLES))
+
+
+def test_euler_is_ddim_with_eta_0():
+    denoise, canvas = exact_denoiser(JOINT, CONFIG, TABLE), open_canvas(JOINT, 64)
+    first, second = (
+        fill(make_rule(kind, 6, schedule="cosine"), denoise, canvas, keys(64))
+        for kind in ("euler", "ddim 0")
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_grids_meet_the_end_points_and_quantiles_are_equal_steps_of_variance(steps):
+    fixed = Denoiser(None, None)
+    for grid in ("uniform", "cosine", "quantile"):
+        rule = make_rule("ancestral", steps, schedule="cosine", grid=grid)
+        gammas = np.array([rule.gamma(fixed, i) for i in range(steps)])
+        assert gammas[0] == pytest.approx(12, abs=1e-4) and (np.diff(gammas) < 0).all()
+        if steps > 1:
+            assert gammas[-1] == pytest.approx(-8, abs=1e-4)
+        if grid == "quantile":
+            expected = np.linspace(expit(12), expit(-8), max(steps, 2))[:steps]
+            np.testing.assert_allclose(expit(gammas), expected, rtol=1e-5)
+        elif grid == "cosine":
+            schedule = rule.objective.noise_schedule(fixed)
+            t = np.cos(np.pi / 2 * np.arange(steps) / max(steps - 1, 1))
+            np.testing.assert_allclose(gammas, [schedule.gamma(u) for u in t], atol=2e-3)
+
+
+# Flows in closed form -----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class OneGaussian:
+    """An objective whose data are N(0.3, 0.5^2) in each component, with the exact estimate."""
+
+    config: ClassVar = dataclasses.replace(CONFIG, head="embedding")
+    mean: ClassVar = 0.3
+    deviation: ClassVar = 0.5
+
+    def noise_schedule(self, denoise):
+        return Linear(-6.0, 6.0)
+
+    def first_estimate(self, denoise, z_BxLxE, gamma_BxL, noisy_BxL):
+        return jnp.zeros_like(z_BxLxE)
+
+    def predict(self, denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL, estimate_BxLxE):
+        x_hat_BxLxE = self.x_hat(z_BxLxE, gamma_BxL[..., None])
+        return jnp.zeros((*gamma_BxL.shape, JOINT.vocabulary.rows)), x_hat_BxLxE
+
+    def x_hat(self, z, gamma):
+        alpha, variance = jnp.sqrt(jax.nn.sigmoid(-gamma)), jax.nn.sigmoid(gamma)
+        signal = self.deviation**2
+        return (signal * alpha * z + variance * self.mean) / (alpha**2 * signal + variance)
+
+    def flow(self, z, gamma_t, gamma_s):
+        """Returns where the flow takes z: to the same quantile."""
+        (a, b), (v, w) = np.sqrt(expit([-gamma_t, -gamma_s])), expit([gamma_t, gamma_s])
+        spread = np.sqrt((b**2 * self.deviation**2 + w) / (a**2 * self.deviation**2 + v))
+        return b * self.mean + spread * (z - a * self.mean)
+
+
+@pytest.mark.parametrize(("order", "power"), [("euler", 1), ("heun", 2), ("dpm++", 2)])
+def test_the_order_of_convergence(order, power):
+    """The error of the flow's end, in float64, against the number of steps."""
+    errors = []
+    with jax.enable_x64(True):
+        denoise = Denoiser(None, None, table_VxE=jnp.zeros((JOINT.vocabulary.rows, 2)))
+        for moves in (32, 64, 128):
+            rule = ProbabilityFlow(
+                Prediction(JOINT.vocabulary), OneGaussian(), moves + 1, order=order
+            )
+            state = rule.start(denoise, open_canvas(JOINT, 4), keys(4))
+            z_BxLxE = np.random.default_rng(0).normal(size=state.extra.z_BxLxE.shape)
+            state = state._replace(extra=state.extra._replace(z_BxLxE=jnp.asarray(z_BxLxE)))
+            go = jax.jit(lambda state, rule=rule, moves=moves: run(
+                rule, denoise, state, keys(4), 0, moves
+            ))  # fmt: skip
+            expected = OneGaussian().flow(z_BxLxE, 6.0, -6.0)
+            off = np.asarray(go(state).extra.z_BxLxE) - expected
+            errors.append(np.abs(off[:, 1:]).max())
+    assert errors[0] > 1e-6  # far above the rounding
+    rates = np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
+    np.testing.assert_allclose(rates, power, atol=0.15)
+
+
+def test_ddim_retraces_itself():
+    """Two points: from noise to data and back by the same steps; what is off falls with them."""
+
+    def x_hat(z, gamma):
+        bias = jnp.exp(-gamma - 0.5 * jax.nn.log_sigmoid(-gamma))
+        return jnp.tanh(bias * z + 0.3)
+
+    z = jnp.linspace(-2.5, 2.5, 41)
+    errors = []
+    for steps in (256, 512):
+        gammas = jnp.linspace(6.0, -6.0, steps + 1)
+
+        def move(z, ends):
+            return toward(z, x_hat(z, ends[0]), ends[0], ends[1]), None
+
+        there = jnp.stack([gammas[:-1], gammas[1:]], axis=1)
+        back = jnp.stack([gammas[1:], gammas[:-1]], axis=1)[::-1]
+        data, _ = jax.lax.scan(move, z, there)
+        assert np.abs(np.abs(data) - 1).max() < 0.2  # at the points, but for those between
+        again, _ = jax.lax.scan(move, data, back)
+        errors.append(np.abs(again - z).max())
+    assert errors[1] < 0.6 * errors[0] and errors[1] < 0.05
+
+
+# What rows are told, and what stays ---------------------------------------------------------------
+
+
+def lengthened(canvas, by: int, pad_id: int):
+    tokens_BxL, holes_BxL, layout = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, by))), canvas)
+    tokens_BxL = jnp.where(layout.segments_BxL == 0, pad_id, tokens_BxL)
+    return canvas._replace(tokens_BxL=tokens_BxL, holes_BxL=holes_BxL, layout=layout)
+
+
+def padded(denoise: Denoiser, length: int) -> Denoiser:
+    """Returns a denoiser of so many positions for rows that may be longer."""
+
+    def logits(noisy, t_BxL, layout):
+        short = jax.tree.map(lambda x: x[:, :length], (noisy, t_BxL, layout))
+        return jnp.pad(denoise.logits(*short), ((0, 0), (0, t_BxL.shape[1] - length), (0, 0)))
+
+    return denoise._replace(logits=logits)
+
+
+def test_rows_do_not_depend_on_their_neighbours_or_on_padding():
+    """Rows of different prompts, and the same among others on a canvas that is longer."""
+    joint = SmallJoint(3, 3, seed=2)
+    rule = make_rule("ddim 0.5", 4, joint, top_p=0.9, temperature=0.8)
+    denoise = padded(exact_denoiser(joint, CONFIG, TABLE), 4)
+    canvas = jax.tree.map(
+        lambda *x: jnp.concatenate(x), *(open_canvas(joint, 4, g) for g in ({}, {0: 1}, {1: 2}))
+    )
+    texts = fill(rule, denoise, canvas, keys(12))
+    longer = lengthened(canvas, 3, joint.vocabulary.pad_id)
+    chosen = np.array([11, 0, 6, 5, 2])
+    again = fill(rule, denoise, jax.tree.map(lambda x: x[chosen], longer), keys(12)[chosen])
+    np.testing.assert_array_equal(again[:, :4], texts[chosen])
+    assert (again[:, 4:] == joint.vocabulary.pad_id).all()
+    given = np.asarray(~canvas.holes_BxL)
+    np.testing.assert_array_equal(texts[given], np.asarray(canvas.tokens_BxL)[given])
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_what_the_network_reads_at_each_pass(guidance):
+    """Clean embeddings at BOS and at what is given (hidden: the mask's) with t=0, noise in holes,
+    and the pass's own estimate of the step before."""
+    exact, read = exact_denoiser(JOINT, CONFIG, TABLE), None
+
+    def logits(noisy, t_BxL, layout):
+        nonlocal read
+        read = noisy, t_BxL
+        # The two halves of guidance must differ to be told apart.
+        hidden_B = noisy.z_BxLxE[:, 1] @ TABLE[JOINT.vocabulary.mask_id] > 0.999
+        return (
+            exact.logits(noisy, t_BxL, layout) + hidden_B[:, None, None] * TABLE[None, None, :, 0]
+        )
+
+    denoise = exact._replace(logits=logits)
+    rule = make_rule("euler", 3, guidance=guidance, temperature=0.5)
+    step = jax.jit(lambda state, i: (rule.step(denoise, state, keys(2), i), read))
+    state = rule.start(denoise, open_canvas(JOINT, 2, {0: 1}), keys(2))
+    estimates, holes, passes = [state.extra.estimate_BxLxE], [], []
+    for i in range(3):
+        holes.append(state.extra.z_BxLxE[:, 2])
+        state, at = step(state, i)
+        passes.append(at)
+        estimates.append(state.extra.estimate_BxLxE)
+    v, rows = JOINT.vocabulary, 4 if guidance else 2
+    given = [1, 1] + [v.mask_id] * (rows - 2)
+    for i, (noisy, t_BxL) in enumerate(passes):
+        for x_BxLxE in noisy:
+            np.testing.assert_array_equal(x_BxLxE[:, 0], TABLE[jnp.full(rows, v.bos_id)])
+            np.testing.assert_array_equal(x_BxLxE[:, 1], TABLE[jnp.asarray(given)])
+        assert not t_BxL[:, :2].any()
+        np.testing.assert_allclose(t_BxL[:, 2], 1 - i / 2, atol=1e-6)
+        np.testing.assert_array_equal(noisy.z_BxLxE[:, 2], jnp.tile(holes[i], (rows // 2, 1)))
+        np.testing.assert_array_equal(noisy.estimate_BxLxE[:, 2], estimates[i][:, 2])
+    if guidance:
+        assert (estimates[2][:2, 2] != estimates[2][2:, 2]).any()  # each pass's own
+
+
+def test_a_row_without_holes_is_done_and_bfloat16_logits_will_do():
+    exact = exact_denoiser(JOINT, CONFIG, TABLE)
+    denoise = exact._replace(logits=lambda *x: exact.logits(*x).astype(jnp.bfloat16))
+    rule, canvas = make_rule("dpm++", 3), open_canvas(JOINT, 2, {0: 1, 1: 2})
+    state = rule.start(denoise, canvas, keys(2))
+    assert state.done_B.all()
+    state = rule.step(denoise, state, keys(2), 2)
+    np.testing.assert_array_equal(state.tokens_BxL, canvas.tokens_BxL)
+    texts = fill(rule, denoise, open_canvas(JOINT, 2), keys(2))
+    assert (texts[:, 1:] < JOINT.symbols).all()
+
+
+@pytest.mark.parametrize("schedule", ["learned", "gumbel"])
+def test_a_schedule_with_parameters_is_followed(schedule):
+    objective = Gaussian(JOINT.vocabulary, CONFIG, schedule)
+    parameters_P = 0.02 * jnp.arange(66 if schedule == "learned" else 3)
+    denoise = exact_denoiser(JOINT, CONFIG, TABLE, schedule=parameters_P)
+    rule = make_rule("heun", 5, schedule=schedule)
+    gammas = jax.jit(lambda: jnp.stack([rule.gamma(denoise, i) for i in range(5)]))()
+    expected = objective.noise_schedule(denoise).gamma(jnp.linspace(1, 0, 5))
+    np.testing.assert_allclose(gammas, expected, rtol=1e-6)
+    assert np.ptp(np.diff(gammas)) > 1  # not the linear ones
