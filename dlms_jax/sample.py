@@ -2,7 +2,7 @@
 
     python -m dlms_jax.sample --checkpoint runs/tiny --prompt "The " --length 128 --steps 64
     python -m dlms_jax.sample --checkpoint runs/tiny --infill "The {} of {12} is"
-    python -m dlms_jax.sample --checkpoint runs/tiny --prompt "The " --sampler confidence --top-p 0.9
+    python -m dlms_jax.sample --checkpoint runs/tiny --sampler confidence --top-p 0.9
 
 What is left out is as in the checkpoint's config.sampling. On a terminal a diffusion model's canvas
 is shown as it fills in. docs/sampling.md tells the samplers apart.

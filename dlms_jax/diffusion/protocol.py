@@ -157,7 +157,9 @@ class Objective(Protocol):
     exact: bool  # whether `bound` is -log p itself, the same at every sample
     protocol: str  # how the bound is made, in a few words
 
-    def loss(self, denoise: Denoiser, batch: Batch, key: jax.Array, step: jax.Array | int = 0) -> Loss:
+    def loss(
+        self, denoise: Denoiser, batch: Batch, key: jax.Array, step: jax.Array | int = 0
+    ) -> Loss:
         """Returns the training loss of one draw of the corruption, at a step of training.
 
         A row's corruption is a function of (key, batch.row_B, step) alone, whatever rows stand

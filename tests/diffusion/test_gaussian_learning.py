@@ -36,18 +36,18 @@ def batch_of(key, vocabulary, rows):
 
 
 @pytest.mark.parametrize(
-    ("loss", "schedule", "dtype", "conditioning", "settings"),
+    ("loss", "schedule", "settings"),
     [
-        ("cross_entropy", "warped", "float32", "film", {}),
-        ("bound", "learned", "bfloat16", "none", {"self_conditioning": False}),
-        ("score_matching", "cosine", "float32", "film",
+        ("cross_entropy", "warped", {}),
+        ("bound", "learned", {"self_conditioning": False}),
+        ("score_matching", "cosine",
          {"head": "embedding", "parameterisation": "v", "self_conditioning": False}),
     ],
 )  # fmt: skip
-def test_each_loss_learns_a_toy_language(loss, schedule, dtype, conditioning, settings):
+def test_each_loss_learns_a_toy_language(loss, schedule, settings):
     gaussian = GaussianConfig(embedding_size=8, loss=loss, **settings)
-    config = ModelConfig(width=64, num_layers=2, num_heads=2, feed_forward=128, dtype=dtype,
-                         conditioning=conditioning, conditioning_size=16)  # fmt: skip
+    config = ModelConfig(width=64, num_layers=2, num_heads=2, feed_forward=128, dtype="float32",
+                         conditioning="film", conditioning_size=16)  # fmt: skip
     vocabulary = Vocabulary(size=SYMBOLS + 4, pad_id=6, bos_id=7, eos_id=8, mask_id=9)
     model = Transformer(
         config, vocabulary.rows, gaussian=gaussian, schedule_size=schedule_size(schedule)

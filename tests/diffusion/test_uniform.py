@@ -55,7 +55,8 @@ def test_integrand_is_that_of_the_rates_in_float64_at_all_times(mask_share):
     expected = [rates_integrand(np.append(p[i], 0.0), x, z, float(m), pi_S) for i, x, z, m in cases]
     number, x, z, m = map(np.array, zip(*cases, strict=True))
     logits = np.pad(logits, ((0, 0), (0, 1)), constant_values=-np.inf).astype(np.float32)[number]
-    got = integrand(logits[:, None], x[:, None], z[:, None], m[:, None], u)[:, 0]
+    at = logits, x, z, m
+    got = jax.jit(integrand)(*(array[:, None] for array in at), u)[:, 0]
     np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-6)
 
 
@@ -113,7 +114,7 @@ def test_bound_of_any_other_network_is_above_the_entropy(mask_share):
 
 @pytest.mark.parametrize(
     ("schedule", "mask_share", "seed"),
-    [(Linear(), 0.0, 1), (Cosine(), 0.3, 1), (Polynomial(2.0), 0.0, 1), (Linear(), 0.0, 2)],
+    [(Cosine(), 0.3, 1), (Polynomial(2.0), 0.0, 1), (Linear(), 0.0, 2)],
 )
 def test_bound_and_loss_estimate_the_quadrature_whatever_the_schedule(schedule, mask_share, seed):
     """Of the exact network the entropy; of that of another joint, more."""

@@ -56,13 +56,11 @@ SAMPLERS: dict[str, Callable[[int], np.ndarray]] = {
 
 def distance_table(samplers=None, steps=STEPS, joint=JOINT) -> dict[str, list[float]]:
     """Returns each sampler's total variation from the joint at each number of steps; prints it."""
-    table = {
-        name: [total_variation(distribution(n), joint.p) for n in steps]
-        for name, distribution in (samplers or SAMPLERS).items()
-    }
+    table: dict[str, list[float]] = {}
     print(f"\ntotal variation from the joint by steps:\n{'':32}" + "".join(f"{n:8}" for n in steps))
-    for name, values in table.items():
-        print(f"{name:32}" + "".join(f"{value:8.4f}" for value in values))
+    for name, distribution in (samplers or SAMPLERS).items():
+        table[name] = [total_variation(distribution(n), joint.p) for n in steps]
+        print(f"{name:32}" + "".join(f"{d:8.4f}" for d in table[name]), flush=True)
     return table
 
 
