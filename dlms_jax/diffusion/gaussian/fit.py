@@ -25,9 +25,9 @@ _UNIFORM = 0.05
 # Adam moves each parameter by about the learning rate a step, whatever the loss's scale; with this
 # a schedule takes its form in some hundreds of steps at a rate of 1e-3 (and keeps it at 3e-3).
 _GAIN = 20.0
-# The location and scale of the Gumbel distribution as which all start: about those of LangFlow's fit,
-# for rows of length 1. A small network on bytes had a bound of 2.88 nats after 400 steps, and of 3.04
-# from a uniform start.
+# The location and scale of the Gumbel distribution as which all start: about those of LangFlow's
+# fit, for rows of length 1. A small network on bytes had a bound of 2.88 nats after 400 steps, and
+# of 3.04 from a uniform start.
 _START = (-2.0, 1.0)
 _LEAST = -4.0  # log of a bin's least share at the start, against the greatest: it can still grow
 
