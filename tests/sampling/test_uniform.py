@@ -250,7 +250,7 @@ def test_many_steps_draw_from_the_joint(kind, steps):
     )  # the test can tell
 
 
-@pytest.mark.parametrize(("mask_share", "given"), [(0.0, None), (0.3, None), (0.3, {1: 2})])
+@pytest.mark.parametrize(("mask_share", "given"), [(0.0, None), (0.3, {1: 2})])
 def test_the_corrector_leaves_the_law_of_its_level_as_it_is(mask_share, given):
     s, schedule = 0.35, Cosine()
     chain = Chain(JOINT, schedule, mask_share, given)
