@@ -31,7 +31,7 @@ from dlms_jax.data.cleaning.options import CleaningOptions
 from dlms_jax.data.cleaning.pipeline import run_local_clean
 from dlms_jax.data.corpora.files import read_file
 from dlms_jax.data.corpora.python import CORPORA
-from dlms_jax.data.loader import TrainBatches
+from dlms_jax.data.loader import TrainBatches, train_batches
 from dlms_jax.data.tokenizers import BPETokenizer, ByteTokenizer
 
 LENGTH = 512
@@ -209,11 +209,7 @@ def show_run(recipe, steps):
         objective = make_objective(config, vocabulary)
         state = sharded_state(config, model, tx, mesh)
         step = make_train_step(config, model, objective, tx, mesh)
-        batch_size = config.training.batch_size
-        loader = TrainBatches(
-            [split.rows for split in dataset.train], dataset.weights, batch_size, 0,
-            local_rows(mesh, batch_size), dataset.tokenizer.pad_id,
-        )  # fmt: skip
+        loader = train_batches(dataset, config, local_rows(mesh, config.training.batch_size))
         batches = loader.iterate(0, data.prefetch)
         state, _ = jax.block_until_ready(step(state, to_global(next(batches), mesh)))
         waited = worked = 0.0

@@ -47,9 +47,8 @@ class DiffusionLM:
         self.objective = make_objective(config, vocabulary)
         self.network = make_model(config, vocabulary.rows, mesh)
         self._compiled = functools.lru_cache(self._compile)
-        make_sampler(
-            config.objective.name, self.objective, config.sampling
-        )  # refuses what the objective cannot do
+        # Refuses a sampler that does not fit the objective, before anything is trained.
+        make_sampler(config.objective.name, self.objective, config.sampling)
 
     @classmethod
     def load_checkpoint(cls, path: str, mesh: Mesh | None = None) -> "DiffusionLM":

@@ -15,7 +15,7 @@ from rich.console import Console
 from dlms_jax.config import Config, changed_settings, from_dict
 from dlms_jax.data import tokenizers
 from dlms_jax.data.dataset import Dataset, build_dataset
-from dlms_jax.data.loader import TrainBatches
+from dlms_jax.data.loader import train_batches
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
 from dlms_jax.model import DiffusionLM
@@ -105,11 +105,9 @@ class _Run:
         self.tx = make_optimizer(config.optimizer, training.steps)
         self.lm = DiffusionLM(config, self.dataset.tokenizer, None, self.mesh, self.about)
         self.rows = self.lm.objective.vocabulary.rows
-        self.batches = TrainBatches(
-            [split.rows for split in self.dataset.train], self.dataset.weights,
-            training.batch_size, training.seed, local_rows(self.mesh, training.batch_size),
-            self.dataset.tokenizer.pad_id, config.data.short_rows,
-        )  # fmt: skip
+        self.batches = train_batches(
+            self.dataset, config, local_rows(self.mesh, training.batch_size)
+        )
         _check_repeats(self.batches.epochs(training.steps), self.dataset, config)
         self.evaluator = BoundEvaluator(
             config, self.lm.network, self.lm.objective, self.dataset.tokenizer, self.mesh

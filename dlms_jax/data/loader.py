@@ -6,6 +6,8 @@ from absl import flags
 import grain
 import numpy as np
 
+from dlms_jax.config import Config
+from dlms_jax.data.dataset import Dataset
 from dlms_jax.data.order import Interleave, shuffled
 from dlms_jax.data.packing import Rows
 from dlms_jax.data.subset import cut_rows, gather
@@ -88,6 +90,16 @@ class TrainBatches:
             if draw.random() < self._short_rows:
                 columns_R[place] = draw.integers(2, length, endpoint=True)
         return columns_R
+
+
+def train_batches(dataset: Dataset, config: Config, local_rows: np.ndarray) -> TrainBatches:
+    """Returns the batches of a config's run on its dataset, of which this process reads
+    `local_rows`."""
+    training = config.training
+    return TrainBatches(
+        [split.rows for split in dataset.train], dataset.weights, training.batch_size,
+        training.seed, local_rows, dataset.tokenizer.pad_id, config.data.short_rows,
+    )  # fmt: skip
 
 
 def eval_batches(

@@ -59,8 +59,17 @@ class Rows(NamedTuple):
 
 def no_rows(length: int) -> Rows:
     """Returns Rows of which there are none."""
-    ids = np.zeros((0, length), np.int32)
-    return Rows(ids, ids, ids, ids.astype(bool), ids[:, 0])
+    return empty_rows(0, length, 0)
+
+
+def empty_rows(number: int, length: int, pad_id: int) -> Rows:
+    """Returns rows in which nothing stands, to be written to."""
+    return Rows(
+        np.full((number, length), pad_id, np.int32),
+        *np.zeros((2, number, length), np.int32),
+        np.zeros((number, length), bool),
+        np.zeros(number, np.int32),
+    )
 
 
 def join(blocks: Iterable[Rows], length: int) -> Rows:

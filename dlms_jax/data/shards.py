@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlms_jax.data.packing import Rows
+from dlms_jax.data.packing import Rows, empty_rows
 from dlms_jax.errors import UserError
 
 _HEADER = 3
@@ -137,12 +137,7 @@ class ShardRows:
     def take(self, indices) -> Rows:
         """Returns rows by index array or slice, in memory."""
         indices = np.arange(self.number)[indices]
-        rows = Rows(
-            np.full((len(indices), self.length), self._pad_id, np.int32),
-            *np.zeros((2, len(indices), self.length), np.int32),
-            np.zeros((len(indices), self.length), bool),
-            np.zeros(len(indices), np.int32),
-        )
+        rows = empty_rows(len(indices), self.length, self._pad_id)
         for place, index in enumerate(indices):
             self._from_record(self._read(int(index)), rows.take(place))
         return rows

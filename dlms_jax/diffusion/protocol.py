@@ -83,6 +83,10 @@ class Vocabulary:
         bias_V[[self.mask_id, self.bos_id, self.pad_id]] = -np.inf
         return bias_V
 
+    def text_ids(self) -> np.ndarray:
+        """Returns the symbols that a text may hold, in order."""
+        return np.flatnonzero(self.text_bias_V() == 0).astype(np.int32)
+
     def exported_bias_V(self) -> np.ndarray:
         """Added to logits: -inf for the unused rows only, which no release will have."""
         return np.where(np.arange(self.rows) < self.size, 0, -np.inf).astype(np.float32)

@@ -12,7 +12,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dlms_jax.diffusion.prompts import Prompts
 from dlms_jax.diffusion.protocol import Batch, Denoiser, Loss, Vocabulary, example_keys
@@ -40,7 +39,7 @@ class Uniform:
     def corrupt(self, batch: Batch, noise_BxL, key: jax.Array) -> jax.Array:
         """Returns z_BxL, one draw of the forward process at 1 - alpha = noise; a row's by
         (key, row_B) alone."""
-        text = jnp.asarray(self._text)
+        text = jnp.asarray(self.vocabulary.text_ids())
 
         def row(key, x_L, noise_L):
             whether_key, mask_key, which_key = jax.random.split(key, 3)
@@ -88,14 +87,9 @@ class Uniform:
         t_BxL = jnp.where(batch.scored_BxL, t_BxL, 0.0)
         logits_BxLxV = denoise.logits(z_BxL, t_BxL, batch.layout).astype(jnp.float32)
         logits_BxLxV += self.vocabulary.text_bias_V()[None, None]
-        u = (1 - self.mask_share) / len(self._text)
+        u = (1 - self.mask_share) / len(self.vocabulary.text_ids())
         integrand_BxL = integrand(logits_BxLxV, batch.tokens_BxL, z_BxL, noise_BxL, u)
         return jnp.where(batch.scored_BxL, integrand_BxL, 0.0)
-
-    @property
-    def _text(self) -> np.ndarray:
-        """The symbols that a text may hold."""
-        return np.flatnonzero(self.vocabulary.text_bias_V() == 0).astype(np.int32)
 
 
 @jax.checkpoint  # of what is B x L x V, the logits alone are kept for the gradient

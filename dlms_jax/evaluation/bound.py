@@ -14,7 +14,7 @@ from dlms_jax.data.dataset import RowStore
 from dlms_jax.data.loader import eval_batches
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.diffusion import Objective, make_batch
-from dlms_jax.models import Transformer
+from dlms_jax.models import Network
 from dlms_jax.parallel.mesh import check_rows, local_rows, replicated, to_global
 from dlms_jax.training.denoiser import make_denoiser
 
@@ -47,7 +47,7 @@ class BoundEvaluator:
     """Evaluates one network, whatever its weights, with one compiled program."""
 
     def __init__(
-        self, config: Config, model: Transformer, objective: Objective, tokenizer: Tokenizer,
+        self, config: Config, model: Network, objective: Objective, tokenizer: Tokenizer,
         mesh: Mesh, samples: int | None = None, seed: int | None = None,
     ):  # fmt: skip
         """samples, seed: of the Monte-Carlo estimate; the config's where None."""

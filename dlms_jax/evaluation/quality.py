@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dlms_jax.data.dataset import RowStore
-from dlms_jax.data.packing import Rows
+from dlms_jax.data.packing import Rows, empty_rows
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport, unigram_entropy
@@ -111,11 +111,7 @@ def tokens_of(piece: Piece, tokenizer: Tokenizer) -> np.ndarray:
 
 def rows_of(pieces: Sequence[Piece], tokenizer: Tokenizer, length: int) -> Rows:
     """Returns one row a piece: BOS, then its tokens, as many as the row has room for."""
-    shape = len(pieces), length
-    rows = Rows(
-        np.full(shape, tokenizer.pad_id, np.int32), *np.zeros((2, *shape), np.int32),
-        np.zeros(shape, bool), np.zeros(shape[0], np.int32),
-    )  # fmt: skip
+    rows = empty_rows(len(pieces), length, tokenizer.pad_id)
     for r, piece in enumerate(pieces):
         ids = np.append(tokenizer.bos_id, tokens_of(piece, tokenizer))[:length]
         rows.tokens_RxL[r, : len(ids)] = ids

@@ -1,8 +1,14 @@
 """Parameters and FLOPs by formula (a compiler counts a scanned layer once)."""
 
 from dlms_jax.config import Config, ModelConfig
-from dlms_jax.models.conditioning import FEATURES
 from dlms_jax.models.inputs import output_size
+from dlms_jax.models.part_sizes import (
+    attention_matrices,
+    conditioning_matrices,
+    conditioning_vectors,
+    gaussian_of,
+    input_matrices,
+)
 from dlms_jax.models.unet_sizes import unet_flops, unet_parameters
 
 
@@ -13,18 +19,16 @@ def count_parameters(config: Config, rows: int, schedule_size: int = 0) -> int:
     """
     if config.model.name == "unet":
         return unet_parameters(config, rows, schedule_size)
-    c, gaussian = config.model, _gaussian(config)
+    c, gaussian = config.model, gaussian_of(config)
     total = c.num_layers * _layer_parameters(c, cross=c.source == "cross_attention")
     total += c.width  # the final norm
     if c.source == "cross_attention":
         total += c.source_layers * _layer_parameters(c, encoder=True) + c.width  # and its norm
-    if c.conditioning != "none":
-        total += _conditioning_matrices(c) + 2 * c.conditioning_size + 2 * c.width  # biases
-        total += (c.classes + 1) * c.conditioning_size if c.classes else 0
+    total += conditioning_matrices(c) + conditioning_vectors(c)
     if gaussian is None:
         return total + rows * c.width * (1 if c.tie_embeddings else 2)
     table = rows * gaussian.embedding_size
-    inputs = _input_matrices(config)
+    inputs = input_matrices(c, gaussian)
     return total + table + inputs + schedule_size + c.width * output_size(rows, gaussian)
 
 
@@ -38,18 +42,17 @@ def train_flops(config: Config, rows: int, length: int, head_share: float) -> fl
     """
     if config.model.name == "unet":
         return unet_flops(config, rows, length, head_share)
-    c, gaussian = config.model, _gaussian(config)
+    c, gaussian = config.model, gaussian_of(config)
     copies = 2 if config.objective.name == "block" else 1  # a noisy and a clean one of each token
     pair = 2 * c.num_heads * c.per_head  # q k^T and the sum over values
     total = copies * c.num_layers * _layer_matrices(c)
     total += c.num_layers * pair * attended_pairs(config, length)
     if c.source == "cross_attention":
         total += c.source_layers * (_layer_matrices(c, encoder=True) + pair * length)
-        total += c.num_layers * (_branch(c, _attention_matrices(c)) + pair * length)
-    if c.conditioning != "none":
-        total += copies * _conditioning_matrices(c)
+        total += c.num_layers * (_branch(c, attention_matrices(c)) + pair * length)
+    total += copies * conditioning_matrices(c)
     if gaussian is not None:
-        total += _input_matrices(config)
+        total += input_matrices(c, gaussian)
     return 6 * (total + head_share * c.width * output_size(rows, gaussian))
 
 
@@ -69,27 +72,19 @@ def attended_pairs(config: Config, length: int) -> float:
     return (length + size) / 2 + clean
 
 
-def _gaussian(config: Config):
-    return config.gaussian if config.objective.name == "gaussian" else None
-
-
 def _layer_matrices(c: ModelConfig, encoder: bool = False) -> int:
     """A layer's matrices without its attention to a source; an encoder's are not modulated."""
-    matrices = _attention_matrices(c), 3 * c.width * c.hidden
+    matrices = attention_matrices(c), 3 * c.width * c.hidden
     return sum(m if encoder else _branch(c, m) for m in matrices)
 
 
 def _layer_parameters(c: ModelConfig, encoder: bool = False, cross: bool = False) -> int:
     """All of a layer's parameters: matrices, norms and biases."""
     attentions = 2 if cross else 1
-    total = _layer_matrices(c, encoder) + (_branch(c, _attention_matrices(c)) if cross else 0)
+    total = _layer_matrices(c, encoder) + (_branch(c, attention_matrices(c)) if cross else 0)
     total += (attentions + 1) * (c.width + (0 if encoder else _modulated(c)))
     total += attentions * 2 * c.per_head * c.qk_norm
     return total + attentions * c.per_head * (c.num_heads + 2 * c.kv_heads) * c.qkv_bias
-
-
-def _attention_matrices(c: ModelConfig) -> int:
-    return c.width * c.per_head * (2 * c.num_heads + 2 * c.kv_heads)
 
 
 def _branch(c: ModelConfig, matrices: int) -> int:
@@ -100,14 +95,3 @@ def _branch(c: ModelConfig, matrices: int) -> int:
 def _modulated(c: ModelConfig) -> int:
     """The numbers by which a branch is modulated: scale, shift and, in adaLN-zero, gate."""
     return c.width * {"none": 0, "film": 2, "adaln_zero": 3}[c.conditioning]
-
-
-def _conditioning_matrices(c: ModelConfig) -> int:
-    """Those of Conditioning, and of the final norm's scale and shift."""
-    return c.conditioning_size * (FEATURES + c.conditioning_size + 2 * c.width)
-
-
-def _input_matrices(config: Config) -> int:
-    """What reads noisy embeddings and, in self-conditioning, the earlier estimate."""
-    gaussian = config.gaussian
-    return config.model.width * gaussian.embedding_size * (1 + gaussian.self_conditioning)

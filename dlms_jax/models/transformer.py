@@ -7,11 +7,11 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dlms_jax.config import GaussianConfig, ModelConfig
+from dlms_jax.config import ModelConfig
 from dlms_jax.models.attention import attention_mask, columns, source_masks
-from dlms_jax.models.conditioning import Conditioning, Modulation, modulated_norm
-from dlms_jax.models.inputs import Head, Inputs, NoisyInputs, output_size, project
+from dlms_jax.models.conditioning import modulated_norm
 from dlms_jax.models.layers import MLP, REMAT, Attention, RMSNorm, rotary_angles
+from dlms_jax.models.network import Network
 
 
 class Around(NamedTuple):
@@ -59,38 +59,21 @@ class Layer(nn.Module):
         return self.constrain(x_BxLxD), cache
 
 
-class Transformer(nn.Module):
-    """A stack of `Layer`s between inputs and a head of `rows` symbols.
-
-    gaussian: None where tokens are read. `constrain` may pin where x_BxLxD lives (parallel.mesh);
-    the network itself knows no mesh. Layer parameters have a leading layer axis, whether the layers
-    run as a scan or unrolled.
+class Transformer(Network):
+    """A stack of `Layer`s. Their parameters have a leading layer axis, whether they run as a scan
+    or unrolled.
 
     With config.source="cross_attention" given tokens are read by an encoder of further layers,
     which knows no time; the layers see its outputs instead of these tokens.
     """
 
-    config: ModelConfig
-    rows: int
-    constrain: Callable = lambda x: x
-    gaussian: GaussianConfig | None = None
-    schedule_size: int = 0
-
     def setup(self):
+        super().setup()
         c = self.config
-        if self.gaussian is None:
-            self.embed = Inputs(c, self.rows)
-        else:
-            self.embed = NoisyInputs(c, self.gaussian, self.rows, self.schedule_size)
-        self.conditioning = Conditioning(c)
         self.layers = self._stack(c.num_layers)
         if c.source == "cross_attention":
             self.source_layers = self._stack(c.source_layers)
             self.source_norm = RMSNorm(c.norm_epsilon, jnp.dtype(c.dtype))
-        self.final_norm = RMSNorm(c.norm_epsilon, jnp.dtype(c.dtype))
-        self.final_modulation = Modulation(c, gated=False)
-        if self.gaussian is not None or not c.tie_embeddings:
-            self.lm_head = Head(output_size(self.rows, self.gaussian))
 
     def _stack(self, number):
         c, layer = self.config, Layer
@@ -128,10 +111,6 @@ class Transformer(nn.Module):
             )
         return self._features(x_BxLxD, t_BxL, layout, around)[0]
 
-    def __call__(self, inputs, t_BxL, layout, attention: str) -> jax.Array:
-        """Returns logits_BxLxV in float32 (a vector_BxLxE where gaussian.head is "embedding")."""
-        return self._project(self.features(inputs, t_BxL, layout, attention))
-
     def empty_cache(self, rows: int, length: int) -> tuple[jax.Array, jax.Array]:
         """Returns what `step` starts from: (k_NxBxLxGxK, v_NxBxLxGxK), keys as attention compares
         them, after norm and rotation."""
@@ -148,23 +127,12 @@ class Transformer(nn.Module):
         around = Around(mask_Bx1xCxL, self._rotary(here), start=start)
         x_BxCxD = self.constrain(self.embed(inputs))
         h_BxCxD, cache = self._features(x_BxCxD, t_BxC, here, around, cache)
-        return self._project(h_BxCxD), cache
+        return self.project(h_BxCxD), cache
 
     def _features(self, x_BxLxD, t_BxL, layout, around: Around, cache=None):
         c_BxLxC = self.conditioning(t_BxL, layout.class_B)
         x_BxLxD, cache = self.layers(x_BxLxD, cache, around._replace(c_BxLxC=c_BxLxC))
-        h_BxLxD = self.final_norm(x_BxLxD)
-        if c_BxLxC is not None:
-            scale, shift, _ = self.final_modulation(c_BxLxC)
-            h_BxLxD = h_BxLxD * scale + shift
-        return h_BxLxD, cache
+        return self.finish(x_BxLxD, c_BxLxC), cache
 
     def _rotary(self, layout):
         return rotary_angles(layout.positions_BxL, self.config.per_head, self.config.rope_theta)
-
-    def _project(self, h_BxLxD):
-        if hasattr(self, "lm_head"):
-            kernel_DxV = self.lm_head(h_BxLxD.shape[-1])
-        else:
-            kernel_DxV = self.embed.embedding.T
-        return project(h_BxLxD, kernel_DxV)

@@ -4,43 +4,29 @@ Each level is half as long as the one above (unet_cells.py); a skip leads from e
 way down to its mirror on the way up. Any length will do, and documents of a row do not meet.
 """
 
-from collections.abc import Callable
 import dataclasses
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dlms_jax.config import GaussianConfig, ModelConfig
-from dlms_jax.models.conditioning import Conditioning, Modulation
-from dlms_jax.models.inputs import Head, Inputs, NoisyInputs, output_size, project
-from dlms_jax.models.layers import REMAT, Linear, RMSNorm
+from dlms_jax.models.layers import REMAT, Linear
+from dlms_jax.models.network import Network
 from dlms_jax.models.unet_blocks import Block, halve, make_resolution
 from dlms_jax.models.unet_cells import make_cells
 from dlms_jax.models.unet_sizes import attends, number_of_blocks
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """`Block`s on config.unet_levels levels between inputs and a head, as the Transformer's layers.
 
-    The fields are the Transformer's. Blocks differ in length and in kind, so none are scanned:
-    config.scan_layers does not apply, nor do num_layers and feed_forward.
+    Blocks differ in length and in kind, so none are scanned: config.scan_layers does not apply, nor
+    do num_layers and feed_forward.
     """
 
-    config: ModelConfig
-    rows: int
-    constrain: Callable = lambda x: x
-    gaussian: GaussianConfig | None = None
-    schedule_size: int = 0
-
     def setup(self):
+        super().setup()
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        if self.gaussian is None:
-            self.embed = Inputs(c, self.rows)
-        else:
-            self.embed = NoisyInputs(c, self.gaussian, self.rows, self.schedule_size)
-        self.conditioning = Conditioning(c)
-
         block = Block if c.remat == "none" else nn.remat(Block, policy=REMAT[c.remat])
         # What a block adds starts smaller in deeper networks (layers.py): this is the depth here.
         deep = dataclasses.replace(c, num_layers=number_of_blocks(c))
@@ -56,11 +42,6 @@ class UNet(nn.Module):
         between = range(c.unet_levels - 1)
         self.shorten = [Linear(c.width, dtype, std=(2 * c.width) ** -0.5) for _ in between]
         self.lengthen = [Linear(3 * c.width, dtype, std=c.width**-0.5) for _ in between]
-
-        self.final_norm = RMSNorm(c.norm_epsilon, dtype)
-        self.final_modulation = Modulation(c, gated=False)
-        if self.gaussian is not None or not c.tie_embeddings:
-            self.lm_head = Head(output_size(self.rows, self.gaussian))
 
     def features(self, inputs, t_BxL, layout, attention: str) -> jax.Array:
         """Returns h_BxLxD, which the head multiplies into logits.
@@ -93,17 +74,4 @@ class UNet(nn.Module):
                 x_BxMx3D = self.lengthen[level - 1](x_BxLxD)
                 x_BxMx3xD = x_BxMx3D.reshape(*x_BxMx3D.shape[:2], 3, -1)
                 x_BxLxD = cells[level - 1].spread(x_BxMx3xD)
-        h_BxLxD = self.final_norm(x_BxLxD)
-        if c_BxLxC is not None:
-            scale, shift, _ = self.final_modulation(c_BxLxC)
-            h_BxLxD = h_BxLxD * scale + shift
-        return h_BxLxD
-
-    def __call__(self, inputs, t_BxL, layout, attention: str) -> jax.Array:
-        """Returns logits_BxLxV in float32 (a vector_BxLxE where gaussian.head is "embedding")."""
-        h_BxLxD = self.features(inputs, t_BxL, layout, attention)
-        if hasattr(self, "lm_head"):
-            kernel_DxV = self.lm_head(h_BxLxD.shape[-1])
-        else:
-            kernel_DxV = self.embed.embedding.T
-        return project(h_BxLxD, kernel_DxV)
+        return self.finish(x_BxLxD, c_BxLxC)

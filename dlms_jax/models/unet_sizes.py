@@ -1,8 +1,14 @@
 """Parameters and FLOPs of the U-Net by formula."""
 
-from dlms_jax.config import Config, GaussianConfig, ModelConfig
-from dlms_jax.models.conditioning import FEATURES
+from dlms_jax.config import Config, ModelConfig
 from dlms_jax.models.inputs import output_size
+from dlms_jax.models.part_sizes import (
+    attention_matrices,
+    conditioning_matrices,
+    conditioning_vectors,
+    gaussian_of,
+    input_matrices,
+)
 
 
 def number_of_blocks(c: ModelConfig) -> int:
@@ -20,20 +26,18 @@ def unet_parameters(config: Config, rows: int, schedule_size: int = 0) -> int:
 
     schedule_size: the parameters of Gaussian diffusion's noise schedule.
     """
-    c, gaussian = config.model, _gaussian(config)
-    total = _conditioning_matrices(c) + 2 * _shortening(c) * (c.unet_levels - 1)
-    if c.conditioning != "none":
-        total += 2 * c.conditioning_size  # biases
-        total += (c.classes + 1) * c.conditioning_size if c.classes else 0
+    c, gaussian = config.model, gaussian_of(config)
+    total = conditioning_matrices(c) + 2 * _shortening(c) * (c.unet_levels - 1)
+    total += conditioning_vectors(c)
     for attention, number in _blocks(c):
         total += number * (_block_matrices(c, attention) + _block_vectors(c, attention))
     total += 2 * c.unet_levels * c.unet_blocks * c.width**2  # merges, on the way up
-    total += c.width + (2 * c.width if c.conditioning != "none" else 0)  # final norm, its biases
+    total += c.width  # the final norm
     total += c.width * output_size(rows, gaussian) * (1 if gaussian or not c.tie_embeddings else 0)
     if gaussian is None:
         return total + rows * c.width
     table = rows * gaussian.embedding_size
-    return total + table + schedule_size + _input_matrices(c, gaussian)
+    return total + table + schedule_size + input_matrices(c, gaussian)
 
 
 def unet_flops(config: Config, rows: int, length: int, head_share: float) -> float:
@@ -42,10 +46,10 @@ def unet_flops(config: Config, rows: int, length: int, head_share: float) -> flo
     Forward and backward of one pass through the network, 2 FLOPs a multiply-add, without
     recomputation. head_share: the part of positions whose logits the loss needs.
     """
-    c, gaussian = config.model, _gaussian(config)
-    token = _conditioning_matrices(c) + head_share * c.width * output_size(rows, gaussian)
+    c, gaussian = config.model, gaussian_of(config)
+    token = conditioning_matrices(c) + head_share * c.width * output_size(rows, gaussian)
     if gaussian is not None:
-        token += _input_matrices(c, gaussian)
+        token += input_matrices(c, gaussian)
     total, cells = token * length, length
     for level in range(c.unet_levels):
         if level:
@@ -58,10 +62,6 @@ def unet_flops(config: Config, rows: int, length: int, head_share: float) -> flo
     return 6 * total / length
 
 
-def _gaussian(config: Config) -> GaussianConfig | None:
-    return config.gaussian if config.objective.name == "gaussian" else None
-
-
 def _blocks(c: ModelConfig) -> list[tuple[bool, int]]:
     """Returns (whether they attend, their number) of each level, and of the block between."""
     levels = [(attends(c, level), 2 * c.unet_blocks) for level in range(c.unet_levels)]
@@ -71,8 +71,8 @@ def _blocks(c: ModelConfig) -> list[tuple[bool, int]]:
 def _block_matrices(c: ModelConfig, attention: bool) -> int:
     """Two convolutions of three taps, attention, and what time and class modulate them by."""
     convolutions = 6 * c.width**2
-    attention_matrices = c.width * c.per_head * (2 * c.num_heads + 2 * c.kv_heads) * attention
-    return convolutions + attention_matrices + c.conditioning_size * _modulated(c, attention)
+    attended = attention_matrices(c) * attention
+    return convolutions + attended + c.conditioning_size * _modulated(c, attention)
 
 
 def _block_vectors(c: ModelConfig, attention: bool) -> int:
@@ -92,17 +92,6 @@ def _modulated(c: ModelConfig, attention: bool) -> int:
     return c.width * (2 * (2 + attention) + gates)
 
 
-def _conditioning_matrices(c: ModelConfig) -> int:
-    """Of Conditioning, and of the last norm's modulation."""
-    if c.conditioning == "none":
-        return 0
-    return c.conditioning_size * (FEATURES + c.conditioning_size + 2 * c.width)
-
-
 def _shortening(c: ModelConfig) -> int:
     """From a cell's three places to the cell; as many lead back."""
     return 3 * c.width**2
-
-
-def _input_matrices(c: ModelConfig, gaussian: GaussianConfig) -> int:
-    return c.width * gaussian.embedding_size * (1 + gaussian.self_conditioning)

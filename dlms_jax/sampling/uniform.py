@@ -18,7 +18,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dlms_jax.diffusion import Denoiser
 from dlms_jax.diffusion.schedules import Schedule
@@ -82,7 +81,7 @@ class UniformAncestral:
             p_L = (z_L == jnp.argmax(log_p_LxV, axis=-1)).astype(jnp.float32)
         else:
             p_L = jnp.exp(jnp.take_along_axis(log_p_LxV, z_L[:, None], axis=-1)[:, 0])
-        noise = masked * (1 - self.mask_share) / len(self._text)
+        noise = masked * (1 - self.mask_share) / len(v.text_ids())
         return jnp.where(z_L == v.mask_id, 1.0, noise / ((1 - masked) * p_L + noise))
 
     def _noisy(self, key, log_p_LxV, s):
@@ -96,14 +95,9 @@ class UniformAncestral:
     def _noise(self, key, length):
         """Returns draws of pi."""
         whether_key, which_key = jax.random.split(key)
-        text_L = jax.random.choice(which_key, self._text, (length,))
+        text_L = jax.random.choice(which_key, self.prediction.vocabulary.text_ids(), (length,))
         masks_L = jax.random.uniform(whether_key, (length,)) < self.mask_share
         return jnp.where(masks_L, self.prediction.vocabulary.mask_id, text_L)
-
-    @property
-    def _text(self) -> np.ndarray:
-        """The symbols that a text may hold."""
-        return np.flatnonzero(self.prediction.vocabulary.text_bias_V() == 0).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)

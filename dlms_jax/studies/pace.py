@@ -7,7 +7,7 @@ import jax
 
 from dlms_jax.config import Config
 from dlms_jax.data.dataset import Dataset
-from dlms_jax.data.loader import TrainBatches
+from dlms_jax.data.loader import train_batches
 from dlms_jax.diffusion import make_objective
 from dlms_jax.parallel.mesh import local_rows, make_mesh, to_global
 from dlms_jax.training.denoiser import make_model, vocabulary_of
@@ -46,11 +46,8 @@ class _Stepper:
         tx = make_optimizer(config.optimizer, config.training.steps)
         self._state = sharded_state(config, network, tx, self._mesh)
         self._step = make_train_step(config, network, objective, tx, self._mesh)
-        size = config.training.batch_size
-        self._batches = TrainBatches(
-            [split.rows for split in dataset.train], dataset.weights, size, config.training.seed,
-            local_rows(self._mesh, size), dataset.tokenizer.pad_id, config.data.short_rows,
-        )  # fmt: skip
+        rows = local_rows(self._mesh, config.training.batch_size)
+        self._batches = train_batches(dataset, config, rows)
         self._done = 0
 
     def run(self, steps: int) -> float:

@@ -8,21 +8,29 @@ from jax.sharding import Mesh
 from dlms_jax.config import Config
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.diffusion import Cached, Denoiser, Objective, Vocabulary, schedule_size
-from dlms_jax.models import Transformer, UNet, head_kernel_DxV, noise_schedule, noise_table
+from dlms_jax.models import (
+    Network,
+    Transformer,
+    UNet,
+    gaussian_of,
+    head_kernel_DxV,
+    noise_schedule,
+    noise_table,
+)
 from dlms_jax.parallel.mesh import constrain
 from dlms_jax.training.cross_entropy import fused_nll
 
 
-def make_model(config: Config, rows: int, mesh: Mesh) -> Transformer | UNet:
+def make_model(config: Config, rows: int, mesh: Mesh) -> Network:
     """Returns the network of a config, its activations pinned to the mesh by rows."""
     pin = functools.partial(constrain, mesh=mesh)
-    gaussian = config.gaussian if config.objective.name == "gaussian" else None
+    gaussian = gaussian_of(config)
     network = {"transformer": Transformer, "unet": UNet}[config.model.name]
     return network(config.model, rows, pin, gaussian, schedule_size(config))
 
 
 def make_denoiser(
-    config: Config, model: Transformer | UNet, params, objective: Objective, mesh: Mesh
+    config: Config, model: Network, params, objective: Objective, mesh: Mesh
 ) -> Denoiser:
     """Returns the Denoiser of a network and its parameters."""
     apply = functools.partial(model.apply, {"params": params})

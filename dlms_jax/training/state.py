@@ -11,7 +11,7 @@ import optax
 from dlms_jax.config import Config, GaussianConfig
 from dlms_jax.diffusion import Layout, Noisy
 from dlms_jax.errors import UserError
-from dlms_jax.models import Transformer, UNet
+from dlms_jax.models import Network
 from dlms_jax.parallel import rules
 
 
@@ -28,7 +28,7 @@ class TrainState(NamedTuple):
     skipped_in_a_row: jax.Array
 
 
-def initial_params(model: Transformer | UNet, key: jax.Array) -> Any:
+def initial_params(model: Network, key: jax.Array) -> Any:
     """Returns a network's parameters before training."""
     tokens_1x2 = jnp.zeros((1, 2), jnp.int32)
     layout = Layout(tokens_1x2, tokens_1x2, tokens_1x2 > 0, tokens_1x2[:, 0])
@@ -39,9 +39,7 @@ def initial_params(model: Transformer | UNet, key: jax.Array) -> Any:
     return model.init(key, inputs, t_1x2, layout, "full")["params"]
 
 
-def initialise(
-    config: Config, model: Transformer | UNet, tx: optax.GradientTransformation
-) -> TrainState:
+def initialise(config: Config, model: Network, tx: optax.GradientTransformation) -> TrainState:
     """Returns the state at step 0 (to be traced: see `sharded_state`)."""
     params = initial_params(model, jax.random.key(config.training.seed))
     zero = jnp.zeros((), jnp.int32)
@@ -49,7 +47,7 @@ def initialise(
     return TrainState(zero, params, ema, tx.init(params), zero, zero)
 
 
-def sharded_state(config: Config, model: Transformer | UNet, tx, mesh: Mesh) -> TrainState:
+def sharded_state(config: Config, model: Network, tx, mesh: Mesh) -> TrainState:
     """Returns the state at step 0, each device having computed its own part of it only.
 
     Raises UserError where config.gaussian.embedding_file is not a table for this vocabulary.
@@ -67,12 +65,12 @@ def sharded_state(config: Config, model: Transformer | UNet, tx, mesh: Mesh) -> 
     )
 
 
-def abstract_state(config: Config, model: Transformer | UNet, tx, mesh: Mesh) -> TrainState:
+def abstract_state(config: Config, model: Network, tx, mesh: Mesh) -> TrainState:
     """Returns the state as ShapeDtypeStructs with shardings: what a checkpoint is restored into."""
     return rules.abstract(jax.eval_shape(lambda: initialise(config, model, tx)), mesh)
 
 
-def abstract_shardings(config: Config, model: Transformer | UNet, tx, mesh: Mesh):
+def abstract_shardings(config: Config, model: Network, tx, mesh: Mesh):
     """Returns the NamedSharding of every leaf of the state."""
     return rules.shardings(jax.eval_shape(lambda: initialise(config, model, tx)), mesh)
 

@@ -10,13 +10,13 @@ import optax
 
 from dlms_jax.config import Config
 from dlms_jax.diffusion import Batch, Objective, make_batch
-from dlms_jax.models import Transformer
+from dlms_jax.models import Network
 from dlms_jax.parallel.mesh import batch_sharding, batch_shards, constrain, replicated
 from dlms_jax.training.denoiser import make_denoiser
 from dlms_jax.training.state import TrainState, abstract_shardings
 
 
-def make_train_step(config: Config, model: Transformer, objective: Objective, tx, mesh: Mesh):
+def make_train_step(config: Config, model: Network, objective: Objective, tx, mesh: Mesh):
     """Returns step(state, rows) -> (state, metrics), jitted; the state passed in is consumed.
 
     rows: data.packing.Rows of global arrays. metrics: float32 scalars by name. The corruption is a

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from dlms_jax.data.chat.examples import Example
-from dlms_jax.data.packing import Rows, best_fit
+from dlms_jax.data.packing import Rows, best_fit, empty_rows
 from dlms_jax.errors import UserError
 
 
@@ -27,7 +27,7 @@ def pack_examples(examples: Sequence[Example], length: int, pad_id: int) -> Rows
     """Returns rows that hold several whole examples each, as segments, with little room lost."""
     _check_fit(examples, length, None)
     members = best_fit([len(example.tokens) for example in examples], length)
-    rows = _empty_rows(len(members), length, pad_id)
+    rows = empty_rows(len(members), length, pad_id)
     for row, indices in enumerate(members):
         start = 0
         for segment, index in enumerate(indices, 1):
@@ -53,7 +53,7 @@ def pad_examples(
     if eos not in ("once", "fill"):
         raise UserError(f"eos={eos!r}: what ends a row is 'once' or 'fill'")
     _check_fit(examples, length, prompt_length)
-    rows = _empty_rows(len(examples), length, pad_id)
+    rows = empty_rows(len(examples), length, pad_id)
     for row, (tokens, scored, own_length) in enumerate(examples):
         start = prompt_length - own_length
         if eos == "fill":
@@ -62,12 +62,6 @@ def pad_examples(
             scored = np.pad(scored, more, constant_values=True)
         _put(rows, row, start, 1, tokens, scored)
     return rows
-
-
-def _empty_rows(number, length, pad_id) -> Rows:
-    tokens = np.full((number, length), pad_id, np.int32)
-    zeros = np.zeros_like(tokens)
-    return Rows(tokens, zeros, zeros.copy(), zeros.astype(bool), np.zeros(number, np.int32))
 
 
 def _put(rows, row, start, segment, tokens, scored):

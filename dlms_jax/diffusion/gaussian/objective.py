@@ -10,7 +10,6 @@ import jax
 from jax.lax import stop_gradient
 import jax.numpy as jnp
 from jax.ops import segment_sum
-import numpy as np
 
 from dlms_jax.config import GaussianConfig
 from dlms_jax.diffusion.gaussian.fit import (
@@ -213,7 +212,7 @@ class Gaussian:
         nats_BxL = nll_BxL
         if self.schedule == "learned":
             nats_BxL = _document_mean(integrand_BxL, batch)
-        symbols = int(np.isfinite(self.vocabulary.text_bias_V()).sum())
+        symbols = len(self.vocabulary.text_ids())
         fit_BxL = fit_loss(self.schedule, self.config, denoise.schedule, t_BxL, nats_BxL, symbols)
         return jnp.sum(jnp.where(batch.scored_BxL, fit_BxL, 0.0))
 

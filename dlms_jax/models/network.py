@@ -1,0 +1,59 @@
+"""What every denoiser has around its layers: inputs, conditioning, the final norm and the head."""
+
+from collections.abc import Callable
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dlms_jax.config import GaussianConfig, ModelConfig
+from dlms_jax.models.conditioning import Conditioning, Modulation
+from dlms_jax.models.inputs import Head, Inputs, NoisyInputs, output_size, project
+from dlms_jax.models.layers import RMSNorm
+
+
+class Network(nn.Module):
+    """A denoiser between inputs and a head of `rows` symbols; a subclass has the layers and, in
+    `features(inputs, t_BxL, layout, attention)`, runs them.
+
+    gaussian: None where tokens are read. `constrain` may pin where x_BxLxD lives (parallel.mesh);
+    the network itself knows no mesh.
+    """
+
+    config: ModelConfig
+    rows: int
+    constrain: Callable = lambda x: x
+    gaussian: GaussianConfig | None = None
+    schedule_size: int = 0
+
+    def setup(self):
+        c = self.config
+        if self.gaussian is None:
+            self.embed = Inputs(c, self.rows)
+        else:
+            self.embed = NoisyInputs(c, self.gaussian, self.rows, self.schedule_size)
+        self.conditioning = Conditioning(c)
+        self.final_norm = RMSNorm(c.norm_epsilon, jnp.dtype(c.dtype))
+        self.final_modulation = Modulation(c, gated=False)
+        if self.gaussian is not None or not c.tie_embeddings:
+            self.lm_head = Head(output_size(self.rows, self.gaussian))
+
+    def __call__(self, inputs, t_BxL, layout, attention: str) -> jax.Array:
+        """Returns logits_BxLxV in float32 (a vector_BxLxE where gaussian.head is "embedding")."""
+        return self.project(self.features(inputs, t_BxL, layout, attention))
+
+    def finish(self, x_BxLxD, c_BxLxC) -> jax.Array:
+        """Returns h_BxLxD, which the head multiplies, of what the last layer gives."""
+        h_BxLxD = self.final_norm(x_BxLxD)
+        if c_BxLxC is None:
+            return h_BxLxD
+        scale, shift, _ = self.final_modulation(c_BxLxC)
+        return h_BxLxD * scale + shift
+
+    def project(self, h_BxLxD) -> jax.Array:
+        """Returns the head's outputs."""
+        if hasattr(self, "lm_head"):
+            kernel_DxV = self.lm_head(h_BxLxD.shape[-1])
+        else:
+            kernel_DxV = self.embed.embedding.T
+        return project(h_BxLxD, kernel_DxV)
