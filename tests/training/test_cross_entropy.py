@@ -8,7 +8,7 @@ import pytest
 
 from dlms_jax.config import MeshConfig
 from dlms_jax.diffusion.protocol import plain_nll
-from dlms_jax.models.transformer import project
+from dlms_jax.models.network import project
 from dlms_jax.parallel.mesh import batch_sharding, make_mesh
 from dlms_jax.training.cross_entropy import fused_nll
 
