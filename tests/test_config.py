@@ -61,6 +61,7 @@ _NEEDED = {
         "model.conditioning": "film", "data.mixture": {"a": 1.0, "b": 1.0},
     },
     "model.unet_attention_levels": {"model.unet_levels": 4},
+    "gaussian.parameterisation": {"gaussian.head": "embedding"},
 }  # fmt: skip
 
 
@@ -310,6 +311,7 @@ def test_wrong_type_in_a_recipe(line, recipe):
         ),
         ({"objective": {"mask_share": 0.5}}, "objective.mask_share=0.5"),
         ({"gaussian": {"gamma_min": 7.0}}, "gaussian.gamma_min=7.0 gaussian.gamma_max=6.0"),
+        ({"gaussian": {"parameterisation": "v"}}, "gaussian.parameterisation=v"),
         ({"block": {"curriculum": {"0": 1.5}}}, "block.curriculum"),
         ({"block": {"curriculum": {"soon": 4}}}, "block.curriculum"),
         ({"sampling": {"top_p": 0.0}}, "sampling.top_p=0.0"),

@@ -32,6 +32,15 @@ FAMILY = {
 }  # fmt: skip
 
 
+# Members that share their parts with others here.
+TWINS = ("uniform, masks", "gaussian, bound", "gaussian", "masked, unet", "block, causal")
+
+
+def members(names, slow):
+    """Returns names as parameters of tests, some of them marked as slow."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in names]
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A folder of eighty short texts."""
@@ -49,9 +58,11 @@ def config_of(name, corpus, **settings):
     return small_config(**(common | FAMILY[name] | settings))
 
 
-@pytest.mark.parametrize("name", FAMILY)
-def test_member_of_the_family_trains_is_evaluated_and_samples(name, corpus, tmp_path):
+@pytest.mark.parametrize("name", members(FAMILY, TWINS))
+def test_member_of_the_family_trains_is_evaluated_and_samples(name, corpus, tmp_path, capsys):
     metrics = Trainer(tmp_path).train(config_of(name, corpus))
+    told_to_condition = "--config.model.conditioning=film" in capsys.readouterr().out
+    assert told_to_condition == (name == "gaussian, bound")
     assert np.isfinite(metrics["bound"]) and metrics["bound"] > 0
     lm = DiffusionLM.load_checkpoint(tmp_path)
     again = lm.evaluate(rows=8)
@@ -61,7 +72,11 @@ def test_member_of_the_family_trains_is_evaluated_and_samples(name, corpus, tmp_
     assert texts[0].startswith("The ") and texts[1].startswith("The number 5")
 
 
-@pytest.mark.parametrize("name", ["uniform", "block, causal", "gaussian", "gaussian, bound"])
+@pytest.mark.parametrize(
+    "name",
+    members(["uniform", "block, causal", "gaussian", "gaussian, bound"],
+            slow=["uniform", "gaussian, bound"]),
+)  # fmt: skip
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(name, corpus, tmp_path):
     """What is learned beside the network (embeddings, schedule, block size by step) included."""
     whole = config_of(name, corpus)

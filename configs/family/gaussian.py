@@ -28,7 +28,7 @@ def get_config():
     c.objective.name = "gaussian"
     c.objective.schedule = "warped"
     c.objective.random_context = 0.1
-    c.gaussian.embedding_size = 128
+    c.gaussian.embedding_size = 32
     c.gaussian.loss = "cross_entropy"
     c.gaussian.self_conditioning = True
     c.model.conditioning = "film"

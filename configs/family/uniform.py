@@ -11,6 +11,8 @@ Expected:   docs/family.md.
 Budget: as masked.py, its parent: 1200 steps x 64 rows x 64 tokens = 4.9M tokens.
 
 The network is told the time: unlike masked diffusion, the text does not show how noisy it is.
+The polynomial schedule: the weight of the linear one's loss is about 1/t where noise is rare, and
+makes it jump.
 """
 
 import pathlib
@@ -24,5 +26,7 @@ def get_config():
     c.name = "family-uniform"
 
     c.objective.name = "uniform"
+    c.objective.schedule = "polynomial"
+    c.objective.schedule_power = 2.0
     c.model.conditioning = "film"
     return c

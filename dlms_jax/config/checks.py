@@ -158,6 +158,16 @@ def _check_objective(config):
             f"config.gaussian.gamma_min={gaussian.gamma_min} should be below "
             f"config.gaussian.gamma_max={gaussian.gamma_max}"
         )
+    if (
+        gaussian.parameterisation != "x0"
+        and gaussian.head == "logits"
+        and gaussian.loss != "score_matching"
+    ):
+        raise UserError(
+            f"config.gaussian.parameterisation={gaussian.parameterisation} changes nothing with "
+            f"gaussian.head=logits and gaussian.loss={gaussian.loss}; leave it at x0, or set "
+            "head=embedding or loss=score_matching"
+        )
     for step, size in block.curriculum.items():
         if not step.isdecimal() or size < 1 or size != int(size):
             raise UserError(

@@ -196,7 +196,7 @@ class SamplingConfig:
     top_k: int = 0  # keep the likeliest so many symbols; 0: all
     top_p: float = 1.0  # keep the likeliest symbols that hold so much probability
     guidance: float = 0.0
-    eta: float = 0.0  # ddim: 0 deterministic .. 1 ancestral; remdm: how much is masked again
+    eta: float = 0.0  # how much ddim adds of noise, or remdm masks again: 0 (least) .. 1
     corrector_steps: int = 1  # predictor_corrector: after each step
     rounding: bool = False  # gaussian: every estimate is moved to the nearest embedding
     cache: bool = True  # block, autoregressive: keep the keys and values of what is finished

@@ -40,6 +40,12 @@ def show_start(
         f"{layers}, width {model.width}, "
         f"vocabulary {dataset.tokenizer.size} ({config.tokenizer.name})",
     )
+    if config.objective.name in ("uniform", "gaussian") and model.conditioning == "none":
+        say(
+            console,
+            f"note: {config.objective.name} diffusion learns more where the network is told how "
+            "noisy its input is: --config.model.conditioning=film",
+        )
     for split in (*dataset.train, dataset.heldout):
         f = split.fingerprint
         filled = f["tokens"] / max(split.rows.number * split.rows.length, 1)
