@@ -1,12 +1,13 @@
 """How far from a known joint each sampler is, with exact denoisers, by number of steps.
 
     python benchmarks/sampler_distance.py
-    python benchmarks/sampler_distance.py --gaussian
+    python benchmarks/sampler_distance.py --all
 
 Total variation, on texts of 3 symbols out of 3; of block diffusion, by steps for each block. The
-chains are those of the tests, which hold each sampler to its own. Gaussian samplers have none that
-can be enumerated: they are drawn from 50,000 times, which takes minutes, and shows 0.003 for the
-joint itself.
+chains are those of the tests, which hold each sampler to its own. --all adds two kinds that take
+minutes: remdm_confidence, whose chain remembers how probable each token was, and the Gaussian
+samplers, whose chains cannot be enumerated: they are drawn from 50,000 times, which shows 0.003 for
+the joint itself.
 """
 
 import argparse
@@ -29,7 +30,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--gaussian", action="store_true")
+    parser.add_argument("--all", action="store_true", help="the slow ones too (about 4 minutes)")
     samplers = {f"masked {name}": p for name, p in test_distances.SAMPLERS.items()}
     samplers |= {
         f"block of {size} {order}": _block(size, order)
@@ -38,7 +39,8 @@ def main():
     }
     chain = test_uniform.Chain(JOINT, Linear())
     samplers |= {f"uniform {kind}": _uniform(chain, kind) for kind in test_uniform.KINDS}
-    if parser.parse_args().gaussian:
+    if parser.parse_args().all:
+        samplers["masked remdm_confidence, eta 0.3"] = test_distances.remask("confidence", 0.3)
         samplers |= {f"gaussian {kind}": _gaussian(kind) for kind in test_gaussian.KINDS}
     test_distances.distance_table(samplers)
 

@@ -32,7 +32,7 @@ def _follow(make_kernel):
     return lambda n: over_texts(JOINT, follow(make_kernel(n), range(n), EXACT.start))
 
 
-def _remask(kind, eta):
+def remask(kind, eta):
     def distribution(n):
         kernel = remasking(EXACT, Linear(), n, kind, eta)
         return over_texts(JOINT, canvases(follow(kernel, range(n), start_remasking(EXACT.start))))
@@ -49,8 +49,8 @@ SAMPLERS: dict[str, Callable[[int], np.ndarray]] = {
         order: _follow(lambda n, order=order: ordered(EXACT, Linear(), n, order))
         for order in ("confidence", "margin", "entropy")
     },
-    "remdm_cap, eta 0.1": _remask("cap", 0.1),
-    "remdm_rescale, eta 0.3": _remask("rescale", 0.3),
+    "remdm_cap, eta 0.1": remask("cap", 0.1),
+    "remdm_rescale, eta 0.3": remask("rescale", 0.3),
 }
 
 

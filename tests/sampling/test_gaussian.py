@@ -85,7 +85,7 @@ def test_many_steps_draw_from_the_joint(kind, steps, config, schedule):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_steps_come_closer_to_the_joint(kind):
-    """benchmarks/sampler_distance.py --gaussian prints the whole table."""
+    """benchmarks/sampler_distance.py --all prints the whole table."""
     denoise, distances = exact_denoiser(JOINT, CONFIG, TABLE), {}
     for steps in (1, 4, 16):
         counts = sample(JOINT, make_rule(kind, steps, schedule="cosine"), denoise)
