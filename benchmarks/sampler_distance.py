@@ -30,7 +30,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--all", action="store_true", help="the slow ones too (about 4 minutes)")
+    parser.add_argument("--all", action="store_true", help="those too that take minutes")
     samplers = {f"masked {name}": p for name, p in test_distances.SAMPLERS.items()}
     samplers |= {
         f"block of {size} {order}": _block(size, order)

@@ -33,7 +33,7 @@ FAMILY = {
 
 
 # Members that share their parts with others here.
-TWINS = ("uniform, masks", "gaussian, bound", "gaussian", "masked, unet", "block, causal")
+TWINS = ("uniform, masks", "gaussian", "masked, unet", "block, causal")
 
 
 def members(names, slow):
