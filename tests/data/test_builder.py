@@ -489,8 +489,10 @@ def nothing_left(tmp_path, source, vocab="bytes", seq_len=32, **changed) -> str:
 def assert_all_ended():
     """What a build has started ends with it: nothing writes to the folder later."""
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
-    for process in multiprocessing.active_children():
-        process.join(5)
+    # The pool's own thread may have waited for a process and not noted yet that it has ended.
+    deadline = time.monotonic() + 5
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert not multiprocessing.active_children()
 
 
