@@ -26,6 +26,10 @@ class Inputs(nn.Module):
 class NoisyInputs(nn.Module):
     """Noisy embeddings and an earlier estimate of the clean ones -> x_BxLxD.
 
+    The bias is what all places have in common, as masked ones have the mask's embedding. Attention
+    needs it to look at neighbours whatever they hold: two vectors of noise say nothing of where
+    they stand.
+
     It also holds what Gaussian diffusion has besides the network: the table of embeddings, learned
     or from a file (training/state.py puts it there), and the parameters of its noise schedule.
     """
@@ -41,9 +45,11 @@ class NoisyInputs(nn.Module):
         if self.schedule_size:
             self.schedule = self.param("schedule", nn.initializers.zeros, (self.schedule_size,))
         dtype = jnp.dtype(c.dtype)
-        self.in_proj = Linear(c.width, dtype)
+        # Twice as long as what noise brings. With 0 there is a long plateau (docs/family.md).
+        bias_std = 2 * INIT_STD * size**0.5
+        self.in_proj = Linear(c.width, dtype, use_bias=True, bias_std=bias_std)
         if self.gaussian.self_conditioning:
-            self.estimate_proj = Linear(c.width, dtype, std=0.0)
+            self.estimate_proj = Linear(c.width, dtype)
 
     def __call__(self, noisy) -> jax.Array:
         """Returns x_BxLxD of (z_BxLxE, estimate_BxLxE)."""

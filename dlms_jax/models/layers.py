@@ -40,6 +40,7 @@ class Linear(nn.Module):
     dtype: jnp.dtype
     use_bias: bool = False
     std: float = INIT_STD
+    bias_std: float = 0.0
 
     @nn.compact
     def __call__(self, x_BxLxI):
@@ -49,7 +50,8 @@ class Linear(nn.Module):
         x_PxI = x_BxLxI.reshape(-1, x_BxLxI.shape[-1]).astype(self.dtype)
         y_BxLxO = (x_PxI @ kernel.astype(self.dtype)).reshape(*x_BxLxI.shape[:-1], -1)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            init = nn.initializers.normal(self.bias_std)
+            bias = self.param("bias", init, (self.features,))
             y_BxLxO += bias.astype(self.dtype)[None, None, :]
         return y_BxLxO
 

@@ -14,7 +14,7 @@ RULES = (
     (r"embed/embedding", P("tensor", "fsdp")),
     (r"embed/table", P("tensor", "fsdp")),
     (r"embed/(in|estimate)_proj/kernel", P("fsdp", "tensor")),
-    (r"embed/schedule", P()),
+    (r"embed/(schedule|in_proj/bias)", P()),
     (r"lm_head/kernel", P("fsdp", "tensor")),
     (r"conditioning/(in|out)_proj/(kernel|bias)", P()),
     (r"conditioning/class_embedding", P()),
