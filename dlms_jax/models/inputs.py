@@ -8,6 +8,19 @@ from dlms_jax.config import GaussianConfig, ModelConfig
 from dlms_jax.models.layers import INIT_STD, Linear
 
 
+# How much longer what all places have in common begins than what they hold. Attention needs it to
+# look at neighbours whatever they hold, and it is long in coming by itself: with 0 all processes
+# stay longer at the unigram entropy (docs/performance.md, the plateau). 1 and 4 were tried too.
+_COMMON = 2.0
+
+
+def rows_with_a_common_part(key, shape) -> jax.Array:
+    """Returns an initial table: each row the sum of its own draw and of one that all share."""
+    own, common = jax.random.split(key)
+    draws = jax.random.normal(own, shape) + _COMMON * jax.random.normal(common, (1, shape[1]))
+    return INIT_STD * draws
+
+
 class Inputs(nn.Module):
     """Tokens -> x_BxLxD by a table of `rows` symbols."""
 
@@ -15,8 +28,8 @@ class Inputs(nn.Module):
     rows: int
 
     def setup(self):
-        init = nn.initializers.normal(INIT_STD)
-        self.embedding = self.param("embedding", init, (self.rows, self.config.width))
+        shape = (self.rows, self.config.width)
+        self.embedding = self.param("embedding", rows_with_a_common_part, shape)
 
     def __call__(self, tokens_BxL) -> jax.Array:
         """Returns x_BxLxD in the type of the computation."""
@@ -26,9 +39,7 @@ class Inputs(nn.Module):
 class NoisyInputs(nn.Module):
     """Noisy embeddings and an earlier estimate of the clean ones -> x_BxLxD.
 
-    The bias is what all places have in common, as masked ones have the mask's embedding. Attention
-    needs it to look at neighbours whatever they hold: two vectors of noise say nothing of where
-    they stand.
+    The bias is what all places have in common, as the rows of a table of Inputs do.
 
     It also holds what Gaussian diffusion has besides the network: the table of embeddings, learned
     or from a file (training/state.py puts it there), and the parameters of its noise schedule.
@@ -45,8 +56,7 @@ class NoisyInputs(nn.Module):
         if self.schedule_size:
             self.schedule = self.param("schedule", nn.initializers.zeros, (self.schedule_size,))
         dtype = jnp.dtype(c.dtype)
-        # Twice as long as what noise brings. With 0 there is a long plateau (docs/family.md).
-        bias_std = 2 * INIT_STD * size**0.5
+        bias_std = _COMMON * INIT_STD * size**0.5  # beside what pure noise brings
         self.in_proj = Linear(c.width, dtype, use_bias=True, bias_std=bias_std)
         if self.gaussian.self_conditioning:
             self.estimate_proj = Linear(c.width, dtype)

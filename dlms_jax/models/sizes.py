@@ -8,6 +8,7 @@ from dlms_jax.models.part_sizes import (
     conditioning_vectors,
     gaussian_of,
     input_matrices,
+    input_parameters,
 )
 from dlms_jax.models.unet_sizes import unet_flops, unet_parameters
 
@@ -27,9 +28,8 @@ def count_parameters(config: Config, rows: int, schedule_size: int = 0) -> int:
     total += conditioning_matrices(c) + conditioning_vectors(c)
     if gaussian is None:
         return total + rows * c.width * (1 if c.tie_embeddings else 2)
-    table = rows * gaussian.embedding_size
-    inputs = input_matrices(c, gaussian)
-    return total + table + inputs + schedule_size + c.width * output_size(rows, gaussian)
+    inputs = input_parameters(c, gaussian, rows)
+    return total + inputs + schedule_size + c.width * output_size(rows, gaussian)
 
 
 def train_flops(config: Config, rows: int, length: int, head_share: float) -> float:

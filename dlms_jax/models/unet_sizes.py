@@ -8,6 +8,7 @@ from dlms_jax.models.part_sizes import (
     conditioning_vectors,
     gaussian_of,
     input_matrices,
+    input_parameters,
 )
 
 
@@ -36,8 +37,7 @@ def unet_parameters(config: Config, rows: int, schedule_size: int = 0) -> int:
     total += c.width * output_size(rows, gaussian) * (1 if gaussian or not c.tie_embeddings else 0)
     if gaussian is None:
         return total + rows * c.width
-    table = rows * gaussian.embedding_size
-    return total + table + schedule_size + input_matrices(c, gaussian)
+    return total + schedule_size + input_parameters(c, gaussian, rows)
 
 
 def unet_flops(config: Config, rows: int, length: int, head_share: float) -> float:
