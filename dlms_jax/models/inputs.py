@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from dlms_jax.config import GaussianConfig, ModelConfig
 from dlms_jax.models.layers import INIT_STD, Linear
 
-
 # How much longer what all places have in common begins than what they hold. Attention needs it to
 # look at neighbours whatever they hold, and it is long in coming by itself: with 0 all processes
 # stay longer at the unigram entropy (docs/performance.md, the plateau). 1 and 4 were tried too.
