@@ -1,10 +1,10 @@
 """The reverse processes of Gaussian diffusion: noise becomes embeddings, and at the end tokens.
 
-All take `steps` passes of the network (Heun: one more for each step but the last): the first at
-t=1, where the holes hold pure noise, the last at t=0, where tokens are drawn. Each pass estimates
-the clean embeddings x from noisy ones z = alpha x + sigma eps; the rule then moves z to the next
-gamma, which is smaller (the log of noise to signal). Until the last step the holes show the
-likeliest symbols.
+A step estimates the clean embeddings x from noisy ones z = alpha x + sigma eps, by one pass of the
+network or, with self-conditioning, two; the rule then moves z to the next gamma, which is smaller
+(the log of noise to signal). The first step is at t=1, where the holes hold pure noise, the last at
+t=0, where tokens are drawn; until then holes show the likeliest symbols. Heun estimates twice in
+each step but the last.
 """
 
 import dataclasses
@@ -26,14 +26,11 @@ class Noised(NamedTuple):
     """State.extra. What stands at given tokens is not read.
 
     z_BxLxE: the noisy embeddings.
-    x_hat_BxLxE: the last estimate of the clean ones, as steps use it.
-    estimate_BxLxE: the same as the network gave it, which it reads at the next step
-        (self-conditioning); of guidance, both passes' own, in 2B rows.
+    x_hat_BxLxE: the last estimate of the clean ones.
     """
 
     z_BxLxE: jax.Array
     x_hat_BxLxE: jax.Array
-    estimate_BxLxE: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +41,12 @@ class GaussianRule:
     not the network's logits without the bias that z gives them: at low noise z decides, and the
     network's own part can be anything. With head="embedding" guidance alone changes x_hat; the rest
     only the last draw. The unconditional pass of guidance sees the mask's embedding in place of the
-    prompt, and its own estimates.
+    prompt.
+
+    With self-conditioning each step passes the network twice: the estimate that it reads is made at
+    the same noise, as in training. That of the step before (Analog Bits, arXiv 2208.04202) would
+    spare a pass, but the network trusts it as if it knew no more than z does, and over many steps
+    feeds on itself: symbols repeat (docs/family.md).
 
     grid: times as those of other diffusions, through the noise schedule; but "quantile" is equal
     steps of sigma^2. rounding: x_hat is moved to the nearest embedding (the clamping trick of
@@ -64,9 +66,7 @@ class GaussianRule:
         """Returns the canvas with pure noise in its holes."""
         shape = canvas.tokens_BxL.shape[1:] + denoise.table_VxE.shape[1:]
         z_BxLxE = _normal(row_keys(keys_B, self.steps, 0), shape)  # no step has this number
-        gamma_BxL = jnp.full(canvas.tokens_BxL.shape, self.gamma(denoise, 0))
-        x_hat_BxLxE = self.objective.first_estimate(denoise, z_BxLxE, gamma_BxL, canvas.holes_BxL)
-        return begin(canvas, Noised(z_BxLxE, x_hat_BxLxE, self._twice(x_hat_BxLxE)))
+        return begin(canvas, Noised(z_BxLxE, jnp.zeros_like(z_BxLxE)))
 
     def step(self, denoise: Denoiser, state: State, keys_B, i) -> State:
         log_p_BxLxV, noised = self._pass(denoise, state, self.gamma(denoise, i))
@@ -103,32 +103,34 @@ class GaussianRule:
         return jnp.log(share(1)) - jnp.log(share(-1))
 
     def _pass(self, denoise, state, gamma) -> tuple[jax.Array, Noised]:
-        """Returns (log_p_BxLxV, the state's embeddings with new estimates)."""
-        noised, estimate_BxLxE = state.extra, None
+        """Returns (log_p_BxLxV, the state's embeddings with a new estimate)."""
+        noised, own_BxLxE = state.extra, None
 
         def logits(tokens_BxL, no_time_BxL, layout):  # called once; with guidance, of 2B rows
-            nonlocal estimate_BxLxE
+            nonlocal own_BxLxE
             noisy_BxL = self._twice(state.holes_BxL)
             clean_BxLxE = jnp.take(denoise.table_VxE, tokens_BxL, axis=0)
-            fill = lambda x_BxLxE: jnp.where(noisy_BxL[..., None], x_BxLxE, clean_BxLxE)  # noqa: E731
-            log_p_BxLxV, estimate_BxLxE = self.objective.predict(
-                denoise, fill(self._twice(noised.z_BxLxE)), jnp.full(tokens_BxL.shape, gamma),
-                layout, noisy_BxL, fill(noised.estimate_BxLxE),
-            )  # fmt: skip
+            z_BxLxE = jnp.where(noisy_BxL[..., None], self._twice(noised.z_BxLxE), clean_BxLxE)
+            gamma_BxL = jnp.full(tokens_BxL.shape, gamma)
+            log_p_BxLxV, own_BxLxE = self.objective.predict(
+                denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL
+            )
             return log_p_BxLxV
 
         log_p_BxLxV = self.prediction.log_p(
             denoise._replace(logits=logits), state.tokens_BxL,
             jnp.zeros(state.tokens_BxL.shape), state.layout,
         )  # fmt: skip
-        x_hat_BxLxE = self._x_hat(denoise, log_p_BxLxV, estimate_BxLxE)
-        return log_p_BxLxV, Noised(noised.z_BxLxE, x_hat_BxLxE, estimate_BxLxE)
+        return log_p_BxLxV, noised._replace(
+            x_hat_BxLxE=self._x_hat(denoise, log_p_BxLxV, own_BxLxE)
+        )
 
-    def _x_hat(self, denoise, log_p_BxLxV, estimate_BxLxE):
-        """Returns the estimate that the rule steps by, of the prediction and the network's own."""
+    def _x_hat(self, denoise, log_p_BxLxV, own_BxLxE):
+        """Returns the estimate that the rule steps by, of the prediction and of the network's own,
+        with guidance both passes' in 2B rows."""
         table_VxE, w = denoise.table_VxE, self.prediction.guidance
         if self.objective.config.head == "embedding":
-            x_hat_BxLxE, *without = jnp.split(estimate_BxLxE, 2 if w else 1)
+            x_hat_BxLxE, *without = jnp.split(own_BxLxE, 2 if w else 1)
             if w:
                 x_hat_BxLxE += w * (x_hat_BxLxE - without[0])
         elif self.prediction.temperature == 0:

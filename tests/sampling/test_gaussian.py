@@ -26,7 +26,8 @@ from dlms_jax.sampling.gaussian import DDIM, ProbabilityFlow
 from dlms_jax.sampling.prediction import Prediction
 
 JOINT = SmallJoint(3, 2, seed=2)
-CONFIG = GaussianConfig(embedding_size=2, gamma_min=-8.0, gamma_max=12.0)
+# The exact network has no use for an estimate.
+CONFIG = GaussianConfig(embedding_size=2, gamma_min=-8.0, gamma_max=12.0, self_conditioning=False)
 
 
 def circle(turns) -> jax.Array:
@@ -249,13 +250,14 @@ def test_rows_do_not_depend_on_their_neighbours_or_on_padding():
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])
 def test_what_the_network_reads_at_each_pass(guidance):
-    """Clean embeddings at BOS and at what is given (hidden: the mask's) with t=0, noise in holes,
-    and the pass's own estimate of the step before."""
-    exact, read = exact_denoiser(JOINT, CONFIG, TABLE), None
+    """Clean embeddings at BOS and at what is given (hidden: the mask's) with t=0; in holes noise,
+    and beside it an estimate made at the same noise, as in training: without the network for a
+    step's first pass, by that pass for its second."""
+    config = dataclasses.replace(CONFIG, self_conditioning=True)
+    exact, passes = exact_denoiser(JOINT, config, TABLE), []
 
     def logits(noisy, t_BxL, layout):
-        nonlocal read
-        read = noisy, t_BxL
+        passes.append((noisy, t_BxL, layout))
         # The two halves of guidance must differ to be told apart.
         hidden_B = noisy.z_BxLxE[:, 1] @ TABLE[JOINT.vocabulary.mask_id] > 0.999
         return (
@@ -263,27 +265,43 @@ def test_what_the_network_reads_at_each_pass(guidance):
         )
 
     denoise = exact._replace(logits=logits)
-    rule = make_rule("euler", 3, guidance=guidance, temperature=0.5)
-    step = jax.jit(lambda state, i: (rule.step(denoise, state, keys(2), i), read))
+    rule = make_rule("euler", 3, config=config, guidance=guidance, temperature=0.5)
+
+    @jax.jit
+    def step(state, i):
+        passes.clear()
+        return rule.step(denoise, state, keys(2), i), list(passes)
+
+    @jax.jit
+    def estimates(noisy, layout, i):
+        """Of the first pass: what it reads, what it gives."""
+        gamma_BxL = jnp.full(noisy.z_BxLxE.shape[:2], rule.gamma(denoise, i))
+        place = (denoise, noisy.z_BxLxE, gamma_BxL)
+        holes_BxL = jnp.arange(gamma_BxL.shape[1])[None] * jnp.ones_like(gamma_BxL) > 1
+        flat_BxLxE = rule.objective.first_estimate(*place, holes_BxL)
+        _, found_BxLxE = rule.objective.predict(*place, layout, holes_BxL, flat_BxLxE)
+        return flat_BxLxE, found_BxLxE
+
     state = rule.start(denoise, open_canvas(JOINT, 2, {0: 1}), keys(2))
-    estimates, holes, passes = [state.extra.estimate_BxLxE], [], []
-    for i in range(3):
-        holes.append(state.extra.z_BxLxE[:, 2])
-        state, at = step(state, i)
-        passes.append(at)
-        estimates.append(state.extra.estimate_BxLxE)
     v, rows = JOINT.vocabulary, 4 if guidance else 2
     given = [1, 1] + [v.mask_id] * (rows - 2)
-    for i, (noisy, t_BxL) in enumerate(passes):
-        for x_BxLxE in noisy:
-            np.testing.assert_array_equal(x_BxLxE[:, 0], TABLE[jnp.full(rows, v.bos_id)])
-            np.testing.assert_array_equal(x_BxLxE[:, 1], TABLE[jnp.asarray(given)])
-        assert not t_BxL[:, :2].any()
-        np.testing.assert_allclose(t_BxL[:, 2], 1 - i / 2, atol=1e-6)
-        np.testing.assert_array_equal(noisy.z_BxLxE[:, 2], jnp.tile(holes[i], (rows // 2, 1)))
-        np.testing.assert_array_equal(noisy.estimate_BxLxE[:, 2], estimates[i][:, 2])
-    if guidance:
-        assert (estimates[2][:2, 2] != estimates[2][2:, 2]).any()  # each pass's own
+    for i in range(3):
+        hole_BxE = jnp.tile(state.extra.z_BxLxE[:, 2], (rows // 2, 1))
+        state, (first, second) = step(state, i)
+        for noisy, t_BxL, _ in (first, second):
+            for x_BxLxE in noisy:
+                np.testing.assert_array_equal(x_BxLxE[:, 0], TABLE[jnp.full(rows, v.bos_id)])
+                np.testing.assert_array_equal(x_BxLxE[:, 1], TABLE[jnp.asarray(given)])
+            assert not t_BxL[:, :2].any()
+            np.testing.assert_allclose(t_BxL[:, 2], 1 - i / 2, atol=1e-6)
+            np.testing.assert_array_equal(noisy.z_BxLxE[:, 2], hole_BxE)
+        flat_BxLxE, found_BxLxE = estimates(first[0], first[2], i)
+        np.testing.assert_allclose(first[0].estimate_BxLxE, flat_BxLxE, atol=1e-6)
+        np.testing.assert_allclose(second[0].estimate_BxLxE, found_BxLxE, atol=1e-6)
+        if i < 2:  # at the last z decides
+            assert (flat_BxLxE[:, 2] != found_BxLxE[:, 2]).any()
+        if i < 2 and guidance:
+            assert (found_BxLxE[:2, 2] != found_BxLxE[2:, 2]).any()  # each half's own
 
 
 def test_a_row_without_holes_is_done_and_bfloat16_logits_will_do():

@@ -103,10 +103,7 @@ class OneGaussian:
     def noise_schedule(self, denoise):
         return Linear(-6.0, 6.0)
 
-    def first_estimate(self, denoise, z_BxLxE, gamma_BxL, noisy_BxL):
-        return jnp.zeros_like(z_BxLxE)
-
-    def predict(self, denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL, estimate_BxLxE):
+    def predict(self, denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL):
         x_hat_BxLxE = self.x_hat(z_BxLxE, gamma_BxL[..., None])
         return jnp.zeros((*gamma_BxL.shape, JOINT.vocabulary.rows)), x_hat_BxLxE
 

@@ -73,8 +73,8 @@ class Gaussian:
         """Returns (log_p_BxLxV, x_hat_BxLxE): log p(symbol | z), what no text holds at -inf, and
         the estimate of the clean embeddings; at what is not noisy, the embedding in z.
 
-        noisy_BxL: True where z is noisy, at gamma. estimate: the x_hat of an earlier, noisier step.
-        Where None, `first_estimate`; and with self_conditioning a first pass makes a better one.
+        noisy_BxL: True where z is noisy, at gamma. estimate: what the network reads beside z; where
+        None, `first_estimate`, of which with self_conditioning a first pass makes a better one.
         With head="embedding", p(symbol | z) is what an observation of x_hat in noise of level gamma
         would say of the symbol under a flat prior; as gamma falls, it rounds to the nearest.
         """
