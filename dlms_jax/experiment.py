@@ -1,6 +1,6 @@
 """A study: several runs, and tables and a figure of what they show.
 
-    python -m dlms_jax.experiment family --minutes 70
+    python -m dlms_jax.experiment family --minutes 35
     python -m dlms_jax.experiment family --minutes 10 --only gaussian
 
 The same command goes on with a study that was interrupted.
@@ -22,8 +22,8 @@ text and with the same training time; a table of their held-out bits/byte, their
 seconds that these take. Runs that are finished are not trained again, so a second command measures
 the samples anew, at another temperature say.
 
-    python -m dlms_jax.experiment family --minutes 70
-    python -m dlms_jax.experiment family --minutes 70 --temperature 0.8 --out runs/family/cooler
+    python -m dlms_jax.experiment family --minutes 35
+    python -m dlms_jax.experiment family --minutes 35 --temperature 0.8 --out runs/family/cooler
     python -m dlms_jax.experiment family --minutes 10 --only gaussian --workdir runs/gaussian-only
 """
 

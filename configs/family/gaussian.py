@@ -3,9 +3,10 @@
 Reproduces: nothing published; its place in the table of docs/family.md.
 Command:    python -m dlms_jax.main \\
                 --config=configs/family/gaussian.py --workdir=runs/family-gaussian
-            (all of the family: python -m dlms_jax.experiment family --minutes 70)
+            (all of the family: python -m dlms_jax.experiment family --minutes 35)
 Hardware:   2 CPU cores, 1.5 GB of memory, no network.
-Hours:      not measured here; every second step passes the network twice (self-conditioning).
+Hours:      1.6 times those of masked.py, step for step; every second step passes the network twice
+            (self-conditioning).
 Expected:   docs/family.md.
 
 Budget: as masked.py, its parent: 1200 steps x 64 rows x 64 tokens = 4.9M tokens.

@@ -3,9 +3,10 @@
 Reproduces: nothing published; its place in the table of docs/family.md.
 Command:    python -m dlms_jax.main \\
                 --config=configs/family/masked.py --workdir=runs/family-masked
-            (all of the family: python -m dlms_jax.experiment family --minutes 70)
+            (all of the family: python -m dlms_jax.experiment family --minutes 35)
 Hardware:   2 CPU cores, 1.5 GB of memory, no network.
-Hours:      about 10 minutes of training (0.5 s a step), 2 more to compile and evaluate.
+Hours:      4 to 10 minutes of training (0.2 to 0.5 s a step, by the machine), 1 to 2 more to
+            compile and evaluate.
 Expected:   docs/family.md.
 
 Budget: 1200 steps x 64 rows x 64 tokens = 4.9M tokens, about 13 MB of text, 6 epochs of 2.2 MB.

@@ -36,7 +36,7 @@ class Inputs(nn.Module):
 
 
 class NoisyInputs(nn.Module):
-    """Noisy embeddings and an earlier estimate of the clean ones -> x_BxLxD.
+    """Noisy embeddings and an estimate of the clean ones -> x_BxLxD.
 
     The bias is what all places have in common, as the rows of a table of Inputs do.
 

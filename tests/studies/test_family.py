@@ -472,7 +472,7 @@ def test_help_shows_commands(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         experiment.main(arguments)
     assert ended.value.code == 0
-    assert "python -m dlms_jax.experiment family --minutes 70" in capsys.readouterr().out
+    assert "python -m dlms_jax.experiment family --minutes 35" in capsys.readouterr().out
 
 
 def test_wrong_flags_do_not_wait_for_jax():
