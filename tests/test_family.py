@@ -32,8 +32,8 @@ FAMILY = {
 }  # fmt: skip
 
 
-# Members that share their parts with others here.
-TWINS = ("uniform, masks", "gaussian", "gaussian, unet", "block, causal")
+# Members that share their parts with others here, or with tests of less than a whole run.
+TWINS = ("uniform, masks", "gaussian", "gaussian, vectors", "gaussian, unet", "block, causal")
 
 
 def members(names, slow):
@@ -75,7 +75,7 @@ def test_member_of_the_family_trains_is_evaluated_and_samples(name, corpus, tmp_
 @pytest.mark.parametrize(
     "name",
     members(["uniform", "block, causal", "gaussian", "gaussian, bound"],
-            slow=["uniform", "gaussian"]),
+            slow=["uniform", "block, causal", "gaussian"]),
 )  # fmt: skip
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(name, corpus, tmp_path):
     """What is learned beside the network (embeddings, schedule, block size by step) included."""

@@ -100,7 +100,7 @@ def test_more_steps_come_closer_to_the_joint(kind):
 
 PAIR = SmallJoint(2, 2, seed=4)
 PAIR_TABLE = circle([0, 1 / 2, 1 / 8, 3 / 8, 7 / 8, 1 / 4])
-PAIR_CONFIG = GaussianConfig(embedding_size=2, gamma_min=-4.0, gamma_max=4.0)
+PAIR_CONFIG = dataclasses.replace(CONFIG, gamma_min=-4.0, gamma_max=4.0)
 GIVEN = 1
 
 
