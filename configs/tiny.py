@@ -1,11 +1,11 @@
-"""Ten minutes on two CPU cores: a byte-level masked diffusion model of English prose about Python.
+"""Some minutes on two CPU cores: a byte-level masked diffusion model of English prose about Python.
 
 Reproduces: nothing published; it shows that all parts work, on text that every Python carries.
 Command:    python -m dlms_jax.main --config=configs/tiny.py --workdir=runs/tiny
             (its AR twin: --workdir=runs/tiny-ar --config.objective.name=autoregressive)
 Hardware:   2 CPU cores, 1.2 GB of memory, no network.
-Hours:      8.5 to 10 minutes measured (docs/performance.md).
-Expected:   held-out bound 3.10 +- 0.02 bits/byte (CPython 3.11; the unigram entropy is 4.64).
+Hours:      3.5 to 10 minutes measured (docs/performance.md).
+Expected:   held-out bound 2.97 +- 0.02 bits/byte (CPython 3.11; the unigram entropy is 4.64).
 
 Budget: 700 steps x 16 rows x 256 bytes = 2.9M bytes, 1.3 epochs of 2.2 MB.
 
