@@ -101,6 +101,7 @@ def test_a_sampler_of_another_process_is_refused_before_training(objective, samp
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_embeddings_of_a_file_stay_as_they_are(corpus, tmp_path):
     """And are in the checkpoint, which needs the file no longer."""
     file = tmp_path / "table.npy"

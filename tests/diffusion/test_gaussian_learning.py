@@ -39,7 +39,7 @@ def batch_of(key, vocabulary, rows):
     ("loss", "schedule", "settings"),
     [
         ("cross_entropy", "warped", {}),
-        ("bound", "learned", {"self_conditioning": False}),
+        pytest.param("bound", "learned", {"self_conditioning": False}, marks=pytest.mark.slow),
         ("score_matching", "cosine",
          {"head": "embedding", "parameterisation": "v", "self_conditioning": False}),
     ],

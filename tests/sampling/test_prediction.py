@@ -135,6 +135,7 @@ def test_bfloat16_logits_become_a_float32_distribution(vocabulary, w):
     np.testing.assert_allclose(jnp.exp(log_p).sum(axis=-1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_rare_symbols_occur_at_their_rate(vocabulary):
     """100 symbols of probability 1e-6, which float32 noise must still tell from never."""
     log_p_V = jnp.log(jnp.concatenate([jnp.array([1 - 1e-4]), jnp.full(100, 1e-6)]))

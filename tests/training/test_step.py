@@ -141,6 +141,7 @@ def test_metrics_are_means_over_all_scored_tokens():
     assert history[0]["loss"] == pytest.approx(np.log(260), rel=0.02)
 
 
+@pytest.mark.slow
 def test_overfits_one_batch():
     """Random letters can only be memorised: a model that cannot stays at log 26 = 3.26 nats."""
     few = rows_of_text().take(np.tile(np.arange(4), 4))
