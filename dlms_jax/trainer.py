@@ -6,6 +6,7 @@ Use:
     Trainer().resume("runs/tiny")
 """
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -26,13 +27,16 @@ from dlms_jax.training import checkpoint, hardware, report
 from dlms_jax.training.interrupt import Interrupted, StopSignals
 from dlms_jax.training.optimizer import learning_rate, make_optimizer
 from dlms_jax.training.progress import Clock, Progress
+from dlms_jax.training.start import check_fits, find_start
 from dlms_jax.training.state import TrainState, abstract_state, sharded_state
 from dlms_jax.training.step import make_train_step
 from dlms_jax.training.writer import MetricWriter, make_writer
 
 # What a run may not change when it goes on. The rest (steps, evaluation, mesh, ...) it may.
 _FIXED = ("objective", "gaussian", "block", "model", "tokenizer", "data", "optimizer")
-_FIXED_LEAVES = ("training.seed", "training.batch_size", "training.ema_decay")
+_FIXED_LEAVES = (
+    "training.seed", "training.batch_size", "training.ema_decay", "training.start_from",
+)  # fmt: skip
 _FREE = (
     "data.prefetch",
     "data.workers",
@@ -75,7 +79,7 @@ class _Run:
     """One run in this process: what is built once, then the loop over steps."""
 
     def __init__(self, config: Config, workdir: pathlib.Path, console: Console):
-        self.config, self.workdir, self.console = config, workdir, console
+        self.workdir, self.console = workdir, console
         self.mesh = make_mesh(config.mesh)
         training = config.training
         check_rows(
@@ -83,9 +87,14 @@ class _Run:
         )
 
         saved = checkpoint.newest_about(workdir)
+        self.start = None if saved else find_start(config, workdir)
+        known = self.start.about if self.start else saved
+        if config.training.start_from:
+            config = dataclasses.replace(config, tokenizer=from_dict(known["config"]).tokenizer)
+        self.config = config
         if saved:
             _check_same_run(config, saved, workdir)
-        tokenizer = tokenizers.from_dict(saved["tokenizer"]) if saved else None
+        tokenizer = tokenizers.from_dict(known["tokenizer"]) if known else None
         self.dataset = build_dataset(config, tokenizer)
         self.about = {
             "config": config.to_dict(),
@@ -96,6 +105,8 @@ class _Run:
             },
             "versions": checkpoint.versions(),
         }
+        if origin := self.start.origin() if self.start else (saved or {}).get("start_from"):
+            self.about["start_from"] = origin
         if saved and saved["data"] != self.about["data"]:
             raise UserError(
                 f"{_text_of(config)} is not what the run in {workdir} was trained on "
@@ -124,6 +135,8 @@ class _Run:
         )  # fmt: skip
         # Refuses sizes that do not divide over the mesh, before anything is written or compiled.
         self.abstract_state = abstract_state(config, self.lm.network, self.tx, self.mesh)
+        if self.start:
+            check_fits(self.start, self.abstract_state.params, config)
         self.peak = hardware.peak_flops()
         workdir.mkdir(parents=True, exist_ok=True)
         self.checkpoints = checkpoint.Checkpoints(
@@ -150,10 +163,17 @@ class _Run:
     def _restore_or_begin(self) -> TrainState:
         restored = self.checkpoints.restore_latest(self.abstract_state)
         if restored is None:
-            return sharded_state(self.config, self.lm.network, self.tx, self.mesh)
+            return self._begin()
         state, _ = restored
         report.say(self.console, f"resuming {self.workdir} after step {int(state.step)}")
         return state
+
+    def _begin(self) -> TrainState:
+        params = None
+        if self.start:
+            report.say(self.console, self.start.text(self.config))
+            params = checkpoint.load_params(self.start.folder, self.abstract_state.params)
+        return sharded_state(self.config, self.lm.network, self.tx, self.mesh, params)
 
     def _loop(self, state: TrainState, first: int, writer: MetricWriter) -> TrainState:
         config, steps = self.config, self.config.training.steps

@@ -310,6 +310,20 @@ def test_wrong_type_in_a_recipe(line, recipe):
             "objective.schedule=polynomial",
         ),
         ({"objective": {"mask_share": 0.5}}, "objective.mask_share=0.5"),
+        ({"objective": {"shift": True, "name": "block"}}, "objective.shift"),
+        ({"objective": {"shift": True, "name": "autoregressive"}}, "objective.shift"),
+        (
+            {"objective": {"anneal_steps": 9, "name": "autoregressive"}},
+            "objective.anneal_steps=9 objective.name=autoregressive",
+        ),
+        (
+            {"objective": {"anneal_steps": 9}, "model": {"name": "unet"}},
+            "objective.anneal_steps=9 model.name=unet",
+        ),
+        (
+            {"objective": {"anneal_steps": 9}, "model": {"source": "cross_attention"}},
+            "objective.anneal_steps=9 model.source=cross_attention",
+        ),
         ({"gaussian": {"gamma_min": 7.0}}, "gaussian.gamma_min=7.0 gaussian.gamma_max=6.0"),
         ({"gaussian": {"parameterisation": "v"}}, "gaussian.parameterisation=v"),
         ({"block": {"curriculum": {"0": 1.5}}}, "block.curriculum"),

@@ -17,6 +17,7 @@ from dlms_jax.training.state import abstract_state
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 PARAMETERS = {
     "tiny": 902_784,
+    "adapt": 902_784,
     "small": 13_768_320,
     "base": 97_538_304,
     "medium": 398_512_128,

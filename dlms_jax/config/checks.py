@@ -21,7 +21,8 @@ _AT_LEAST = types.MappingProxyType({
     "checkpoint.keep_best evaluation.rows evaluation.final_rows evaluation.seed "
     "sampling.temperature sampling.guidance sampling.top_k sampling.eta data.seed "
     "data.max_unique_tokens data.repeat data.short_rows data.workers objective.mask_share "
-    "objective.prompt_drop objective.random_context model.classes model.unet_attention_levels",
+    "objective.prompt_drop objective.random_context objective.anneal_steps model.classes "
+    "model.unet_attention_levels",
 })  # fmt: skip
 _ABOVE_0 = (
     "model.rope_theta", "objective.schedule_power", "data.heldout_fraction", "sampling.top_p"
@@ -153,6 +154,13 @@ def _check_objective(config):
         raise UserError(
             f"config.objective.mask_share={objective.mask_share} is for objective.name=uniform"
         )
+    if objective.shift and objective.name != "masked":
+        raise UserError(
+            f"config.objective.shift is for objective.name=masked, not {objective.name}; leave it "
+            "false"
+        )
+    if objective.anneal_steps:
+        _check_annealing(config)
     if gaussian.gamma_min >= gaussian.gamma_max:
         raise UserError(
             f"config.gaussian.gamma_min={gaussian.gamma_min} should be below "
@@ -173,4 +181,18 @@ def _check_objective(config):
             raise UserError(
                 f"config.block.curriculum has {step!r}: {size}; it should map steps to whole sizes "
                 'of at least 1, as {"0": 1, "1000": 16}'
+            )
+
+
+def _check_annealing(config):
+    objective, model = config.objective, config.model
+    for key, value, has_none in (
+        ("objective.name", objective.name, "autoregressive"),
+        ("model.name", model.name, "unet"),
+        ("model.source", model.source, "cross_attention"),
+    ):
+        if value == has_none:
+            raise UserError(
+                f"config.objective.anneal_steps={objective.anneal_steps} is for a Transformer that "
+                f"reads one sequence both ways, which config.{key}={value} is not; leave it at 0"
             )

@@ -19,6 +19,9 @@ class ObjectiveConfig:
     mask_share: float = 0.0  # uniform only: share of its noise that is the mask (GIDD)
     prompt_drop: float = 0.1  # probability that a row's prompts and class are hidden (guidance)
     random_context: float = 0.0  # probability that a random part of a document is given
+    # For networks that begin with an autoregressive one's weights (training.start_from):
+    shift: bool = False  # masked only: the output at a position predicts the next one's token
+    anneal_steps: int = 0  # attention goes from causal to the objective's own in so many steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +150,10 @@ class TrainingConfig:
     batch_size: int = 64  # rows of all devices and accumulation steps together
     accumulation_steps: int = 1
     seed: int = 0
+    # A run's workdir, or one of its checkpoints/STEP: the weights at step 0 (its moving average,
+    # where it kept one) in place of random ones. The tokenizer is that run's, whatever the section
+    # tokenizer says.
+    start_from: str = ""
     ema_decay: float = 0.0  # 0: no moving average of the weights
     log_every: int = 50
     max_skipped_steps: int = 20  # non-finite steps in a row before the run stops

@@ -5,6 +5,7 @@ An objective meets the network only through the `Denoiser` that is passed to it 
 
 from dlms_jax.config import Config
 from dlms_jax.diffusion import gaussian
+from dlms_jax.diffusion.annealing import Annealing
 from dlms_jax.diffusion.autoregressive import Autoregressive
 from dlms_jax.diffusion.block import Block
 from dlms_jax.diffusion.gaussian import Gaussian
@@ -22,12 +23,13 @@ from dlms_jax.diffusion.protocol import (
     make_batch,
 )
 from dlms_jax.diffusion.schedules import Cosine, Linear, Polynomial
+from dlms_jax.diffusion.shift import shifted
 from dlms_jax.diffusion.uniform import Uniform
 
 __all__ = [
-    "Autoregressive", "Batch", "Block", "Cached", "Cosine", "Denoiser", "Gaussian", "Layout",
-    "Linear", "Loss", "Masked", "Noisy", "Objective", "Polynomial", "Prompts", "Uniform",
-    "Vocabulary", "hide_prompts", "make_batch", "make_objective", "schedule_size",
+    "Annealing", "Autoregressive", "Batch", "Block", "Cached", "Cosine", "Denoiser", "Gaussian",
+    "Layout", "Linear", "Loss", "Masked", "Noisy", "Objective", "Polynomial", "Prompts", "Uniform",
+    "Vocabulary", "hide_prompts", "make_batch", "make_objective", "schedule_size", "shifted",
 ]  # fmt: skip
 
 
@@ -35,17 +37,18 @@ def make_objective(config: Config, vocabulary: Vocabulary) -> Objective:
     """Returns the objective that a config names."""
     c = config.objective
     prompts = Prompts(c.prompt_drop, c.random_context)
+    annealing = Annealing(c.anneal_steps)
     if c.name == "autoregressive":
         return Autoregressive(vocabulary, prompts)
     if c.name == "gaussian":
-        return Gaussian(vocabulary, config.gaussian, c.schedule, prompts)
+        return Gaussian(vocabulary, config.gaussian, c.schedule, prompts, annealing)
     schedules = {"linear": Linear(), "cosine": Cosine(), "polynomial": Polynomial(c.schedule_power)}
     schedule = schedules[c.schedule]
     if c.name == "uniform":
-        return Uniform(vocabulary, schedule, c.mask_share, prompts)
+        return Uniform(vocabulary, schedule, c.mask_share, prompts, annealing)
     if c.name == "block":
-        return Block(vocabulary, schedule, config.block, prompts)
-    return Masked(vocabulary, schedule, prompts)
+        return Block(vocabulary, schedule, config.block, prompts, annealing)
+    return Masked(vocabulary, schedule, prompts, annealing)
 
 
 def schedule_size(config: Config) -> int:

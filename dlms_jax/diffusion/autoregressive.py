@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from dlms_jax.diffusion.prompts import Prompts
 from dlms_jax.diffusion.protocol import Loss, Vocabulary
+from dlms_jax.diffusion.shift import shifted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +27,11 @@ class Autoregressive:
 
     def bound(self, denoise, batch, key, sample, num_samples):
         """Returns nats_BxL of the exact -log p, the same at every sample."""
-        _, nll_BxL = self._nll(denoise, batch)
-        return jnp.pad(nll_BxL[:, :-1], ((0, 0), (1, 0)))  # back onto the token that was predicted
+        return self._nll(denoise, batch)[1]
 
     def _nll(self, denoise, batch):
-        targets_BxL = _shift_left(batch.tokens_BxL)
-        weights_BxL = _shift_left(batch.scored_BxL.astype(jnp.float32))
-        t_BxL = jnp.zeros(targets_BxL.shape, jnp.float32)
-        return denoise.nll(
-            batch.tokens_BxL, t_BxL, batch.layout, targets_BxL, weights_BxL,
-            self.vocabulary.exported_bias_V(),
+        t_BxL = jnp.zeros(batch.tokens_BxL.shape, jnp.float32)
+        return shifted(denoise).nll(
+            batch.tokens_BxL, t_BxL, batch.layout, batch.tokens_BxL,
+            batch.scored_BxL.astype(jnp.float32), self.vocabulary.exported_bias_V(),
         )  # fmt: skip
-
-
-def _shift_left(x_BxL):
-    """Returns x at the next position; 0 (never scored) at the last."""
-    return jnp.pad(x_BxL[:, 1:], ((0, 0), (0, 1)))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlms_jax.config import BlockConfig
+from dlms_jax.diffusion.annealing import Annealing
 from dlms_jax.diffusion.masked import Masked
 from dlms_jax.diffusion.prompts import Prompts
 from dlms_jax.diffusion.protocol import Batch, Denoiser, Layout, Loss, Vocabulary
@@ -27,6 +28,7 @@ class Block:
     schedule: Schedule
     config: BlockConfig = dataclasses.field(hash=False)  # it holds a dict
     prompts: Prompts = Prompts()
+    annealing: Annealing = Annealing()
     exact = False
     protocol = "block bound in its count form"
 
@@ -55,7 +57,7 @@ class Block:
         return self._masked().bound(_beside_clean(denoise), batch, key, sample, num_samples)
 
     def _masked(self):
-        return Masked(self.vocabulary, self.schedule, self.prompts)
+        return Masked(self.vocabulary, self.schedule, self.prompts, self.annealing)
 
 
 def in_blocks(batch: Batch, size: jax.Array | int) -> Batch:
@@ -69,9 +71,7 @@ def in_blocks(batch: Batch, size: jax.Array | int) -> Batch:
 
 def beside_clean(layout: Layout) -> Layout:
     """Returns the layout of [x_t, x_0], of that of x_t."""
-    clean = layout._replace(clean_BxL=~layout.clean_BxL, class_B=None)
-    both = jax.tree.map(_join, layout._replace(class_B=None), clean)
-    return both._replace(class_B=layout.class_B)
+    return jax.tree.map(_join, layout, layout._replace(clean_BxL=~layout.clean_BxL))
 
 
 def _beside_clean(denoise: Denoiser) -> Denoiser:
@@ -88,5 +88,6 @@ def _beside_clean(denoise: Denoiser) -> Denoiser:
     return denoise._replace(nll=nll)  # the one that `Masked` asks
 
 
-def _join(a_BxL, b_BxL):
-    return jnp.concatenate([a_BxL, b_BxL], axis=1)
+def _join(a, b):
+    """Returns [a_BxL, b_BxL]; of x_B, which both halves share, one."""
+    return a if a.ndim == 1 else jnp.concatenate([a, b], axis=1)

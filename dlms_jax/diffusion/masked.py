@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from dlms_jax.diffusion.annealing import Annealing
 from dlms_jax.diffusion.groups import groups, masks_by_count
 from dlms_jax.diffusion.prompts import Prompts
 from dlms_jax.diffusion.protocol import Batch, Denoiser, Loss, Vocabulary, example_uniform
@@ -23,6 +24,7 @@ class Masked:
     vocabulary: Vocabulary
     schedule: Schedule
     prompts: Prompts = Prompts()
+    annealing: Annealing = Annealing()
     attention = "full"
     exact = False
     protocol = "masked bound in its count form"
@@ -39,6 +41,7 @@ class Masked:
     def loss(self, denoise: Denoiser, batch: Batch, key: jax.Array, step=0) -> Loss:
         """Returns the bound at one t a document: sum of -alpha'/(1 - alpha) * -log p over masks."""
         batch = self.prompts(batch, key, self.vocabulary.mask_id)
+        batch = self.annealing(batch, key, step)
         inputs_BxL, t_BxL, masked_BxL = self.corrupt(batch, key)
         weights_BxL = jnp.where(masked_BxL, self.schedule.weight(t_BxL), 0.0)
         total, nll_BxL = denoise.nll(

@@ -21,6 +21,8 @@ class Layout(NamedTuple):
     class_B: the class of a row's documents, from 1; 0 where it has none or is not to be known.
     blocks_BxL, clean_BxL: of block diffusion, else None: the block of its document that a token
         belongs to, and True where it is context that is finished, False where it is being denoised.
+    ahead_B: how many positions after its own a row's tokens may see; None: all that the kind of
+        attention lets them (annealing.py).
     """
 
     segments_BxL: jax.Array
@@ -29,6 +31,7 @@ class Layout(NamedTuple):
     class_B: jax.Array | None = None
     blocks_BxL: jax.Array | None = None
     clean_BxL: jax.Array | None = None
+    ahead_B: jax.Array | None = None
 
 
 class Batch(NamedTuple):

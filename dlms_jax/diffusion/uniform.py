@@ -13,6 +13,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from dlms_jax.diffusion.annealing import Annealing
 from dlms_jax.diffusion.prompts import Prompts
 from dlms_jax.diffusion.protocol import Batch, Denoiser, Loss, Vocabulary, example_keys
 from dlms_jax.diffusion.schedules import Schedule
@@ -32,6 +33,7 @@ class Uniform:
     schedule: Schedule
     mask_share: float = 0.0
     prompts: Prompts = Prompts()
+    annealing: Annealing = Annealing()
     attention = "full"
     exact = False
     protocol = "uniform bound in continuous time"
@@ -58,6 +60,7 @@ class Uniform:
     def loss(self, denoise: Denoiser, batch: Batch, key: jax.Array, step=0) -> Loss:
         """Returns the bound at one t a document."""
         batch = self.prompts(batch, key, self.vocabulary.mask_id)
+        batch = self.annealing(batch, key, step)
         time_key, noise_key = jax.random.split(key)
         t_BxL = document_times(time_key, batch.row_B, batch.layout.segments_BxL)
         noise_BxL = self.schedule.masked(t_BxL)

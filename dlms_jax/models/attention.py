@@ -16,6 +16,7 @@ def attention_mask(queries, keys, kind: str) -> jax.Array:
     block (arXiv 2503.09573): clean tokens of the blocks before its own; where it is being denoised,
         its own block as that is being denoised; where it is clean, the clean tokens of its own;
     block_causal: the same, but of clean tokens a clean one sees none after itself.
+    Where the queries have ahead_B, of these no position further after its own.
     Padding (segment 0) sees padding. Every position sees itself, so that no row of the softmax is
     empty. `queries` may be some columns of `keys`: positions are compared, not places in the array.
     """
@@ -25,9 +26,11 @@ def attention_mask(queries, keys, kind: str) -> jax.Array:
 
     q_segment, k_segment = pairs("segments_BxL")
     mask_BxLxS = q_segment == k_segment
+    q_position, k_position = pairs("positions_BxL")
+    if queries.ahead_B is not None:
+        mask_BxLxS &= k_position <= q_position + queries.ahead_B[:, None, None]
     if kind == "full":
         return mask_BxLxS[:, None]
-    q_position, k_position = pairs("positions_BxL")
     if kind == "causal":
         return (mask_BxLxS & (k_position <= q_position))[:, None]
     if kind not in ("block", "block_causal"):

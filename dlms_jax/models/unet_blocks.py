@@ -27,6 +27,7 @@ class Resolution(NamedTuple):
     c_BxLxC: jax.Array | None
     mask_Bx1xLxL: jax.Array
     rotary: tuple[jax.Array, jax.Array]
+    ahead_B = None  # no field: cells always see as far as there are any
 
 
 def make_resolution(config: ModelConfig, layout, c_BxLxC) -> Resolution:

@@ -81,6 +81,12 @@ class Checkpoints:
         before it is tried. Where none can be read, UserError: a run is never silently begun anew.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
+        if steps and not (self.path(steps[0]) / "rest").is_dir():
+            raise UserError(
+                f"{self.path(steps[0])} holds weights alone, with no optimizer to go on with; "
+                f"start from it: --config.training.start_from={self._folder.parent}, with another "
+                "--workdir"
+            )
         for step in steps:
             path = self.path(step)
             try:
@@ -167,6 +173,18 @@ def newest_about(workdir: pathlib.Path) -> dict[str, Any] | None:
     return None
 
 
+def save_weights(workdir: pathlib.Path, step: int, params: Any, about: dict[str, Any]):
+    """Writes a checkpoint of weights alone: enough to sample, evaluate, convert and start from, but
+    not to go on with a run."""
+    items = {"params": ocp.args.StandardSave(params), "about": ocp.args.JsonSave(about)}
+    folder = (workdir / FOLDER).absolute()
+    try:
+        with ocp.CheckpointManager(folder) as manager:
+            manager.save(step, args=ocp.args.Composite(**items))
+    except Exception as error:  # orbax and tensorstore raise all kinds on a full disk
+        raise UserError(f"cannot write a checkpoint to {folder} ({_first_line(error)})") from None
+
+
 def load_about(step_folder: pathlib.Path) -> dict[str, Any]:
     """Returns what a checkpoint says of itself: config, tokenizer, data, versions."""
     with _readable(step_folder):
@@ -175,15 +193,24 @@ def load_about(step_folder: pathlib.Path) -> dict[str, Any]:
 
 def load_params(step_folder: pathlib.Path, abstract) -> Any:
     """Returns the weights: the moving average where the run kept one, else the parameters."""
-    item = "ema" if (step_folder / "ema").is_dir() else "params"
     with _readable(step_folder):
-        return ocp.StandardCheckpointer().restore(step_folder / item, abstract)
+        return ocp.StandardCheckpointer().restore(_weights(step_folder), abstract)
+
+
+def shapes_of_params(step_folder: pathlib.Path) -> Any:
+    """Returns the tree of what `load_params` reads, whose leaves have a shape."""
+    with _readable(step_folder):
+        return ocp.StandardCheckpointer().metadata(_weights(step_folder)).item_metadata.tree
 
 
 def versions() -> dict[str, str]:
     """Returns the versions of what computed a checkpoint."""
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
+
+
+def _weights(step_folder: pathlib.Path) -> pathlib.Path:
+    return step_folder / ("ema" if (step_folder / "ema").is_dir() else "params")
 
 
 def _step_folders(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from dlms_jax.config import Config
 from dlms_jax.data.tokenizers import Tokenizer
-from dlms_jax.diffusion import Cached, Denoiser, Objective, Vocabulary, schedule_size
+from dlms_jax.diffusion import Cached, Denoiser, Objective, Vocabulary, schedule_size, shifted
 from dlms_jax.models import (
     Network,
     Transformer,
@@ -33,6 +33,12 @@ def make_denoiser(
     config: Config, model: Network, params, objective: Objective, mesh: Mesh
 ) -> Denoiser:
     """Returns the Denoiser of a network and its parameters."""
+    denoise = _denoiser(config, model, params, objective, mesh)
+    return shifted(denoise) if config.objective.shift else denoise
+
+
+def _denoiser(config, model, params, objective, mesh) -> Denoiser:
+    """Returns the Denoiser whose outputs stand where the network gives them."""
     apply = functools.partial(model.apply, {"params": params})
 
     def logits(inputs, t_BxL, layout):

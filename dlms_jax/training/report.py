@@ -46,6 +46,13 @@ def show_start(
             f"note: {config.objective.name} diffusion learns more where the network is told how "
             "noisy its input is: --config.model.conditioning=film",
         )
+    if config.objective.anneal_steps > config.training.steps:
+        say(
+            console,
+            f"note: config.objective.anneal_steps={config.objective.anneal_steps} is more than "
+            f"config.training.steps={config.training.steps}: the run ends before its attention is "
+            "that which it is evaluated by",
+        )
     for split in (*dataset.train, dataset.heldout):
         f = split.fingerprint
         filled = f["tokens"] / max(split.rows.number * split.rows.length, 1)

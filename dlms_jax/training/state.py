@@ -1,5 +1,6 @@
 """All that a training run carries from step to step."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -39,21 +40,32 @@ def initial_params(model: Network, key: jax.Array) -> Any:
     return model.init(key, inputs, t_1x2, layout, "full")["params"]
 
 
-def initialise(config: Config, model: Network, tx: optax.GradientTransformation) -> TrainState:
-    """Returns the state at step 0 (to be traced: see `sharded_state`)."""
-    params = initial_params(model, jax.random.key(config.training.seed))
+def initialise(
+    config: Config, model: Network, tx: optax.GradientTransformation, params=None
+) -> TrainState:
+    """Returns the state at step 0 (to be traced: see `sharded_state`), with random parameters where
+    none are given."""
+    if params is None:
+        params = initial_params(model, jax.random.key(config.training.seed))
     zero = jnp.zeros((), jnp.int32)
     ema = jax.tree.map(jnp.copy, params) if config.training.ema_decay else None
     return TrainState(zero, params, ema, tx.init(params), zero, zero)
 
 
-def sharded_state(config: Config, model: Network, tx, mesh: Mesh) -> TrainState:
+def sharded_state(config: Config, model: Network, tx, mesh: Mesh, params=None) -> TrainState:
     """Returns the state at step 0, each device having computed its own part of it only.
 
-    Raises UserError where config.gaussian.embedding_file is not a table for this vocabulary.
+    params: on the mesh already, and consumed; where None, random ones. The table of
+    config.gaussian.embedding_file takes the place of either's.
+    Raises UserError where that is not a table for this vocabulary.
     """
     shardings = abstract_shardings(config, model, tx, mesh)
-    state = jax.jit(lambda: initialise(config, model, tx), out_shardings=shardings)()
+
+    @functools.partial(jax.jit, out_shardings=shardings, donate_argnums=0)
+    def begin(params):
+        return initialise(config, model, tx, params)
+
+    state = begin(params)
     if model.gaussian is None or not model.gaussian.embedding_file:
         return state
     table_VxE = read_table(model.gaussian, model.rows)

@@ -24,6 +24,21 @@ def test_mask_is_its_definition(kind, size):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_no_position_sees_further_ahead_than_its_row_may(kind):
+    """Padding, all at position 0, sees padding; the kind's own mask where the row is seen whole."""
+    layout = doubled(packed(LENGTHS), 4)
+    own = mask(layout, layout, kind)
+    position = layout.positions_BxL
+    further = position[:, None] - position[:, :, None]  # of the key, after the query
+    for ahead in ([0, 0, 0, 0], [1, 0, 5, 2], [12, 12, 12, 12]):
+        ahead_B = np.array(ahead)
+        found = attention_mask(layout._replace(ahead_B=ahead_B), layout, kind)[:, 0]
+        np.testing.assert_array_equal(found, own & (further <= ahead_B[:, None, None]))
+        assert np.diagonal(found, axis1=1, axis2=2).all()
+    np.testing.assert_array_equal(found, own)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_mask_of_some_columns_is_these_rows_of_the_whole(kind):
     layout = doubled(packed(LENGTHS), 4)
     whole = attention_mask(layout, layout, kind)

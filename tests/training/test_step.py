@@ -94,6 +94,13 @@ def test_accumulation_by_four(reference):
     assert_same_training(after(2, training__accumulation_steps=4), reference["masked"])
 
 
+def test_a_shifted_and_annealed_run_is_the_same_on_a_mixed_mesh_and_accumulated():
+    """Half way, where rows differ in how far ahead they see."""
+    settings = dict(objective__shift=True, objective__anneal_steps=2)
+    mixed = after(2, MESHES["mixed"], training__accumulation_steps=2, **settings)
+    assert_same_training(mixed, after(2, **settings))
+
+
 def test_the_plain_head_trains_as_the_fused_one(reference):
     assert_same_training(after(2, training__head="plain"), reference["masked"])
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.ops import segment_sum
 
 from dlms_jax.config import GaussianConfig
+from dlms_jax.diffusion.annealing import Annealing
 from dlms_jax.diffusion.gaussian.fit import (
     fit_loss,
     make_schedule,
@@ -55,6 +56,7 @@ class Gaussian:
     config: GaussianConfig
     schedule: str = "linear"
     prompts: Prompts = Prompts()
+    annealing: Annealing = Annealing()
     attention = "full"
     exact = False
     protocol = "Gaussian bound: reconstruction, diffusion at log-SNRs drawn uniformly, prior"
@@ -95,6 +97,7 @@ class Gaussian:
     def loss(self, denoise: Denoiser, batch: Batch, key: jax.Array, step=0) -> Loss:
         """Returns the loss that the config names, at one t a document."""
         batch = self.prompts(batch, key, self.vocabulary.mask_id)
+        batch = self.annealing(batch, key, step)
         time_key, noise_key, first_noise_key, coin_key = jax.random.split(key, 4)
         schedule, scored_BxL = self.noise_schedule(denoise), batch.scored_BxL
         t_BxL = document_times(time_key, batch.row_B, batch.layout.segments_BxL)
