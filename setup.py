@@ -13,6 +13,7 @@ DATA = [
 ]
 HUB = ["datasets>=4.0"]
 BEAM = ["apache-beam>=2.70"]
+TORCH = ["torch>=2.6", "transformers>=5.0"]
 
 setup(
     name="dlms_jax",
@@ -35,6 +36,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "rich>=14.0",
+        "safetensors>=0.5",
         "tensorboardX>=2.6.2",
         "tokenizers>=0.22",
     ],
@@ -42,6 +44,7 @@ setup(
         "data": DATA,
         "hub": HUB,
         "beam": BEAM,
+        "torch": TORCH,
         "tfds": ["tensorflow-datasets>=4.9"],
         "test": [
             *DATA,
@@ -52,7 +55,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.12",
             "scipy>=1.12",
-            "transformers>=5.0",
+            *TORCH,
         ],
         "tpu": ["jax[tpu]>=0.10"],
         "cuda12": ["jax[cuda12]>=0.10"],

@@ -8,6 +8,7 @@ and shifts do too. They come from a narrow vector (as in MDLM), which keeps them
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlms_jax.config import ModelConfig
 from dlms_jax.models.layers import Linear, RMSNorm
@@ -72,6 +73,6 @@ def modulated_norm(config: ModelConfig, name: str, x_BxLxD, c_BxLxC, gated: bool
 
 def time_features(t_BxL: jax.Array) -> jax.Array:
     """Returns features_BxLxF: cosines and sines of t at periods from 0.01 to 4, in float32."""
-    periods = jnp.geomspace(_SHORTEST_PERIOD, 4.0, FEATURES // 2)
+    periods = np.geomspace(_SHORTEST_PERIOD, 4.0, FEATURES // 2).astype(np.float32)
     angle = 2 * jnp.pi * t_BxL[..., None].astype(jnp.float32) / periods[None, None, :]
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)

@@ -8,6 +8,7 @@ conditioning: its size), S length of what is attended to, E size of noisy embedd
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlms_jax.config import ModelConfig
 from dlms_jax.models.attention import attend
@@ -58,7 +59,8 @@ class Linear(nn.Module):
 
 def rotary_angles(positions_BxL: jax.Array, size: int, theta: float):
     """Returns (cos, sin), each BxLxK/2 in float32 (RoFormer arXiv 2104.09864, eq. 15)."""
-    frequency = theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+    # In float64, then rounded: any framework can have the same.
+    frequency = (theta ** (-np.arange(0, size, 2) / size)).astype(np.float32)
     angle = positions_BxL[..., None].astype(jnp.float32) * frequency[None, None, :]
     return jnp.cos(angle), jnp.sin(angle)
 

@@ -6,7 +6,7 @@ import pathlib
 
 from dlms_jax.data.tokenizers.byte_level import BPETokenizer, describe
 from dlms_jax.data.tokenizers.special import ROLES, choose_roles
-from dlms_jax.data.tokenizers.tokenizer_json import ordinary_tokens
+from dlms_jax.data.tokenizers.tokenizer_json import lossless, ordinary_tokens
 from dlms_jax.errors import UserError
 
 # The newer file first: where both say something, `transformers` believes it too.
@@ -31,7 +31,7 @@ def load_hugging_face(
     own = {}
     if file.name == "tokenizer.json":
         own = file_roles(file.parent)
-    ordinary = ordinary_tokens(describe(serialized)) if own else set()
+    ordinary = ordinary_tokens(lossless(describe(serialized))) if own else set()
     roles = choose_roles(named, own, usable=lambda token: token not in ordinary)
     return BPETokenizer(serialized, roles, special_tokens)
 

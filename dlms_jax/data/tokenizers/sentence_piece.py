@@ -179,14 +179,14 @@ def _normalises(model: bytes) -> bool:
     """Returns whether a .model has a table of characters to replace: field 2 of field 3."""
     return any(
         charsmap
-        for number, spec in _fields(model)
+        for number, spec in protobuf_fields(model)
         if number == 3
-        for inner, charsmap in _fields(spec)
+        for inner, charsmap in protobuf_fields(spec)
         if inner == 2
     )
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+def protobuf_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
     """Yields the numbers and bytes of a protocol buffer's fields that have a length.
 
     sentencepiece has no method that tells its normalisation, and its generated protobuf module

@@ -118,10 +118,12 @@ def not_text(described: dict[str, Any]) -> list[str]:
 
 def misread(described: dict[str, Any]) -> str:
     """Returns the characters of a text that the library would take for others."""
-    if is_byte_level(described):
+    vocab = described["model"]["vocab"]
+    plain = not described["normalizer"] and not described["pre_tokenizer"]
+    if is_byte_level(described) or (plain and " " in vocab):  # a space is itself
         return ""
     # U+2581 for a space; without a token for that, its own three bytes would stand for the space.
-    return SPACE if SPACE in described["model"]["vocab"] else SPACE + " "
+    return SPACE if SPACE in vocab else SPACE + " "
 
 
 def byte_table(described: dict[str, Any]) -> list[bytes]:
@@ -147,12 +149,12 @@ def _alphabet() -> dict[str, int]:
     return {chr(b): b for b in visible} | {chr(0x100 + i): b for i, b in enumerate(others)}
 
 
-_ALPHABET = _alphabet()
+ALPHABET = _alphabet()
 
 
 def _alphabet_bytes(token: str) -> bytes:
     try:
-        return bytes(_ALPHABET[c] for c in token)
+        return bytes(ALPHABET[c] for c in token)
     except KeyError:  # no text gives such a token; it can only be sampled
         return token.encode()
 

@@ -1,0 +1,150 @@
+"""The model card: what a release's README.md says of the weights beside it."""
+
+import json
+from typing import Any
+
+from dlms_jax import __version__
+from dlms_jax.config import Config, changed_settings
+from dlms_jax.conversion.source import Source
+from dlms_jax.diffusion import make_objective, schedule_size
+from dlms_jax.models import count_parameters
+from dlms_jax.training.denoiser import vocabulary_of
+from dlms_jax.training.writer import read_metrics
+
+_NATIVE = """from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)
+model = AutoModelForMaskedLM.from_pretrained("{name}", trust_remote_code=True)
+inputs = tokenizer("The ", return_tensors="pt")
+tokens = model.generate(**inputs, max_new_tokens=64, seed=0)
+print(tokenizer.batch_decode(tokens, skip_special_tokens=True)[0])"""
+_QWEN3 = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForCausalLM.from_pretrained("{name}")
+inputs = tokenizer("The ", return_tensors="pt")
+tokens = model.generate(**inputs, max_new_tokens=64, do_sample=True)
+print(tokenizer.batch_decode(tokens, skip_special_tokens=True)[0])"""
+_RUN = {
+    "native": f"With `pip install torch transformers`:\n\n```python\n{_NATIVE}\n```\n\n"
+    "`generate` and its settings are in generation_dlms.py, the network in modeling_dlms.py.",
+    "qwen3": f"With `pip install torch transformers`:\n\n```python\n{_QWEN3}\n```",
+    "a2d": "dLLM (github.com/ZHZisZZ/dllm) has the class of this layout: "
+    'after `import dllm`, `AutoModelForMaskedLM.from_pretrained("{name}")`.',
+    "sdar": "SGLang and LMDeploy have the class of this layout.",
+    "megadlms": "MegaDLMs (github.com/JinjieNi/MegaDLMs) has the class of this layout, "
+    "modeling_dlm.py, which is to be put here, and named in config.json's auto_map.",
+    "llada": "LLaDA (huggingface.co/GSAI-ML) has the class of this layout, modeling_llada.py, "
+    "which is to be put here, and named in config.json's auto_map. Its generate() is told the id "
+    "of the mask.",
+    "dream": "Dream (huggingface.co/Dream-org) has the class of this layout, modeling_dream.py, "
+    "which is to be put here, and named in config.json's auto_map.",
+}
+
+
+def model_card(
+    source: Source, name: str, layout: str, dtype: str, report: dict[str, Any], licence: str
+) -> str:
+    """Returns the text of a README.md. report: of verify_export."""
+    config, about = source.config, source.about
+    number = count_parameters(config, source.tokenizer.size, schedule_size(config))
+    weights = "moving average of the weights" if source.item == "ema" else "weights"
+    lines = [
+        "---",
+        "library_name: transformers",
+        *([f"license: {licence}"] if licence else []),
+        "tags:",
+        "- dlms_jax",
+        f"- {config.objective.name}-language-model",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"A language model of {number:,} parameters, trained by dlms_jax {__version__}: "
+        f"{config.objective.name}, {config.model.name}. These are the {weights} at step "
+        f"{source.folder.name}, in {dtype}, in the layout {layout}.",
+        "",
+        "## Run",
+        "",
+        _RUN[layout].format(name=name),
+        "",
+        "## Held-out text",
+        "",
+        _heldout(source),
+        "",
+        "## Data",
+        "",
+        *_data(about.get("data", {})),
+        "",
+        f"Tokenizer: {config.tokenizer.name}, {source.tokenizer.size} symbols. Context: "
+        f"{config.data.sequence_length} tokens; each text begins with "
+        f"`{source.tokenizer.roles['bos']}`.",
+        "",
+        "## Recipe",
+        "",
+        f"Settings of the recipe `{config.name}` that differ from dlms_jax's defaults:",
+        "",
+        "```",
+        *(f"{key} = {json.dumps(now)}" for key, _, now in changed_settings(Config(), config)),
+        "```",
+        "",
+        "## Checked when it was made",
+        "",
+        *_checks(report),
+        "",
+        "Every file's sha256 is in SHA256SUMS (`sha256sum --check SHA256SUMS`).",
+        "",
+        "## Licence",
+        "",
+        f"{licence or 'Not stated'} for the weights."
+        + (" The .py files: Apache-2.0." if layout == "native" else ""),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _heldout(source: Source) -> str:
+    """Returns the last held-out numbers that the run logged up to this step."""
+    history = read_metrics(source.folder.parent.parent / "metrics.csv")
+    step = int(source.folder.name) if source.folder.name.isdigit() else 0
+    rows = [row for row in history if row["bits_per_byte"] and int(row["step"]) <= step]
+    if not rows:
+        return "The run's log has no evaluation up to this step, or is not beside the checkpoint."
+    last, config = rows[-1], source.config
+    objective = make_objective(config, vocabulary_of(source.tokenizer))
+    which = f"{config.evaluation.rows} rows" if config.evaluation.rows else "all rows"
+    return (
+        f"At step {last['step']}: {float(last['bits_per_byte']):.4f} bits/byte +- "
+        f"{float(last['stderr'] or 0):.4f} (standard error), {float(last['bound']):.4f} nats/token "
+        f"on {which} of {config.data.sequence_length} tokens of held-out text. Protocol: "
+        f"{objective.protocol}."
+    )
+
+
+def _data(data: dict[str, Any]):
+    """Yields a line for each text: its size and fingerprint."""
+    texts = [("training", text) for text in data.get("train", [])]
+    if "heldout" in data:
+        texts.append(("held-out", data["heldout"]))
+    for use, text in texts:
+        sizes = ", ".join(f"{text[k]:,} {k}" for k in ("documents", "bytes", "tokens") if k in text)
+        yield f"- {use}: {text.get('name', '')} {sizes}, sha256 `{text['sha256']}`".replace(
+            ":  ", ": "
+        )
+    if not texts:
+        yield "Not recorded: these weights were imported."
+
+
+def _checks(report: dict[str, Any]):
+    yield f"- On disk: {report['weights']}."
+    if isinstance(report["logits"], str):
+        yield f"- Logits: {report['logits']}."
+        return
+    yield (
+        f"- Logits in float32 against JAX, with {report['class']}: at most "
+        f"{max(report['logits'].values()):.1e} apart, as a share of the largest "
+        f"({len(report['logits'])} comparisons, verification.json)."
+    )
+    yield {True: "- Greedy texts: identical.", None: "- Greedy texts: not compared."}[
+        report["greedy"]
+    ]

@@ -1,0 +1,177 @@
+"""A folder of safetensors -> a checkpoint of ours, to sample from and to start training from."""
+
+from collections.abc import Iterator, Mapping
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from dlms_jax.config import from_dict
+from dlms_jax.conversion.export import ABOUT, PADDING
+from dlms_jax.conversion.folder import check_checksums, read_json
+from dlms_jax.conversion.foreign import Foreign, foreign_model
+from dlms_jax.conversion.layouts import LAYOUTS
+from dlms_jax.conversion.names import Tensor, tensors_of
+from dlms_jax.conversion.params import read_params
+from dlms_jax.conversion.verify import verify_import
+from dlms_jax.conversion.weights_files import WeightsReader
+from dlms_jax.data import tokenizers
+from dlms_jax.data.tokenizers import ROLES, Tokenizer
+from dlms_jax.data.tokenizers.hugging_face import load_hugging_face
+from dlms_jax.errors import UserError
+from dlms_jax.training import checkpoint
+from dlms_jax.training.denoiser import vocabulary_of
+
+# Of a config.json of ours, what PyTorch programs may write otherwise without changing the model.
+_FREE = ("architectures", "auto_map", "gaussian", "rope_parameters", "attn_implementation")
+
+
+def import_model(
+    model: pathlib.Path, out: pathlib.Path, context: int | None = None,
+    roles: Mapping[str, str] | None = None, verify: bool | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Writes the model of a folder as the checkpoint of a new workdir `out`; returns the report of
+    the check. Each process reads what its own devices hold.
+
+    context: tokens of a row; None: the model's own, for others' models 2048 at most. roles: which
+    special token has which role, where the tokenizer's files do not say it or say it otherwise.
+    """
+    console = console or Console(soft_wrap=True, quiet=jax.process_index() > 0)
+    roles = {role: token for role, token in (roles or {}).items() if token}
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not empty; give another --out, or remove it")
+    described = read_json(model / "config.json")
+    check_checksums(model)
+    if "dlms_jax" in described:
+        if context or roles:
+            raise UserError(
+                f"{model} is ours: its context and special tokens are known; leave out --context "
+                "and --...-token"
+            )
+        foreign, about = _ours(model, described)
+    else:
+        foreign = foreign_model(described, str(model / "config.json"), context)
+        about = _about(model, foreign, roles)
+    tokenizer = tokenizers.from_dict(about["tokenizer"])
+    rows = vocabulary_of(tokenizer).rows
+    reader = WeightsReader(model)
+    padding = WeightsReader(model, PADDING) if (model / PADDING).is_file() else None
+    tensors = list(tensors_of(foreign.config, rows))
+    _check_tensors(model, reader, foreign, tensors)
+    known = _known_symbols(reader, foreign, tensors)
+    for line in _said_of_vocabulary(tokenizer, known):
+        console.print(line, highlight=False)
+    params = read_params(reader, padding, foreign, tensors, rows, console)
+    step = int(about.get("step", 0))
+    try:
+        checkpoint.save_weights(out, step, params, about)
+        folder = out / checkpoint.FOLDER / str(step)
+        return verify_import(folder, model, foreign, known, verify, console)
+    except BaseException:
+        if jax.process_index() == 0:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _ours(model: pathlib.Path, described: dict[str, Any]) -> tuple[Foreign, dict[str, Any]]:
+    """Returns how an export of ours is read, and what its checkpoint said of itself."""
+    saved, where = described["dlms_jax"], model / "config.json"
+    try:
+        config, layout = from_dict(saved["config"]), LAYOUTS[saved["layout"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{where}: what stands under dlms_jax lacks {error}; get it anew") from None
+    if (model / ABOUT).is_file():
+        about = read_json(model / ABOUT)
+        tokenizer = tokenizers.from_dict(about["tokenizer"])
+    else:  # saved anew by a PyTorch program
+        tokenizer = _read_tokenizer(model, _token_names(model, described))
+        about = {"tokenizer": tokenizer.to_dict(), "data": {}, "versions": checkpoint.versions()}
+    for key, value in layout.config(config, tokenizer).items():
+        if key in described and key not in _FREE and described[key] != value:
+            raise UserError(
+                f"{where} says {key}={described[key]!r}, but the settings it holds under dlms_jax "
+                f"come to {value!r}; one of them is wrong, get it anew"
+            )
+    about["config"] = config.to_dict()
+    zeros = tuple(name for name, _ in layout.zero_tensors(config))
+    return Foreign(config, layout.rename, zeros=zeros), about
+
+
+def _about(model: pathlib.Path, foreign: Foreign, roles: Mapping[str, str]) -> dict[str, Any]:
+    """Returns what the checkpoint of another program's model says of itself."""
+    described = {} if foreign.mask_id is None else {"mask_token_id": foreign.mask_id}
+    tokenizer = _read_tokenizer(model, _token_names(model, described) | roles)
+    if foreign.mask_id is not None and tokenizer.mask_id != foreign.mask_id:
+        raise UserError(
+            f"{model}: the model's mask is token {foreign.mask_id}, the tokenizer's is "
+            f"{tokenizer.roles['mask']!r}, token {tokenizer.mask_id}; name the right one with "
+            "--mask-token"
+        )
+    return {
+        "config": foreign.config.to_dict(),
+        "tokenizer": tokenizer.to_dict(),
+        "data": {},
+        "versions": checkpoint.versions(),
+        "imported": str(model),
+    }
+
+
+def _read_tokenizer(model: pathlib.Path, roles: Mapping[str, str]) -> Tokenizer:
+    try:
+        return load_hugging_face(model, {role: roles.get(role, "") for role in ROLES}, ())
+    except UserError as error:
+        raise UserError(f"{model}: {error}") from None
+
+
+def _token_names(model: pathlib.Path, described: dict[str, Any]) -> dict[str, str]:
+    """Returns the special tokens that a config names by their ids."""
+    if not (model / "tokenizer.json").is_file():
+        return {}
+    added = read_json(model / "tokenizer.json").get("added_tokens") or []
+    names = {token["id"]: token["content"] for token in added}
+    ids = {role: described.get(f"{role}_token_id") for role in ROLES}
+    return {role: names[i] for role, i in ids.items() if i in names}
+
+
+def _check_tensors(model, reader: WeightsReader, foreign: Foreign, tensors: list[Tensor]):
+    """Raises UserError where a tensor is missing, of another shape, or one without a place."""
+    seen = set(foreign.zeros)
+    for tensor in tensors:
+        for name in map(foreign.rename, tensor.names()):
+            seen.add(name)
+            if name not in reader.shapes:
+                raise UserError(f"{model} has no tensor {name}, which its config.json asks for")
+            found = reader.shapes[name]
+            fits = found[1:] == tensor.shape[1:] if tensor.vocabulary else found == tensor.shape
+            if not fits:
+                raise UserError(
+                    f"{model}: {name} has the shape {found}; config.json makes it {tensor.shape}"
+                )
+    for name in foreign.zeros:
+        if name in reader.shapes and reader.read(name).any():
+            raise UserError(f"{model}: {name} is not 0; our attention's output has no bias")
+    if foreign.config.model.tie_embeddings:  # some write it all the same
+        seen |= {"lm_head.weight", foreign.rename("lm_head.weight")}
+    extra = [n for n in reader.shapes if n not in seen and not n.endswith(foreign.ignored)]
+    if extra:
+        raise UserError(f"{model} has the tensor {min(extra)}, for which our network has no place")
+
+
+def _known_symbols(reader, foreign, tensors) -> int:
+    """Returns for how many symbols the file has rows."""
+    names = [foreign.rename(tensor.name) for tensor in tensors if tensor.vocabulary]
+    return min(reader.shapes[name][0] for name in names)
+
+
+def _said_of_vocabulary(tokenizer: Tokenizer, known: int) -> Iterator[str]:
+    if known > tokenizer.size:
+        yield (
+            f"the tokenizer has {tokenizer.size} symbols, the model rows for {known}: those that "
+            "belong to no symbol are left out"
+        )
+    new = [token for token, i in tokenizer.special_ids.items() if i >= known]
+    if new:
+        yield f"new symbols, whose rows begin as the mean of all: {', '.join(new)}"

@@ -1,0 +1,96 @@
+"""What the parameters are called in PyTorch: one table, from the paths of the parameter tree.
+
+Names are Qwen3's where Qwen3 has the part; the rest keep our own, under `model.`. A PyTorch matrix
+is the transpose of a kernel. A path under `layers` holds all layers at once: it is one tensor a
+layer, whose name has the layer's number in place of {n}.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import re
+from typing import Any
+
+import jax
+
+from dlms_jax.config import Config
+from dlms_jax.models import gaussian_of
+from dlms_jax.parallel.mesh import make_mesh
+from dlms_jax.parallel.rules import path_string
+from dlms_jax.training.denoiser import make_model
+from dlms_jax.training.state import initial_params
+
+_RENAMED = (  # the first that matches; then what is left of a path keeps its parts
+    (r"^embed/embedding$", "embed_tokens/kernel"),
+    (r"^lm_head/", "/lm_head/"),  # the one part that is not under model.
+    (r"^final_norm/", "norm/"),
+    (r"^layers/attn_norm/", "layers/{n}/input_layernorm/"),
+    (r"^layers/mlp_norm/", "layers/{n}/post_attention_layernorm/"),
+    (r"^layers/attn/", "layers/{n}/self_attn/"),
+    (r"^layers/", "layers/{n}/"),
+    (r"^source_layers/attn_norm/", "source_layers/{n}/input_layernorm/"),
+    (r"^source_layers/mlp_norm/", "source_layers/{n}/post_attention_layernorm/"),
+    (r"^source_layers/attn/", "source_layers/{n}/self_attn/"),
+    (r"^source_layers/", "source_layers/{n}/"),
+    (r"^(down|up)_(\d+)_(\d+)/", r"unet/\1/\2/\3/"),
+    (r"^(shorten|lengthen)_(\d+)/", r"unet/\1/\2/"),
+    (r"^mid/", "unet/mid/"),
+)
+_LEAVES = {"kernel": "weight", "scale": "weight"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A parameter of the tree, and the tensors that it is in PyTorch.
+
+    path: "layers/attn/q_proj/kernel". name: "model.layers.{n}.self_attn.q_proj.weight". layers:
+    how many tensors it is, 0 where it is one and not stacked. shape: of one tensor, in PyTorch's
+    order. transposed: whether that is the reverse of the parameter's. vocabulary: whether the first
+    axis of the tensor has a row for each symbol.
+    """
+
+    path: str
+    name: str
+    layers: int
+    shape: tuple[int, ...]
+    transposed: bool
+    vocabulary: bool
+
+    def names(self) -> list[str]:
+        """Returns the name of each of its tensors."""
+        return [self.name.format(n=n) for n in range(self.layers)] if self.layers else [self.name]
+
+
+def tensors_of(config: Config, rows: int) -> Iterator[Tensor]:
+    """Yields the Tensor of each parameter of a config's network, whose vocabulary has `rows` rows,
+    in the tree's order."""
+    gaussian = gaussian_of(config)
+    vocabulary = {"embed/embedding", "embed/table"}
+    if gaussian is None or gaussian.head == "logits":
+        vocabulary.add("lm_head/kernel")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(config, rows)):
+        path = path_string(path)
+        stacked = re.match("(source_)?layers/", path) is not None
+        shape = leaf.shape[1:] if stacked else leaf.shape
+        transposed = path.endswith("/kernel")
+        yield Tensor(
+            path, torch_name(path), leaf.shape[0] if stacked else 0,
+            shape[::-1] if transposed else shape, transposed, path in vocabulary,
+        )  # fmt: skip
+
+
+def abstract_params(config: Config, rows: int) -> Any:
+    """Returns the parameter tree of a config's network as ShapeDtypeStructs."""
+    network = make_model(config, rows, make_mesh(devices=jax.devices()[:1]))
+    return jax.eval_shape(lambda: initial_params(network, jax.random.key(0)))
+
+
+def torch_name(path: str) -> str:
+    """Returns the PyTorch name of a parameter, {n} for the number of its layer."""
+    for pattern, replacement in _RENAMED:
+        renamed = re.sub(pattern, replacement, path)
+        if renamed != path:
+            path = renamed
+            break
+    *parts, leaf = path.split("/")
+    parts = [part for part in parts if part] if path.startswith("/") else ["model", *parts]
+    return ".".join([*parts, _LEAVES.get(leaf, leaf)])

@@ -1,0 +1,265 @@
+"""The same inputs to both frameworks, in float32: logits, and greedy texts."""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+import transformers
+
+from dlms_jax.config import Config
+from dlms_jax.conversion.folder import read_json
+from dlms_jax.conversion.pytorch.modeling_dlms import DLMForDiffusion
+from dlms_jax.conversion.source import Source
+from dlms_jax.conversion.weights_files import WeightsReader
+from dlms_jax.diffusion import Layout, Noisy, make_objective
+from dlms_jax.diffusion.protocol import example_keys
+from dlms_jax.models.attention import attention_mask
+from dlms_jax.parallel.mesh import make_mesh
+from dlms_jax.sampling import make_canvas, make_sampler, run
+from dlms_jax.training.denoiser import make_denoiser, make_model, vocabulary_of
+
+_LENGTH = 33  # of the longest rows that are compared
+
+
+def compare(source: Source, theirs: "Native | Stock", known: int) -> dict[str, Any]:
+    """Returns {"class", "logits": {case: largest difference / largest logit}, "greedy"}, the last
+    None where the class has no sampler of ours. known: symbols that the class has rows for."""
+    model = dataclasses.replace(source.config.model, dtype="float32", remat="none")
+    ours = Ours(dataclasses.replace(source.config, model=model), source)
+    with torch.no_grad():
+        logits = {}
+        for names, inputs, t_BxL, rows in cases(ours, known):
+            expected = np.asarray(ours.logits(inputs, t_BxL, rows))
+            found = theirs.logits(inputs, t_BxL, rows)
+            for i, name in enumerate(names):
+                logits[name] = _apart(expected[i], found[i], rows.segments_BxL[i] > 0)
+        same = theirs.texts(ours)
+    return {"class": theirs.name, "logits": logits, "greedy": same}
+
+
+def _apart(expected_LxV, found_LxV, valid_L) -> float:
+    """Returns the largest difference as a share of the largest logit, without padding of either."""
+    columns = min(expected_LxV.shape[1], found_LxV.shape[1])
+    expected, found = (x[valid_L, :columns] for x in (expected_LxV, found_LxV))
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+class Ours:
+    """The checkpoint's network in JAX, and its sampler."""
+
+    def __init__(self, config: Config, source: Source):
+        self.config, self.tokenizer = config, source.tokenizer
+        vocabulary = vocabulary_of(source.tokenizer)
+        mesh = make_mesh(devices=jax.local_devices()[:1])
+        self.objective = make_objective(config, vocabulary)
+        self.network = make_model(config, vocabulary.rows, mesh)
+        params: dict[str, Any] = {}
+        for tensor in source.tensors:
+            *parts, leaf = tensor.path.split("/")
+            node = functools.reduce(lambda node, part: node.setdefault(part, {}), parts, params)
+            node[leaf] = source.arrays.read(tensor.path).astype(np.float32)
+
+        def denoiser(params):
+            return make_denoiser(config, self.network, params, self.objective, mesh)
+
+        self.params, self.denoiser = jax.device_put(params), denoiser
+        self._logits = jax.jit(lambda params, *inputs: denoiser(params).logits(*inputs))
+        self.table_VxE = denoiser(self.params).table_VxE
+
+    def logits(self, inputs, t_BxL, rows: Layout):
+        return self._logits(self.params, inputs, t_BxL, rows)
+
+    def sample(self, sampling, pieces):
+        """Returns (the canvas before, what noise it starts from, tokens_BxL after)."""
+        rule = make_sampler(self.config.objective.name, self.objective, sampling)
+        canvas = make_canvas(pieces, self.tokenizer, self.config.data.sequence_length)
+        keys_B = example_keys(jax.random.key(0), np.arange(len(pieces)))
+        total = rule.num_steps(canvas)
+
+        @jax.jit
+        def fill(params):
+            state = rule.start(self.denoiser(params), canvas, keys_B)
+            return state, run(rule, self.denoiser(params), state, keys_B, 0, total)
+
+        first, last = fill(self.params)
+        return canvas, first, np.asarray(last.tokens_BxL)
+
+
+def cases(ours: Ours, known: int) -> Iterator[tuple]:
+    """Yields (what each row tries, inputs, t_BxL, layout): one array of rows of several documents
+    and padding, and one that is short."""
+    rng, context = np.random.default_rng(0), ours.config.data.sequence_length
+    length = min(_LENGTH, context)
+    half = max(length // 2, 1)
+    documents = [[length], [half], [half, length - half], [1, length - 1], [2], [1]]
+    documents = [[size for size in sizes if size] for sizes in documents]
+    for rows, size in ((documents, length), ([[2]], 2)):
+        names = [f"{' + '.join(map(str, sizes))} of {size} tokens" for sizes in rows]
+        yield names, *_case(ours, rng, known, rows, size)
+
+
+def _case(ours: Ours, rng, known: int, documents, length: int):
+    """Returns random inputs: rows of documents of these lengths, half of their tokens masked, each
+    with a time and a class of its own where the network is told."""
+    config, tokenizer = ours.config, ours.tokenizer
+    shape = len(documents), length
+    segments, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    for row, sizes in enumerate(documents):
+        at = 0
+        for number, size in enumerate(sizes, start=1):
+            segments[row, at : at + size] = number
+            positions[row, at : at + size] = np.arange(size)
+            at += size
+    tokens = rng.integers(0, min(tokenizer.size, known), shape, np.int32)
+    if tokenizer.bos_id < known:
+        tokens = np.where(positions == 0, tokenizer.bos_id, tokens)
+    hidden = (rng.random(shape) < 0.5) & (positions > 0) & (tokenizer.mask_id < known)
+    masked = np.where(hidden, tokenizer.mask_id, tokens)
+    t = rng.random(shape, np.float32)
+    given = (positions > 0) & ~hidden & (rng.random(shape) < 0.3)
+    classes = rng.integers(0, config.model.classes + 1, len(documents), np.int32)
+    rows = Layout(segments, positions, given, classes)
+    name = config.objective.name
+    if name == "gaussian":
+        size = config.gaussian.embedding_size
+        return Noisy(*rng.normal(size=(2, *shape, size)).astype(np.float32)), t, rows
+    if name == "block":  # what is being denoised, and beside it the clean text
+        blocks, clean = positions // config.block.size, np.zeros(shape, bool)
+        noisy = rows._replace(blocks_BxL=blocks, clean_BxL=clean, class_B=None)
+        both = jax.tree.map(
+            lambda a, b: np.concatenate([a, b], axis=1), noisy, noisy._replace(clean_BxL=~clean)
+        )
+        t = np.concatenate([t, np.zeros(shape, np.float32)], axis=1)
+        return np.concatenate([masked, tokens], axis=1), t, both._replace(class_B=classes)
+    return (tokens if name == "autoregressive" else masked), t, rows
+
+
+class Native:
+    """Our own PyTorch files."""
+
+    name = "DLMForDiffusion"
+
+    def __init__(self, folder: pathlib.Path):
+        self.model = DLMForDiffusion.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def logits(self, inputs, t_BxL, rows: Layout):
+        given = {
+            "segment_ids": rows.segments_BxL, "position_ids": rows.positions_BxL,
+            "prompt_mask": rows.given_BxL, "class_ids": rows.class_B, "timesteps": t_BxL,
+            "block_ids": rows.blocks_BxL, "clean_mask": rows.clean_BxL,
+        }  # fmt: skip
+        if isinstance(inputs, Noisy):
+            given |= {"inputs_embeds": inputs.z_BxLxE, "estimate": inputs.estimate_BxLxE}
+        else:
+            given["input_ids"] = inputs
+        tensors = {name: _tensor(x) for name, x in given.items() if x is not None}
+        return self.model(**tensors).logits.numpy()
+
+    def texts(self, ours: Ours) -> bool:
+        """Returns whether greedy texts are the same: after a prompt and, where the objective fills
+        holes, before given text, for two rows of different lengths."""
+        config = ours.config
+        room = config.data.sequence_length - 1
+        long = max(1, min(12, room - 5))
+        prompts = [["a", long], ["The ", max(1, long // 2)]]
+        if config.objective.name not in ("autoregressive", "block"):
+            prompts = [["a", long, "b"], ["The ", max(1, long // 2), "e"]]
+        prompts = [
+            p for p in prompts if sum(len(ours.tokenizer.encode(x)) if isinstance(x, str) else x
+                                      for x in p) <= room
+        ] or [[room]]  # fmt: skip
+        # Uniform diffusion moves at random but in its only step; of the others nothing is random.
+        sampler, steps = {
+            "masked": ("confidence", 4), "block": ("confidence", 3), "gaussian": ("ddim", 4),
+        }.get(config.objective.name, ("default", 1))  # fmt: skip
+        sampling = dataclasses.replace(
+            config.sampling, sampler=sampler, steps=steps, temperature=0.0, eta=0.0, top_k=0,
+            top_p=1.0, guidance=0.5, rounding=False, grid="uniform", cache=True,
+        )  # fmt: skip
+        canvas, first, expected = ours.sample(sampling, prompts)
+        noise = None
+        if config.objective.name == "gaussian":
+            noise = _tensor(first.extra.z_BxLxE)
+        elif config.objective.name == "uniform":
+            noise = _tensor(first.tokens_BxL)
+        inputs = np.where(canvas.holes_BxL, ours.tokenizer.mask_id, canvas.tokens_BxL)
+        longest = int((canvas.layout.segments_BxL > 0).sum(axis=1).max())
+        valid = canvas.layout.segments_BxL[:, :longest] > 0
+        found = self.model.generate(
+            _tensor(inputs)[:, :longest], attention_mask=_tensor(valid), max_new_tokens=0,
+            sampler=sampler, steps=steps, temperature=0.0, eta=0.0, top_k=0, top_p=1.0,
+            guidance_scale=0.5, grid="uniform", noise=None if noise is None else noise[:, :longest],
+        ).numpy()  # fmt: skip
+        return bool((found == expected[:, :longest])[valid].all())
+
+
+class Stock:
+    """A class of transformers, with the mask that our network has."""
+
+    def __init__(self, model, name: str, config: Config):
+        self.model, self.name, self.config = model.eval(), name, config
+
+    @classmethod
+    def loaded(cls, folder: pathlib.Path, config: Config) -> "Stock":
+        """Returns the class that a folder's config.json names, as a user would load it."""
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa"
+        )
+        return cls(model, type(model).__name__, config)
+
+    @classmethod
+    def in_place_of(cls, folder, config: Config, rename: Callable[[str], str]) -> "Stock":
+        """Returns a class that computes what the folder's own does, with its weights. Files of
+        other programs import parts of transformers that version 5 no longer has."""
+        m = config.model
+        described, reader = read_json(folder / "config.json"), WeightsReader(folder)
+        common = {
+            "vocab_size": reader.shapes[rename("model.embed_tokens.weight")][0],
+            "hidden_size": m.width, "num_hidden_layers": m.num_layers,
+            "num_attention_heads": m.num_heads, "num_key_value_heads": m.kv_heads,
+            "head_dim": m.per_head, "intermediate_size": m.hidden,
+            "rms_norm_eps": m.norm_epsilon, "tie_word_embeddings": m.tie_embeddings,
+            "rope_parameters": {"rope_type": "default", "rope_theta": m.rope_theta},
+            "attn_implementation": "sdpa",
+        }  # fmt: skip
+        if m.qk_norm:
+            built = transformers.Qwen3Config(**common, attention_bias=m.qkv_bias)
+            kind = transformers.Qwen3ForCausalLM
+        elif m.qkv_bias:
+            kind, built = transformers.Qwen2ForCausalLM, transformers.Qwen2Config(**common)
+        else:
+            kind, built = transformers.LlamaForCausalLM, transformers.LlamaConfig(**common)
+        model = kind(built)
+        weights = {
+            name: torch.from_numpy(reader.read(rename(name)).astype(np.float32))
+            for name in model.state_dict()
+            if rename(name) in reader.shapes
+        }
+        missing, _ = model.load_state_dict(weights, strict=False)
+        if set(missing) - {"lm_head.weight"} or (missing and not m.tie_embeddings):
+            raise ValueError(f"{kind.__name__} wants {missing}, which {folder} has not")
+        architecture = (described.get("architectures") or ["its class"])[0]
+        return cls(model, f"{kind.__name__} in place of {architecture}", config)
+
+    def logits(self, inputs, t_BxL, rows: Layout):
+        kind = {"autoregressive": "causal", "block": "block"}.get(
+            self.config.objective.name, "full"
+        )
+        mask = np.asarray(attention_mask(rows, rows, kind))
+        found = self.model(
+            _tensor(inputs), attention_mask=_tensor(mask), position_ids=_tensor(rows.positions_BxL)
+        ).logits
+        return (found.roll(1, dims=1) if self.config.objective.shift else found).numpy()
+
+    def texts(self, ours: Ours) -> None:
+        """Has no sampler of ours to compare."""
+
+
+def _tensor(x) -> torch.Tensor:
+    x = np.array(x)
+    return torch.from_numpy(x.astype(np.int64) if x.dtype == np.int32 else x)

@@ -1,0 +1,100 @@
+"""Checkpoint <-> PyTorch and Hugging Face.
+
+    python -m dlms_jax.convert to-torch --checkpoint runs/tiny --out release/tiny
+    python -m dlms_jax.convert to-torch --checkpoint runs/tiny-ar --out release/ar --layout qwen3
+    python -m dlms_jax.convert from-torch --model release/tiny --out runs/back
+    python -m dlms_jax.convert from-torch --model Qwen3-0.6B --out runs/qwen3 --context 1024
+
+docs/release.md tells the layouts apart, and which models can come in.
+"""
+
+import argparse
+import pathlib
+import re
+
+from dlms_jax.errors import UserError, command_line
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dlms_jax.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="to-torch|from-torch")
+    out = commands.add_parser("to-torch", help="a run's checkpoint -> a folder for PyTorch users")
+    add = out.add_argument
+    add("--checkpoint", required=True, metavar="DIR", help="a run's workdir, or a checkpoints/STEP")
+    add("--out", required=True, type=pathlib.Path, metavar="DIR", help="the new folder")
+    add("--layout", default="native", choices=_LAYOUTS,
+        help="whose names and config.json (default native: our own PyTorch files, which hold "
+        "everything; the others refuse what they cannot hold)")  # fmt: skip
+    add("--ema", action=argparse.BooleanOptionalAction, default=None,
+        help="the moving average of the weights (default: where the run kept one)")  # fmt: skip
+    add("--dtype", choices=("float32", "bfloat16"),
+        help="of the weights (default: the checkpoint's, which loses no bit)")  # fmt: skip
+    add("--shard-size", default="5GB", metavar="SIZE", help="of each file, at most (default 5GB)")
+    add("--verify", action=argparse.BooleanOptionalAction, default=None,
+        help="compare logits and greedy texts with PyTorch; takes the memory of both models "
+        "(default: where torch is installed)")  # fmt: skip
+    add("--licence", default="", metavar="NAME", help="of the weights, for the model card")
+    add("--chat-template", type=pathlib.Path, metavar="FILE", help="a .jinja to go with it")
+
+    into = commands.add_parser("from-torch", help="a folder of safetensors -> a run to start from")
+    add = into.add_argument
+    add("--model", required=True, type=pathlib.Path, metavar="DIR",
+        help="our own export, or a downloaded model: Qwen3, Qwen2, Llama, LLaDA, Dream, SDAR, a2d, "
+        "MegaDLMs")  # fmt: skip
+    add("--out", required=True, type=pathlib.Path, metavar="DIR", help="the new workdir")
+    add("--context", type=int, metavar="N",
+        help="tokens of a row (default: the model's own, 2048 at most)")  # fmt: skip
+    for role in ("pad", "bos", "eos", "mask"):
+        add(f"--{role}-token", default="", metavar="TOKEN",
+            help=f"which token is {role} (default: what the tokenizer's files say, else a new one)",
+        )  # fmt: skip
+    add("--verify", action=argparse.BooleanOptionalAction, default=None,
+        help="compare logits with the class of transformers, where it has one (default: where "
+        "torch is installed)")  # fmt: skip
+    return parser
+
+
+_LAYOUTS = ("native", "qwen3", "a2d", "sdar", "megadlms", "llada", "dream")
+
+
+def _bytes(text: str) -> int:
+    """Returns the number that "5GB", "200MB" or "1000" stands for."""
+    found = re.fullmatch(r"(\d+)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
+    size = int(found[1]) * 1000 ** " KMG".index((found[2] or " ").upper()) if found else 0
+    if not size:
+        raise UserError(f"--shard-size={text} is no size; write 5GB, 200MB or a number of bytes")
+    return size
+
+
+@command_line
+def main(argv=None):
+    arguments = _parser().parse_args(argv)
+    if arguments.command == "to-torch":
+        size = _bytes(arguments.shard_size)
+
+        from dlms_jax.conversion.export import export  # after the checks: JAX takes its time
+        from dlms_jax.conversion.source import open_source
+        from dlms_jax.data.chat import load_template
+
+        template = load_template(arguments.chat_template) if arguments.chat_template else ""
+        source = open_source(arguments.checkpoint, arguments.ema)
+        export(
+            source, arguments.out, arguments.layout, arguments.dtype, size, arguments.verify,
+            arguments.licence, template,
+        )  # fmt: skip
+        print(f"{arguments.out}: {source.folder}, layout {arguments.layout}; its README.md says "
+              "how to run it")  # fmt: skip
+        return
+
+    from dlms_jax.conversion.importing import import_model
+
+    roles = {role: getattr(arguments, f"{role}_token") for role in ("pad", "bos", "eos", "mask")}
+    import_model(arguments.model, arguments.out, arguments.context, roles, arguments.verify)
+
+
+if __name__ == "__main__":
+    main()

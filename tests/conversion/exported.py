@@ -1,0 +1,60 @@
+"""Checkpoints of small random networks of every kind, and what is exported from them."""
+
+import functools
+import pathlib
+
+from conftest import small_config
+import jax
+import numpy as np
+
+from dlms_jax.config import Config
+from dlms_jax.conversion.names import abstract_params
+from dlms_jax.conversion.source import open_source
+from dlms_jax.data.tokenizers import ByteTokenizer, Tokenizer
+from dlms_jax.parallel.rules import path_string
+from dlms_jax.training import checkpoint
+from dlms_jax.training.denoiser import vocabulary_of
+
+
+def random_params(config: Config, rows: int, seed: int = 0):
+    """Returns parameters of which none is at 0 or 1, where it would not be heard; with them the
+    network mixes its positions, as one at its initial scale hardly does."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, shape):
+        x = rng.normal(size=shape.shape).astype(np.float32)
+        name = path_string(path)
+        if name.endswith("kernel"):
+            x /= shape.shape[-2] ** 0.5
+        elif name.endswith("scale"):
+            x = 1 + 0.2 * x
+        elif name.endswith(("bias", "schedule")):
+            x *= 0.02
+        return x
+
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(config, rows))
+
+
+def random_checkpoint(
+    workdir: pathlib.Path, tokenizer: Tokenizer | None = None, seed: int = 0, **settings
+):
+    """Returns the Source of a checkpoint of a random network, written to a workdir."""
+    config, tokenizer = small_config(**settings), tokenizer or ByteTokenizer()
+    about = {
+        "config": config.to_dict(), "tokenizer": tokenizer.to_dict(), "data": {},
+        "versions": checkpoint.versions(),
+    }  # fmt: skip
+    params = random_params(config, vocabulary_of(tokenizer).rows, seed)
+    checkpoint.save_weights(workdir, 7, jax.device_put(params), about)
+    return open_source(workdir)
+
+
+@functools.cache
+def odd_tokenizer(further: int = 5) -> Tokenizer:
+    """Returns a tokenizer with further special tokens: its size divides by nothing."""
+    return ByteTokenizer(special_tokens=[f"<|{i}|>" for i in range(further)])
+
+
+def tree_of(source) -> dict[str, np.ndarray]:
+    """Returns every array of a checkpoint by its path."""
+    return {tensor.path: source.arrays.read(tensor.path) for tensor in source.tensors}

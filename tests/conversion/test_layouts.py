@@ -1,0 +1,129 @@
+"""What each layout holds is computed by a class of transformers as by ours; what it cannot hold is
+refused."""
+
+import json
+
+from conftest import small_config
+from conversion.exported import odd_tokenizer, random_checkpoint
+import pytest
+
+from dlms_jax.conversion import layouts
+from dlms_jax.conversion.export import export
+from dlms_jax.conversion.importing import import_model
+from dlms_jax.conversion.source import open_source
+from dlms_jax.conversion.weights_files import WeightsReader
+from dlms_jax.data.tokenizers import ByteTokenizer
+from dlms_jax.errors import UserError
+
+PLAIN = {"model__qk_norm": False}
+BLOCK = {"objective__name": "block", "block__size": 4}
+HELD = {  # (layout, settings, the class that computes it, some names, some of config.json)
+    "qwen3": (
+        {"objective__name": "autoregressive", "model__tie_embeddings": True}, "Qwen3ForCausalLM",
+        ["model.layers.1.self_attn.q_norm.weight", "model.norm.weight"],
+        {"model_type": "qwen3", "tie_word_embeddings": True, "vocab_size": 265},
+    ),
+    "qwen3, biases": (
+        {"objective__name": "autoregressive", "model__qkv_bias": True}, "Qwen3ForCausalLM",
+        ["model.layers.0.self_attn.o_proj.bias", "lm_head.weight"], {"attention_bias": True},
+    ),
+    "a2d": (
+        {}, "Qwen3ForCausalLM in place of A2DQwen3LMHeadModel", ["model.embed_tokens.weight"],
+        {"model_type": "a2d-qwen3", "mask_token_id": 259},
+    ),
+    "a2d, blocks": (
+        BLOCK, "Qwen3ForCausalLM in place of A2DQwen3LMHeadModel", [], {"head_dim": 8},
+    ),
+    "sdar": (
+        BLOCK | {"model__head_size": 6}, "Qwen3ForCausalLM in place of SDARForCausalLM",
+        ["model.layers.0.mlp.down_proj.weight"],
+        {"model_type": "sdar", "block_size": 4, "head_dim": 6, "rope_theta": 10_000.0},
+    ),
+    "megadlms": (
+        {}, "Qwen3ForCausalLM in place of DiffLM", ["lm_head.weight"],
+        {"architectures": ["DiffLM"], "attn_mask_type": "bidirectional", "mask_token_id": 259},
+    ),
+    "llada": (
+        PLAIN, "LlamaForCausalLM in place of LLaDAModelLM",
+        ["model.transformer.wte.weight", "model.transformer.blocks.1.attn_out.weight",
+         "model.transformer.blocks.0.ff_proj.weight", "model.transformer.ff_out.weight"],
+        {"model_type": "llada", "embedding_size": 265, "block_type": "llama", "rope": True},
+    ),
+    "llada, biases, tied": (
+        PLAIN | {"model__qkv_bias": True, "model__tie_embeddings": True},
+        "Qwen2ForCausalLM in place of LLaDAModelLM",
+        ["model.transformer.blocks.0.k_proj.bias"],
+        {"include_qkv_bias": True, "weight_tying": True},
+    ),
+    "dream": (
+        PLAIN | {"model__qkv_bias": True, "objective__shift": True},
+        "Qwen2ForCausalLM in place of DreamModel", ["model.layers.0.self_attn.v_proj.bias"],
+        {"model_type": "Dream", "mask_token_id": 259},
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def any_mask(monkeypatch):
+    """SDAR's engines want token 151669; a tokenizer of as many symbols would be slow."""
+    monkeypatch.setattr(layouts, "SDAR_MASK_ID", 259)
+
+
+@pytest.mark.parametrize("case", list(HELD))
+def test_layout_computes_the_same(case, tmp_path, any_mask):
+    settings, name, tensors, described = HELD[case]
+    layout = case.split(",")[0]
+    source = random_checkpoint(tmp_path / "run", odd_tokenizer(), **settings)
+    report = export(source, tmp_path / "out", layout, verify=True)
+    assert report["class"] == name and max(report["logits"].values()) < 1e-5
+    reader = WeightsReader(tmp_path / "out")
+    assert set(tensors) <= set(reader.shapes)
+    found = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert {key: found[key] for key in described} == described
+    assert not list((tmp_path / "out").glob("*.py"))
+    import_model(tmp_path / "out", tmp_path / "back", verify=False)
+    back = open_source(tmp_path / "back")
+    assert back.config == source.config
+    for tensor in source.tensors:
+        before, after = (s.arrays.read(tensor.path).tobytes() for s in (source, back))
+        assert before == after, tensor.path
+
+
+@pytest.mark.parametrize(
+    ("layout", "settings", "said"),
+    [
+        ("qwen3", {}, "objective.name=masked, only autoregressive"),
+        ("qwen3", {"objective__name": "autoregressive", **PLAIN}, "qk_norm=False"),
+        ("a2d", {"objective__shift": True}, "objective.shift=True"),
+        ("a2d", PLAIN, "qk_norm=False"),
+        ("a2d", {"model__conditioning": "film"}, "conditioning=film"),
+        ("sdar", {}, "objective.name=masked, only block"),
+        ("sdar", BLOCK, "take 151669 for the mask whatever the config says, .* is 259"),
+        ("sdar", BLOCK | {"block__context": "causal"}, "block.context=causal"),
+        ("megadlms", {"model__qkv_bias": True}, "qkv_bias=True"),
+        ("megadlms", BLOCK, "objective.name=block"),
+        ("llada", {}, "qk_norm=True"),
+        ("llada", PLAIN | {"model__head_size": 6}, "head_size=6"),
+        ("llada", PLAIN | {"model__source": "cross_attention"}, "source=cross_attention"),
+        ("dream", PLAIN | {"model__qkv_bias": True}, "objective.shift=False"),
+        ("dream", PLAIN | {"objective__shift": True}, "qkv_bias=False"),
+        ("llada", PLAIN | {"model__name": "unet"}, "model.name=unet"),
+        ("a2d", {"objective__name": "uniform"}, "objective.name=uniform"),
+    ],
+)
+def test_what_a_layout_cannot_hold_is_refused(layout, settings, said):
+    with pytest.raises(UserError, match=said):
+        layouts.check_layout(layout, small_config(**settings), ByteTokenizer())
+
+
+def test_dllm_knows_its_mask_by_name():
+    tokenizer = ByteTokenizer({"pad": "<p>", "bos": "<b>", "eos": "<e>", "mask": "<m>"})
+    with pytest.raises(UserError, match="this tokenizer's is <m>"):
+        layouts.check_layout("a2d", small_config(), tokenizer)
+
+
+def test_nothing_is_written_for_what_is_refused(tmp_path):
+    source = random_checkpoint(tmp_path / "run")
+    with pytest.raises(UserError, match="cannot hold"):
+        export(source, tmp_path / "out", "qwen3")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -1,0 +1,141 @@
+"""To PyTorch and back: the same bits, logits and greedy texts, whatever the architecture."""
+
+from conversion.exported import odd_tokenizer, random_checkpoint, tree_of
+import numpy as np
+import pytest
+
+from dlms_jax.conversion.export import export
+from dlms_jax.conversion.importing import import_model
+from dlms_jax.conversion.source import open_source
+from dlms_jax.conversion.weights_files import WeightsReader
+from dlms_jax.errors import UserError
+
+BLOCK = {"objective__name": "block", "block__size": 4}
+GAUSSIAN = {
+    "objective__name": "gaussian", "gaussian__embedding_size": 16, "model__conditioning": "film",
+}  # fmt: skip
+UNET = {"model__name": "unet", "model__unet_blocks": 1}
+ARCHITECTURES = {
+    "masked": {},
+    "no qk norm, qkv bias, tied": {
+        "model__qk_norm": False, "model__qkv_bias": True, "model__tie_embeddings": True,
+    },
+    "one layer, one head, large head": {
+        "model__num_layers": 1, "model__num_heads": 1, "model__num_kv_heads": 1,
+        "model__head_size": 48, "model__width": 24, "model__feed_forward": 40,
+    },
+    "grouped queries, unrolled layers": {
+        "model__num_layers": 3, "model__num_heads": 6, "model__num_kv_heads": 2,
+        "model__head_size": 10, "model__scan_layers": False, "model__rope_theta": 500.0,
+    },
+    "adaLN, classes, an encoder of prompts": {
+        "model__conditioning": "adaln_zero", "model__conditioning_size": 12,
+        "model__source": "cross_attention",
+        "model__classes": 2, "data__mixture": {"a": 1.0, "b": 2.0},
+    },
+    "shifted, cosine": {"objective__shift": True, "objective__schedule": "cosine"},
+    "autoregressive": {"objective__name": "autoregressive", "model__tie_embeddings": True},
+    "block": BLOCK,
+    "block, causal context": BLOCK | {"block__context": "causal", "model__conditioning": "film"},
+    "uniform with masks": {
+        "objective__name": "uniform", "objective__mask_share": 0.3, "model__conditioning": "film",
+    },
+    "uniform unet": UNET | {"objective__name": "uniform", "model__conditioning": "adaln_zero"},
+    "masked unet, one level": UNET | {"model__unet_levels": 1, "model__unet_attention_levels": 0},
+    "gaussian": GAUSSIAN | {"objective__schedule": "learned"},
+    "gaussian unet, embeddings predicted": UNET | GAUSSIAN | {
+        "gaussian__head": "embedding", "gaussian__parameterisation": "v",
+        "objective__schedule": "cosine", "gaussian__self_conditioning": False,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=list(ARCHITECTURES))
+def exported(request, tmp_path_factory):
+    """Returns (source, the folder of its export, the report)."""
+    folder = tmp_path_factory.mktemp("exported")
+    number = list(ARCHITECTURES).index(request.param)
+    source = random_checkpoint(
+        folder / "run", odd_tokenizer(number), number, **ARCHITECTURES[request.param]
+    )
+    report = export(source, folder / "out", shard_bytes=50_000, verify=True)
+    return source, folder / "out", report
+
+
+def test_logits_and_greedy_texts_are_the_same(exported):
+    """`export` compares; this test can fail only with it, so the figures are looked at too."""
+    _, _, report = exported
+    assert report["greedy"] is True
+    assert len(report["logits"]) == 7 and max(report["logits"].values()) < 2e-5
+
+
+def test_the_way_back_gives_the_same_tree(exported, tmp_path):
+    source, folder, _ = exported
+    import_model(folder, tmp_path / "back", verify=False)
+    back = open_source(tmp_path / "back")
+    before, after = tree_of(source), tree_of(back)
+    assert before.keys() == after.keys()
+    for path, array in before.items():
+        assert array.dtype == after[path].dtype and array.tobytes() == after[path].tobytes(), path
+    assert back.config == source.config and back.about["tokenizer"] == source.about["tokenizer"]
+    assert back.folder.name == source.folder.name == "7"
+
+
+def test_files_keep_to_the_limit(exported):
+    """But for a tensor that is larger than it."""
+    _, folder, _ = exported
+    files = sorted(folder.glob("model-*.safetensors"))
+    assert len(files) > 1
+    largest = max(4 * np.prod(shape) for shape in WeightsReader(folder).shapes.values())
+    assert all(file.stat().st_size <= max(50_000, largest) + 10_000 for file in files)
+
+
+def test_bfloat16_comes_back_as_it_went(tmp_path):
+    """Float32 is rounded once; what was rounded is then unchanged, in either direction."""
+    source = random_checkpoint(tmp_path / "run", odd_tokenizer())
+    export(source, tmp_path / "once", dtype="bfloat16", verify=False)
+    import_model(tmp_path / "once", tmp_path / "back", verify=False)
+    export(open_source(tmp_path / "back"), tmp_path / "twice", dtype="bfloat16", verify=False)
+    once, twice = WeightsReader(tmp_path / "once"), WeightsReader(tmp_path / "twice")
+    before, after = tree_of(source), tree_of(open_source(tmp_path / "back"))
+    assert set(once.dtypes.values()) == {"BF16"} and once.shapes == twice.shapes
+    for name in once.shapes:
+        assert once.read(name).tobytes() == twice.read(name).tobytes()
+    for path in before:
+        rounded = before[path].astype(once.read("model.norm.weight").dtype).astype(np.float32)
+        assert rounded.tobytes() == after[path].tobytes()
+
+
+def test_what_pytorch_saved_anew_comes_back(exported, tmp_path):
+    """save_pretrained writes no dlms_jax.json and no rows of padding, and another index."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from dlms_jax.conversion.pytorch.modeling_dlms import DLMForDiffusion
+
+    source, folder, _ = exported
+    model = DLMForDiffusion.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        model.model.norm.weight += 1
+    model.save_pretrained(tmp_path / "tuned")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "tuned")
+    import_model(tmp_path / "tuned", tmp_path / "back", verify=False)
+    before, after = tree_of(source), tree_of(open_source(tmp_path / "back"))
+    size = source.tokenizer.size
+    for path, array in before.items():
+        wanted, found = array, after[path]
+        if path == "final_norm/scale":
+            wanted = array + 1
+        if path in ("embed/embedding", "embed/table"):
+            wanted, found = array[:size], found[:size]
+        if path == "lm_head/kernel" and array.shape[1] > 16:
+            wanted, found = array[:, :size], found[:, :size]
+        np.testing.assert_array_equal(wanted, found, err_msg=path)
+
+
+def test_the_moving_average_is_what_samples(tmp_path):
+    """`ema` and `params` differ; which is exported is said and can be chosen."""
+    source = random_checkpoint(tmp_path / "run")
+    with pytest.raises(UserError, match="no moving average"):
+        open_source(tmp_path / "run", ema=True)
+    assert source.item == "params"
