@@ -45,6 +45,7 @@ setup(
         "hub": HUB,
         "beam": BEAM,
         "torch": TORCH,
+        "eval": [*TORCH, "lm-eval[hf]>=0.4.9"],
         "tfds": ["tensorflow-datasets>=4.9"],
         "test": [
             *DATA,

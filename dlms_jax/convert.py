@@ -38,7 +38,8 @@ def _parser() -> argparse.ArgumentParser:
         help="compare logits and greedy texts with PyTorch; takes the memory of both models "
         "(default: where torch is installed)")  # fmt: skip
     add("--licence", default="", metavar="NAME", help="of the weights, for the model card")
-    add("--chat-template", type=pathlib.Path, metavar="FILE", help="a .jinja to go with it")
+    add("--chat-template", type=pathlib.Path, metavar="FILE",
+        help="a .jinja to go with it (default: that of the run's data)")  # fmt: skip
 
     into = commands.add_parser("from-torch", help="a folder of safetensors -> a run to start from")
     add = into.add_argument

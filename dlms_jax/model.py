@@ -18,7 +18,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from dlms_jax.config import Config, MeshConfig, SamplingConfig, from_dict
+from dlms_jax.config import Config, SamplingConfig, from_dict
 from dlms_jax.data import tokenizers
 from dlms_jax.data.dataset import Split, build_dataset, load_split
 from dlms_jax.data.tokenizers import Tokenizer
@@ -27,11 +27,11 @@ from dlms_jax.diffusion.protocol import example_keys
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
 from dlms_jax.parallel import rules
-from dlms_jax.parallel.mesh import batch_shards, make_mesh
+from dlms_jax.parallel.mesh import batch_shards
 from dlms_jax.sampling import Canvas, make_canvas, make_sampler, parse_infill, run, settings_of
 from dlms_jax.training import checkpoint
 from dlms_jax.training.denoiser import make_denoiser, make_model, vocabulary_of
-from dlms_jax.training.state import initial_params
+from dlms_jax.training.state import abstract_params
 
 
 class DiffusionLM:
@@ -61,11 +61,11 @@ class DiffusionLM:
         about = checkpoint.load_about(folder)
         config = from_dict(about["config"])
         tokenizer = tokenizers.from_dict(about["tokenizer"])
+        shapes = abstract_params(config, vocabulary_of(tokenizer).rows)
         if mesh is None:
-            number = math.gcd(jax.device_count(), config.model.width, config.evaluation.batch_size)
-            mesh = make_mesh(MeshConfig(data=1, fsdp=number, tensor=1), jax.devices()[:number])
+            most = math.gcd(jax.device_count(), config.evaluation.batch_size)
+            mesh = rules.largest_mesh(shapes, most)
         lm = cls(config, tokenizer, None, mesh, about | {"path": str(folder)})
-        shapes = jax.eval_shape(lambda: initial_params(lm.network, jax.random.key(0)))
         lm.params = checkpoint.load_params(folder, rules.abstract(shapes, mesh))
         return lm
 

@@ -86,6 +86,7 @@ class _Run:
             self.mesh, training.batch_size // training.accumulation_steps, "training.batch_size"
         )
 
+        checkpoint.check_resumable(workdir)
         saved = checkpoint.newest_about(workdir)
         self.start = None if saved else find_start(config, workdir)
         known = self.start.about if self.start else saved
@@ -103,6 +104,7 @@ class _Run:
                 "train": [split.fingerprint for split in self.dataset.train],
                 "heldout": self.dataset.heldout.fingerprint,
             },
+            "chat_template": self.dataset.chat_template,
             "versions": checkpoint.versions(),
         }
         if origin := self.start.origin() if self.start else (saved or {}).get("start_from"):

@@ -31,6 +31,7 @@ def export(
 
     dtype: float32 or bfloat16; None: as the checkpoint has it. verify: whether to compare with
     PyTorch; None: where torch is installed. licence: of the weights, for the model card.
+    chat_template: the Jinja of dialogues; "": that of the run's data, if any.
     """
     console = console or Console(soft_wrap=True)
     check_layout(layout, source.config, source.tokenizer)
@@ -47,7 +48,8 @@ def export(
             native.generation_config(source.config, source.tokenizer)
             if layout == "native" else native.token_ids(source.tokenizer),
         )  # fmt: skip
-        write_tokenizer(source.tokenizer, folder, source.config.data.sequence_length, chat_template)
+        template = chat_template or source.about.get("chat_template", "")
+        write_tokenizer(source.tokenizer, folder, source.config.data.sequence_length, template)
         step = int(source.folder.name) if source.folder.name.isdigit() else 0
         write_json(folder / ABOUT, source.about | {"step": step, "weights": source.item})
         report = verify_export(source, folder, layout, verify, console)
@@ -70,7 +72,7 @@ def _write_weights(source, folder, layout, dtype, shard_bytes, console) -> str:
     with byte_progress(console) as progress:
         task = progress.add_task("weights", total=total * (wanted or DTYPES["float32"]).itemsize)
         for tensor in tensors:
-            for name, array in arrays_of(tensor, arrays, shard_bytes):
+            for name, array in arrays_of(tensor, arrays):
                 array = array if wanted is None else array.astype(wanted)
                 types.add(str(array.dtype))
                 if tensor.vocabulary:
@@ -79,6 +81,7 @@ def _write_weights(source, folder, layout, dtype, shard_bytes, console) -> str:
                     array = array[:size]
                 writer.add(rename(name), array)
                 progress.advance(task, array.nbytes)
+                del array  # a part of a parameter, which would stay while the next is read
         for name, length in LAYOUTS[layout].zero_tensors(source.config):
             writer.add(name, np.zeros(length, wanted or np.float32))
         writer.close()

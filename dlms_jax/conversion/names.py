@@ -8,16 +8,13 @@ layer, whose name has the layer's number in place of {n}.
 from collections.abc import Iterator
 import dataclasses
 import re
-from typing import Any
 
 import jax
 
 from dlms_jax.config import Config
 from dlms_jax.models import gaussian_of
-from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.parallel.rules import path_string
-from dlms_jax.training.denoiser import make_model
-from dlms_jax.training.state import initial_params
+from dlms_jax.training.state import abstract_params
 
 _RENAMED = (  # the first that matches; then what is left of a path keeps its parts
     (r"^embed/embedding$", "embed_tokens/kernel"),
@@ -76,12 +73,6 @@ def tensors_of(config: Config, rows: int) -> Iterator[Tensor]:
             path, torch_name(path), leaf.shape[0] if stacked else 0,
             shape[::-1] if transposed else shape, transposed, path in vocabulary,
         )  # fmt: skip
-
-
-def abstract_params(config: Config, rows: int) -> Any:
-    """Returns the parameter tree of a config's network as ShapeDtypeStructs."""
-    network = make_model(config, rows, make_mesh(devices=jax.devices()[:1]))
-    return jax.eval_shape(lambda: initial_params(network, jax.random.key(0)))
 
 
 def torch_name(path: str) -> str:

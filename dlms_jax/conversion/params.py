@@ -1,19 +1,17 @@
 """Tensors of a folder -> the parameter tree, each device reading its own part."""
 
-import math
 from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
 
-from dlms_jax.config import MeshConfig
 from dlms_jax.conversion.foreign import Foreign
-from dlms_jax.conversion.names import Tensor, abstract_params
+from dlms_jax.conversion.names import Tensor
 from dlms_jax.conversion.progress import byte_progress
 from dlms_jax.conversion.weights_files import WeightsReader
 from dlms_jax.parallel import rules
-from dlms_jax.parallel.mesh import make_mesh
+from dlms_jax.training.state import abstract_params
 
 _TOGETHER = 4096  # rows of which a mean is taken at a time
 
@@ -27,9 +25,9 @@ def read_params(
     padding: the rows of the vocabulary after the file's, as they were; None: their mean.
     """
     config = foreign.config
-    number = math.gcd(jax.device_count(), config.model.width)
-    mesh = make_mesh(MeshConfig(data=1, fsdp=number, tensor=1), jax.devices()[:number])
-    leaves, tree = jax.tree.flatten(rules.abstract(abstract_params(config, rows), mesh))
+    shapes = abstract_params(config, rows)
+    mesh = rules.largest_mesh(shapes, jax.device_count())
+    leaves, tree = jax.tree.flatten(rules.abstract(shapes, mesh))
     found = []
     with byte_progress(console) as progress:
         task = progress.add_task("weights", total=sum(4 * leaf.size for leaf in leaves))
@@ -52,13 +50,17 @@ class _Parameter:
         if not self.tensor.layers:
             return self._one(self.tensor.name, index)
         names = self.tensor.names()[index[0]]
-        return np.stack([self._one(name, index[1:]) for name in names])
+        layers = np.empty([s.stop - s.start for s in index], np.float32)
+        for n, name in enumerate(names):
+            layers[n] = self._one(name, index[1:])
+        return layers
 
     def _one(self, name, index):
         index = index[::-1] if self.tensor.transposed else index
         read = self._rows if self.tensor.vocabulary else self.reader.read
         array = read(self.rename(name), index)
-        return (array.T if self.tensor.transposed else array).astype(np.float32)
+        array = array.T if self.tensor.transposed else array
+        return array.astype(np.float32, copy=False)
 
     def _rows(self, name, index):
         """Returns rows of the vocabulary: the file's, then those of padding or the mean."""

@@ -53,12 +53,14 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """train: one split a corpus of the mixture, taken in proportion to `weights`."""
+    """train: one split a corpus of the mixture, taken in proportion to `weights`. chat_template: by
+    which dialogues among them became text; "" where there are none."""
 
     tokenizer: Tokenizer
     train: list[Split]
     weights: list[float]
     heldout: Split
+    chat_template: str = ""
 
 
 def build_dataset(config: Config, tokenizer: Tokenizer | None = None) -> Dataset:
@@ -96,7 +98,9 @@ def build_dataset(config: Config, tokenizer: Tokenizer | None = None) -> Dataset
         train.append(_first_tokens(corpus, parts[0], data.max_unique_tokens, tokenizer.pad_id))
         heldout.append(parts[1])
     weights = list(mixture.values())
-    return Dataset(tokenizer, train, weights, _mix(heldout, weights))
+    templates = [dataset.chat_template for dataset in prepared.values() if dataset.chat_template]
+    template = templates[0] if templates else ""
+    return Dataset(tokenizer, train, weights, _mix(heldout, weights), template)
 
 
 _PART = {"train": "training part", "heldout": "held-out part"}

@@ -142,6 +142,11 @@ class Prepared:
         """Bytes of all shards."""
         return sum(shard.size for shards in self.shards.values() for shard in shards)
 
+    @property
+    def chat_template(self) -> str:
+        """The Jinja by which dialogues became text; "" of a dataset that has none."""
+        return self.card["arguments"].get("chat", {}).get("template", "")
+
     def rows(self, split: str) -> ShardRows:
         """Returns the rows of "train" or "heldout"."""
         return ShardRows(

@@ -1,11 +1,14 @@
 """Which mesh axes split which parameter: one table, by the parameter's path."""
 
+import contextlib
 import re
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
+from dlms_jax.config import MeshConfig
 from dlms_jax.errors import UserError
+from dlms_jax.parallel.mesh import make_mesh
 
 # The first pattern that matches the end of a path decides. The layer axis (first) is never split.
 # Columns of a first matmul and rows of the second are split over `tensor` (Megatron, 1909.08053).
@@ -74,6 +77,17 @@ def shardings(tree, mesh: Mesh):
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def largest_mesh(shapes, most: int) -> Mesh:
+    """Returns a mesh along `fsdp` of as many devices as the tree's sizes divide by: `most`, or the
+    greatest of its divisors that will do."""
+    for number in (n for n in range(most, 1, -1) if most % n == 0):
+        mesh = make_mesh(MeshConfig(data=1, fsdp=number, tensor=1), jax.devices()[:number])
+        with contextlib.suppress(UserError):
+            shardings(shapes, mesh)
+            return mesh
+    return make_mesh(MeshConfig(data=1), jax.devices()[:1])
 
 
 def abstract(shapes, mesh: Mesh):

@@ -81,12 +81,6 @@ class Checkpoints:
         before it is tried. Where none can be read, UserError: a run is never silently begun anew.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
-        if steps and not (self.path(steps[0]) / "rest").is_dir():
-            raise UserError(
-                f"{self.path(steps[0])} holds weights alone, with no optimizer to go on with; "
-                f"start from it: --config.training.start_from={self._folder.parent}, with another "
-                "--workdir"
-            )
         for step in steps:
             path = self.path(step)
             try:
@@ -162,6 +156,16 @@ def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
         f"no checkpoint at {path}; give the --workdir of a training run, "
         "or one of its checkpoints/STEP"
     )
+
+
+def check_resumable(workdir: pathlib.Path):
+    """Raises UserError where the newest checkpoint of a workdir holds weights alone."""
+    steps = sorted(_step_folders(workdir / FOLDER), key=_step_of)
+    if steps and not (steps[-1] / "rest").is_dir():
+        raise UserError(
+            f"{steps[-1]} holds weights alone, with no optimizer to go on with; start from it: "
+            f"--config.training.start_from={workdir}, with another --workdir"
+        )
 
 
 def newest_about(workdir: pathlib.Path) -> dict[str, Any] | None:

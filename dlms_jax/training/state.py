@@ -14,6 +14,8 @@ from dlms_jax.diffusion import Layout, Noisy
 from dlms_jax.errors import UserError
 from dlms_jax.models import Network
 from dlms_jax.parallel import rules
+from dlms_jax.parallel.mesh import make_mesh
+from dlms_jax.training.denoiser import make_model
 
 
 class TrainState(NamedTuple):
@@ -38,6 +40,12 @@ def initial_params(model: Network, key: jax.Array) -> Any:
         z_1x2xE = jnp.zeros((1, 2, model.gaussian.embedding_size))
         inputs = Noisy(z_1x2xE, z_1x2xE)
     return model.init(key, inputs, t_1x2, layout, "full")["params"]
+
+
+def abstract_params(config: Config, rows: int) -> Any:
+    """Returns the parameter tree of a config's network as ShapeDtypeStructs."""
+    network = make_model(config, rows, make_mesh(devices=jax.devices()[:1]))
+    return jax.eval_shape(lambda: initial_params(network, jax.random.key(0)))
 
 
 def initialise(

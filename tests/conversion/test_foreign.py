@@ -16,6 +16,8 @@ from dlms_jax.conversion.source import open_source
 from dlms_jax.conversion.tokenizer_files import write_tokenizer
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.errors import UserError
+from dlms_jax.model import DiffusionLM
+from dlms_jax.trainer import Trainer
 
 SIZES = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -211,6 +213,16 @@ def test_a_bias_of_the_output_is_refused_unless_it_is_0(tmp_path):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="model.layers.1.self_attn.o_proj.bias is not 0"):
         import_model(folder, tmp_path / "run", verify=False)
+
+
+def test_there_is_nothing_to_resume(tmp_path):
+    """A workdir of weights alone is started from, not gone on with, and is left as it is."""
+    import_model(saved(tmp_path / "model", head_dim=8), tmp_path / "run", verify=False)
+    with pytest.raises(UserError, match="weights alone, .* --config.training.start_from="):
+        Trainer().resume(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["0"]
+    lm = DiffusionLM.load_checkpoint(tmp_path / "run")
+    assert len(lm.sample("ab", length=4)) >= 2
 
 
 def test_a_mask_that_the_tokenizer_has_not_is_refused(tmp_path):

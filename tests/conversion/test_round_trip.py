@@ -50,14 +50,62 @@ ARCHITECTURES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=list(ARCHITECTURES))
+FAST = (
+    "masked", "no qk norm, qkv bias, tied", "grouped queries, unrolled layers",
+    "adaLN, classes, an encoder of prompts", "autoregressive", "block, causal context",
+    "uniform unet", "gaussian",
+)  # fmt: skip
+
+
+def random_architecture(seed: int) -> dict:
+    """Returns settings drawn at random: sizes, options and objective."""
+    rng = np.random.default_rng(seed)
+    pick = lambda *options: options[rng.integers(len(options))]  # noqa: E731
+    groups, queries = pick(1, 2, 3), pick(1, 2, 4)
+    model = {
+        "width": 8 * int(rng.integers(1, 6)), "num_layers": int(rng.integers(1, 4)),
+        "num_heads": groups * queries, "num_kv_heads": groups, "head_size": pick(2, 6, 16),
+        "feed_forward": int(rng.integers(8, 70)), "qk_norm": pick(True, False),
+        "qkv_bias": pick(True, False), "conditioning": pick("none", "film", "adaln_zero"),
+        "conditioning_size": int(rng.integers(3, 20)), "rope_theta": pick(20.0, 10_000.0),
+        "norm_epsilon": pick(1e-6, 1e-3), "scan_layers": pick(True, False),
+    }  # fmt: skip
+    objective = pick("masked", "uniform", "gaussian", "block", "autoregressive")
+    settings = {"objective__name": objective}
+    if objective == "gaussian":
+        settings["gaussian__embedding_size"] = int(rng.integers(2, 20))
+        settings["objective__schedule"] = pick("linear", "cosine", "sqrt", "warped", "gumbel")
+        if pick(True, False):
+            settings["gaussian__head"] = "embedding"
+            settings["gaussian__parameterisation"] = pick("x0", "noise", "v")
+    else:
+        model["tie_embeddings"] = pick(True, False)
+    if objective in ("masked", "uniform", "gaussian"):
+        model["source"] = pick("concatenation", "cross_attention")
+        if pick(True, False):
+            levels = int(rng.integers(1, 4))
+            model |= {
+                "name": "unet", "source": "concatenation", "unet_levels": levels,
+                "unet_blocks": pick(1, 2), "unet_attention_levels": int(rng.integers(levels + 1)),
+            }  # fmt: skip
+    if objective == "block":
+        settings["block__size"] = int(rng.integers(1, 9))
+        settings["block__context"] = pick("bidirectional", "causal")
+    return settings | {f"model__{key}": value for key, value in model.items()}
+
+
+def _slow(name):
+    return name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[*map(_slow, ARCHITECTURES), *map(_slow, range(24))])
 def exported(request, tmp_path_factory):
-    """Returns (source, the folder of its export, the report)."""
-    folder = tmp_path_factory.mktemp("exported")
-    number = list(ARCHITECTURES).index(request.param)
-    source = random_checkpoint(
-        folder / "run", odd_tokenizer(number), number, **ARCHITECTURES[request.param]
-    )
+    """Returns (source, the folder of its export, the report): of a named architecture or, by a
+    number, one drawn at random."""
+    folder, name = tmp_path_factory.mktemp("exported"), request.param
+    number = name if isinstance(name, int) else list(ARCHITECTURES).index(name)
+    settings = random_architecture(name) if isinstance(name, int) else ARCHITECTURES[name]
+    source = random_checkpoint(folder / "run", odd_tokenizer(number), number, **settings)
     report = export(source, folder / "out", shard_bytes=50_000, verify=True)
     return source, folder / "out", report
 
@@ -66,7 +114,7 @@ def test_logits_and_greedy_texts_are_the_same(exported):
     """`export` compares; this test can fail only with it, so the figures are looked at too."""
     _, _, report = exported
     assert report["greedy"] is True
-    assert len(report["logits"]) == 7 and max(report["logits"].values()) < 2e-5
+    assert len(report["logits"]) == 7 and max(report["logits"].values()) < 3e-5
 
 
 def test_the_way_back_gives_the_same_tree(exported, tmp_path):
@@ -85,9 +133,9 @@ def test_files_keep_to_the_limit(exported):
     """But for a tensor that is larger than it."""
     _, folder, _ = exported
     files = sorted(folder.glob("model-*.safetensors"))
-    assert len(files) > 1
+    assert files or (folder / "model.safetensors").stat().st_size < 70_000
     largest = max(4 * np.prod(shape) for shape in WeightsReader(folder).shapes.values())
-    assert all(file.stat().st_size <= max(50_000, largest) + 10_000 for file in files)
+    assert all(file.stat().st_size <= max(50_000, largest) + 20_000 for file in files)
 
 
 def test_bfloat16_comes_back_as_it_went(tmp_path):
@@ -128,7 +176,7 @@ def test_what_pytorch_saved_anew_comes_back(exported, tmp_path):
             wanted = array + 1
         if path in ("embed/embedding", "embed/table"):
             wanted, found = array[:size], found[:size]
-        if path == "lm_head/kernel" and array.shape[1] > 16:
+        if path == "lm_head/kernel" and source.config.gaussian.head == "logits":
             wanted, found = array[:, :size], found[:, :size]
         np.testing.assert_array_equal(wanted, found, err_msg=path)
 

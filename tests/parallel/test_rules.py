@@ -8,7 +8,7 @@ from dlms_jax.config import GaussianConfig, MeshConfig, ModelConfig
 from dlms_jax.models import Transformer
 from dlms_jax.models.unet import UNet
 from dlms_jax.parallel.mesh import make_mesh
-from dlms_jax.parallel.rules import path_string, shardings, spec_of
+from dlms_jax.parallel.rules import largest_mesh, path_string, shardings, spec_of
 from dlms_jax.training.state import initial_params
 
 EVERYTHING = dict(
@@ -62,3 +62,11 @@ def test_the_first_of_two_matmuls_is_split_by_columns_and_the_second_by_rows():
             assert spec_of(path)[leaf.ndim - 1] == "tensor", path
         if path.endswith(("o_proj/kernel", "down_proj/kernel")):
             assert spec_of(path)[leaf.ndim - 2] == "tensor", path
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "number"), [(48, 8, 8), (12, 8, 4), (6, 8, 2), (9, 8, 1), (9, 6, 3)]
+)
+def test_as_many_devices_as_sizes_divide_by(size, most, number):
+    shapes = {"embed": {"in_proj": {"kernel": jax.ShapeDtypeStruct((size, 16), "float32")}}}
+    assert largest_mesh(shapes, most).shape["fsdp"] == number
