@@ -22,14 +22,16 @@ _PANELS = (
 )
 
 
-def draw_curves(workdirs: Sequence[pathlib.Path], out: pathlib.Path | None = None) -> pathlib.Path:
+def draw_curves(
+    workdirs: Sequence[pathlib.Path], out: pathlib.Path | None = None, names: Sequence[str] = ()
+) -> pathlib.Path:
     """Draws the metrics of runs against tokens; returns the PNG's path (WORKDIR/curves.png of the
-    first run, where `out` is None)."""
+    first run, where `out` is None). names: of the runs in the legend; () for their workdirs."""
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(2, 2).ravel()
-    for workdir in workdirs:
+    for workdir, name in zip(workdirs, names or map(str, workdirs), strict=True):
         history = [r for r in read_metrics(workdir / "metrics.csv") if r["tokens"]]
         if not history:
             raise UserError(f"{workdir / 'metrics.csv'} holds no metrics; is it a run's workdir?")
@@ -37,7 +39,7 @@ def draw_curves(workdirs: Sequence[pathlib.Path], out: pathlib.Path | None = Non
             points = [(float(r["tokens"]), float(r[column])) for r in history if r[column]]
             marker = "o" if column == "bound" else ""
             axis.plot(*zip(*points, strict=True) if points else ([], []), marker=marker,
-                      markersize=3, linewidth=1, label=str(workdir))  # fmt: skip
+                      markersize=3, linewidth=1, label=name)  # fmt: skip
             axis.set_title(title)
             axis.set_xlabel("tokens seen")
             axis.grid(alpha=0.3)

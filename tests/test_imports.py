@@ -186,7 +186,8 @@ def test_superseded_ways_of_sharding_are_not_used(name):
 def test_importing_the_package_alone_costs_nothing():
     """`import dlms_jax` and the checks before a run must not wait for JAX."""
     commands = (
-        "main.py", "sample.py", "evaluate.py", "experiment.py", "prepare/__main__.py"
+        "main.py", "sample.py", "evaluate.py", "experiment.py", "convert.py", "release.py",
+        "prepare/__main__.py",
     )  # fmt: skip
     for name in ("__init__.py", "errors.py", *commands):
         top = [

@@ -85,6 +85,12 @@ def test_several_runs_share_the_axes(run, drawn):
     assert labels == [str(first), str(second)]
 
 
+def test_runs_may_have_names(run, drawn):
+    draw_curves([run("a", *ROWS), run("b", *ROWS)], names=["one", "other"])
+    (legend,) = [axis.get_legend() for axis in drawn[0].axes if axis.get_legend()]
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "other"]
+
+
 def test_drawing_again_replaces(run):
     workdir = run("a", *ROWS)
     (workdir / "curves.png").write_bytes(b"old")

@@ -1,12 +1,15 @@
 """The parameters of a checkpoint, a part at a time, without the devices that wrote them."""
 
 from collections.abc import Iterator
+import math
 import pathlib
 
 import numpy as np
 import tensorstore
 
 from dlms_jax.errors import UserError
+
+_TOGETHER = 2**30  # bytes of a parameter that are read at a time
 
 
 class CheckpointArrays:
@@ -27,12 +30,17 @@ class CheckpointArrays:
         """Returns a parameter, whole."""
         return self._read(path, self._array(path))
 
-    def layers(self, path: str, limit: int) -> Iterator[np.ndarray]:
-        """Yields the parts of a parameter along its first axis, of which it holds no more than
-        about `limit` bytes at a time."""
+    def layers(self, path: str, limit: int = _TOGETHER) -> Iterator[np.ndarray]:
+        """Yields the parts of a parameter along its first axis, of which it holds `limit` bytes at
+        a time, or a chunk where that is more.
+
+        A chunk is what one device held when the checkpoint was written, compressed as one piece:
+        all of it is decoded whatever is asked for, so asking for less saves nothing.
+        """
         array = self._array(path)
-        size = max(array.size * array.dtype.numpy_dtype.itemsize, 1)
-        together = max(1, array.shape[0] * limit // size)
+        item = array.dtype.numpy_dtype.itemsize
+        held = max(limit, item * math.prod(array.chunk_layout.read_chunk.shape))
+        together = max(1, array.shape[0] * held // max(item * array.size, 1))
         for start in range(0, array.shape[0], together):
             yield from self._read(path, array[start : min(start + together, array.shape[0])])
 

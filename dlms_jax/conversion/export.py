@@ -24,14 +24,15 @@ PADDING = "padding.safetensors"  # the rows that the head has for no symbol
 def export(
     source: Source, out: pathlib.Path, layout: str = "native", dtype: str | None = None,
     shard_bytes: int = 5_000_000_000, verify: bool | None = None, licence: str = "",
-    chat_template: str = "", console: Console | None = None,
+    chat_template: str = "", name: str = "", console: Console | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes a checkpoint to a new folder `out`, which appears only when all of it is there and
     checked; returns the report of the check.
 
     dtype: float32 or bfloat16; None: as the checkpoint has it. verify: whether to compare with
     PyTorch; None: where torch is installed. licence: of the weights, for the model card.
-    chat_template: the Jinja of dialogues; "": that of the run's data, if any.
+    chat_template: the Jinja of dialogues; "": that of the run's data, if any. name: of the model in
+    its card; "": the folder's.
     """
     console = console or Console(soft_wrap=True)
     check_layout(layout, source.config, source.tokenizer)
@@ -54,7 +55,7 @@ def export(
         write_json(folder / ABOUT, source.about | {"step": step, "weights": source.item})
         report = verify_export(source, folder, layout, verify, console)
         write_json(folder / "verification.json", report)
-        text = card.model_card(source, out.name, layout, written, report, licence)
+        text = card.model_card(source, name or out.name, layout, written, report, licence)
         with writable(folder):
             (folder / "README.md").write_text(text, encoding="utf-8")
         write_checksums(folder)

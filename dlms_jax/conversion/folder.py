@@ -42,12 +42,18 @@ def writable(folder: pathlib.Path):
 
 
 @contextlib.contextmanager
-def finished_folder(path: pathlib.Path, say: Callable[[str], None]):
+def finished_folder(path: pathlib.Path, say: Callable[[str], None], leads: bool = True):
     """Yields a folder to write to, which gets the name `path` when all has gone well; else it is
-    removed. Raises UserError where `path` exists."""
-    if path.exists():
-        raise UserError(f"{path} exists; give another --out, or remove it")
+    removed. Raises UserError where `path` exists and is not empty.
+
+    leads: whether this process makes it, names it and removes it; of several that write, one does.
+    """
     unfinished = path.with_name(path.name + ".unfinished")
+    if not leads:
+        yield unfinished
+        return
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists and is not empty; give another --out, or remove it")
     if unfinished.exists():
         say(f"{unfinished} was left by a conversion that did not finish; removed")
         shutil.rmtree(unfinished)

@@ -1,20 +1,24 @@
 """A folder of safetensors -> a checkpoint of ours, to sample from and to start training from."""
 
 from collections.abc import Iterator, Mapping
+import contextlib
 import pathlib
-import shutil
+import signal
+import threading
 from typing import Any
 
 import jax
+from jax.experimental.multihost_utils import sync_global_devices
 from rich.console import Console
 
 from dlms_jax.config import from_dict
 from dlms_jax.conversion.export import ABOUT, PADDING
-from dlms_jax.conversion.folder import check_checksums, read_json
+from dlms_jax.conversion.folder import check_checksums, finished_folder, read_json
 from dlms_jax.conversion.foreign import Foreign, foreign_model
 from dlms_jax.conversion.layouts import LAYOUTS
 from dlms_jax.conversion.names import Tensor, tensors_of
 from dlms_jax.conversion.params import read_params
+from dlms_jax.conversion.source import open_source
 from dlms_jax.conversion.verify import verify_import
 from dlms_jax.conversion.weights_files import WeightsReader
 from dlms_jax.data import tokenizers
@@ -33,47 +37,69 @@ def import_model(
     roles: Mapping[str, str] | None = None, verify: bool | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Writes the model of a folder as the checkpoint of a new workdir `out`; returns the report of
-    the check. Each process reads what its own devices hold.
+    """Writes the model of a folder as the checkpoint of a new workdir `out`, which appears only
+    when all of it is there and checked; returns the report of the check.
+
+    Of several processes each reads what its own devices hold; the first checks what is on disk,
+    without PyTorch, and the others return an empty report.
 
     context: tokens of a row; None: the model's own, for others' models 2048 at most. roles: which
     special token has which role, where the tokenizer's files do not say it or say it otherwise.
     """
-    console = console or Console(soft_wrap=True, quiet=jax.process_index() > 0)
+    leads = jax.process_index() == 0
+    console = console or Console(soft_wrap=True, quiet=not leads)
     roles = {role: token for role, token in (roles or {}).items() if token}
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not empty; give another --out, or remove it")
+    with finished_folder(out, lambda text: console.print(text, highlight=False), leads) as workdir:
+        foreign, about = _described(model, context, roles)
+        if leads:
+            check_checksums(model)
+        tokenizer = tokenizers.from_dict(about["tokenizer"])
+        rows = vocabulary_of(tokenizer).rows
+        reader = WeightsReader(model)
+        padding = WeightsReader(model, PADDING) if (model / PADDING).is_file() else None
+        tensors = list(tensors_of(foreign.config, rows))
+        _check_tensors(model, reader, foreign, tensors)
+        known = _known_symbols(reader, foreign, tensors)
+        for line in _said_of_vocabulary(tokenizer, known):
+            console.print(line, highlight=False)
+        step = int(about.get("step", 0))
+        params = read_params(reader, padding, foreign, tensors, rows, console)
+        with _uninterrupted():  # orbax's threads write on, or crash, where Ctrl-C breaks in
+            checkpoint.save_weights(workdir, step, params, about)
+            del params  # the check has no use for them
+            sync_global_devices("dlms_jax: checkpoint written")
+            source = open_source(workdir / checkpoint.FOLDER / str(step))  # all take part in it
+        return verify_import(source, model, foreign, known, verify, console) if leads else {}
+
+
+def _described(model, context, roles) -> tuple[Foreign, dict[str, Any]]:
+    """Returns how a model is read, and what its checkpoint will say of itself."""
     described = read_json(model / "config.json")
-    check_checksums(model)
-    if "dlms_jax" in described:
-        if context or roles:
-            raise UserError(
-                f"{model} is ours: its context and special tokens are known; leave out --context "
-                "and --...-token"
-            )
-        foreign, about = _ours(model, described)
-    else:
+    if "dlms_jax" not in described:
         foreign = foreign_model(described, str(model / "config.json"), context)
-        about = _about(model, foreign, roles)
-    tokenizer = tokenizers.from_dict(about["tokenizer"])
-    rows = vocabulary_of(tokenizer).rows
-    reader = WeightsReader(model)
-    padding = WeightsReader(model, PADDING) if (model / PADDING).is_file() else None
-    tensors = list(tensors_of(foreign.config, rows))
-    _check_tensors(model, reader, foreign, tensors)
-    known = _known_symbols(reader, foreign, tensors)
-    for line in _said_of_vocabulary(tokenizer, known):
-        console.print(line, highlight=False)
-    params = read_params(reader, padding, foreign, tensors, rows, console)
-    step = int(about.get("step", 0))
+        return foreign, _about(model, foreign, roles)
+    if context or roles:
+        raise UserError(
+            f"{model} is ours: its context and special tokens are known; leave out --context and "
+            "--...-token"
+        )
+    return _ours(model, described)
+
+
+@contextlib.contextmanager
+def _uninterrupted():
+    """Keeps Ctrl-C until the end of the block."""
+    if threading.current_thread() is not threading.main_thread():  # others are never interrupted
+        yield
+        return
+    asked = []
+    before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
     try:
-        checkpoint.save_weights(out, step, params, about)
-        folder = out / checkpoint.FOLDER / str(step)
-        return verify_import(folder, model, foreign, known, verify, console)
-    except BaseException:
-        if jax.process_index() == 0:
-            shutil.rmtree(out, ignore_errors=True)
-        raise
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 def _ours(model: pathlib.Path, described: dict[str, Any]) -> tuple[Foreign, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The same inputs to both frameworks, in float32: logits, and greedy texts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import dataclasses
 import functools
 import pathlib
@@ -13,6 +13,7 @@ import transformers
 
 from dlms_jax.config import Config
 from dlms_jax.conversion.folder import read_json
+from dlms_jax.conversion.probes import cases, prompts
 from dlms_jax.conversion.pytorch.modeling_dlms import DLMForDiffusion
 from dlms_jax.conversion.source import Source
 from dlms_jax.conversion.weights_files import WeightsReader
@@ -23,7 +24,7 @@ from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.sampling import make_canvas, make_sampler, run
 from dlms_jax.training.denoiser import make_denoiser, make_model, vocabulary_of
 
-_LENGTH = 33  # of the longest rows that are compared
+_GUIDANCE = 0.5  # of greedy texts, so that both passes are compared
 
 
 def compare(source: Source, theirs: "Native | Stock", known: int) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def compare(source: Source, theirs: "Native | Stock", known: int) -> dict[str, A
     ours = Ours(dataclasses.replace(source.config, model=model), source)
     with torch.no_grad():
         logits = {}
-        for names, inputs, t_BxL, rows in cases(ours, known):
+        for names, inputs, t_BxL, rows in cases(ours.config, ours.tokenizer, known):
             expected = np.asarray(ours.logits(inputs, t_BxL, rows))
             found = theirs.logits(inputs, t_BxL, rows)
             for i, name in enumerate(names):
@@ -90,55 +91,6 @@ class Ours:
         return canvas, first, np.asarray(last.tokens_BxL)
 
 
-def cases(ours: Ours, known: int) -> Iterator[tuple]:
-    """Yields (what each row tries, inputs, t_BxL, layout): one array of rows of several documents
-    and padding, and one that is short."""
-    rng, context = np.random.default_rng(0), ours.config.data.sequence_length
-    length = min(_LENGTH, context)
-    half = max(length // 2, 1)
-    documents = [[length], [half], [half, length - half], [1, length - 1], [2], [1]]
-    documents = [[size for size in sizes if size] for sizes in documents]
-    for rows, size in ((documents, length), ([[2]], 2)):
-        names = [f"{' + '.join(map(str, sizes))} of {size} tokens" for sizes in rows]
-        yield names, *_case(ours, rng, known, rows, size)
-
-
-def _case(ours: Ours, rng, known: int, documents, length: int):
-    """Returns random inputs: rows of documents of these lengths, half of their tokens masked, each
-    with a time and a class of its own where the network is told."""
-    config, tokenizer = ours.config, ours.tokenizer
-    shape = len(documents), length
-    segments, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    for row, sizes in enumerate(documents):
-        at = 0
-        for number, size in enumerate(sizes, start=1):
-            segments[row, at : at + size] = number
-            positions[row, at : at + size] = np.arange(size)
-            at += size
-    tokens = rng.integers(0, min(tokenizer.size, known), shape, np.int32)
-    if tokenizer.bos_id < known:
-        tokens = np.where(positions == 0, tokenizer.bos_id, tokens)
-    hidden = (rng.random(shape) < 0.5) & (positions > 0) & (tokenizer.mask_id < known)
-    masked = np.where(hidden, tokenizer.mask_id, tokens)
-    t = rng.random(shape, np.float32)
-    given = (positions > 0) & ~hidden & (rng.random(shape) < 0.3)
-    classes = rng.integers(0, config.model.classes + 1, len(documents), np.int32)
-    rows = Layout(segments, positions, given, classes)
-    name = config.objective.name
-    if name == "gaussian":
-        size = config.gaussian.embedding_size
-        return Noisy(*rng.normal(size=(2, *shape, size)).astype(np.float32)), t, rows
-    if name == "block":  # what is being denoised, and beside it the clean text
-        blocks, clean = positions // config.block.size, np.zeros(shape, bool)
-        noisy = rows._replace(blocks_BxL=blocks, clean_BxL=clean, class_B=None)
-        both = jax.tree.map(
-            lambda a, b: np.concatenate([a, b], axis=1), noisy, noisy._replace(clean_BxL=~clean)
-        )
-        t = np.concatenate([t, np.zeros(shape, np.float32)], axis=1)
-        return np.concatenate([masked, tokens], axis=1), t, both._replace(class_B=classes)
-    return (tokens if name == "autoregressive" else masked), t, rows
-
-
 class Native:
     """Our own PyTorch files."""
 
@@ -161,41 +113,30 @@ class Native:
         return self.model(**tensors).logits.numpy()
 
     def texts(self, ours: Ours) -> bool:
-        """Returns whether greedy texts are the same: after a prompt and, where the objective fills
-        holes, before given text, for two rows of different lengths."""
-        config = ours.config
-        room = config.data.sequence_length - 1
-        long = max(1, min(12, room - 5))
-        prompts = [["a", long], ["The ", max(1, long // 2)]]
-        if config.objective.name not in ("autoregressive", "block"):
-            prompts = [["a", long, "b"], ["The ", max(1, long // 2), "e"]]
-        prompts = [
-            p for p in prompts if sum(len(ours.tokenizer.encode(x)) if isinstance(x, str) else x
-                                      for x in p) <= room
-        ] or [[room]]  # fmt: skip
+        """Returns whether greedy texts are the same, under guidance, from the same noise."""
         # Uniform diffusion moves at random but in its only step; of the others nothing is random.
         sampler, steps = {
             "masked": ("confidence", 4), "block": ("confidence", 3), "gaussian": ("ddim", 4),
-        }.get(config.objective.name, ("default", 1))  # fmt: skip
+        }.get(ours.config.objective.name, ("default", 1))  # fmt: skip
+        common = {
+            "sampler": sampler, "steps": steps, "grid": "uniform", "temperature": 0.0, "top_k": 0,
+            "top_p": 1.0, "eta": 0.0,
+        }  # fmt: skip
         sampling = dataclasses.replace(
-            config.sampling, sampler=sampler, steps=steps, temperature=0.0, eta=0.0, top_k=0,
-            top_p=1.0, guidance=0.5, rounding=False, grid="uniform", cache=True,
-        )  # fmt: skip
-        canvas, first, expected = ours.sample(sampling, prompts)
-        noise = None
-        if config.objective.name == "gaussian":
-            noise = _tensor(first.extra.z_BxLxE)
-        elif config.objective.name == "uniform":
-            noise = _tensor(first.tokens_BxL)
+            ours.config.sampling, **common, guidance=_GUIDANCE, rounding=False, cache=True
+        )
+        canvas, first, expected = ours.sample(sampling, prompts(ours.config, ours.tokenizer))
+        noise = {"gaussian": lambda: first.extra.z_BxLxE, "uniform": lambda: first.tokens_BxL}
+        noise = noise.get(ours.config.objective.name, lambda: None)()
         inputs = np.where(canvas.holes_BxL, ours.tokenizer.mask_id, canvas.tokens_BxL)
-        longest = int((canvas.layout.segments_BxL > 0).sum(axis=1).max())
-        valid = canvas.layout.segments_BxL[:, :longest] > 0
+        valid = canvas.layout.segments_BxL > 0
+        longest = int(valid.sum(axis=1).max())  # ours is padded further
         found = self.model.generate(
-            _tensor(inputs)[:, :longest], attention_mask=_tensor(valid), max_new_tokens=0,
-            sampler=sampler, steps=steps, temperature=0.0, eta=0.0, top_k=0, top_p=1.0,
-            guidance_scale=0.5, grid="uniform", noise=None if noise is None else noise[:, :longest],
+            _tensor(inputs[:, :longest]), attention_mask=_tensor(valid[:, :longest]),
+            noise=None if noise is None else _tensor(noise)[:, :longest], max_new_tokens=0,
+            guidance_scale=_GUIDANCE, **common,
         ).numpy()  # fmt: skip
-        return bool((found == expected[:, :longest])[valid].all())
+        return bool((found == expected[:, :longest])[valid[:, :longest]].all())
 
 
 class Stock:

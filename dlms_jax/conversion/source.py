@@ -52,8 +52,8 @@ def open_source(path: str | pathlib.Path, ema: bool | None = None) -> Source:
     return Source(folder, item, about, config, tokenizers.from_dict(about["tokenizer"]))
 
 
-def arrays_of(tensor: Tensor, arrays: CheckpointArrays, limit: int) -> Iterator:
+def arrays_of(tensor: Tensor, arrays: CheckpointArrays) -> Iterator:
     """Yields (PyTorch's name, array) of a parameter's tensors."""
-    parts = arrays.layers(tensor.path, limit) if tensor.layers else [arrays.read(tensor.path)]
+    parts = arrays.layers(tensor.path) if tensor.layers else [arrays.read(tensor.path)]
     for name, array in zip(tensor.names(), parts, strict=True):
         yield name, array.T if tensor.transposed else array

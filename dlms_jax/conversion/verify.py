@@ -4,12 +4,14 @@ import importlib.util
 import pathlib
 from typing import Any
 
+import jax
+import numpy as np
 from rich.console import Console
 
 from dlms_jax.conversion.folder import read_json
 from dlms_jax.conversion.foreign import Foreign
 from dlms_jax.conversion.layouts import LAYOUTS
-from dlms_jax.conversion.source import DTYPES, Source, arrays_of, open_source
+from dlms_jax.conversion.source import Source, arrays_of
 from dlms_jax.conversion.weights_files import WeightsReader
 from dlms_jax.errors import UserError
 
@@ -40,14 +42,13 @@ def verify_export(
 
 
 def verify_import(
-    step_folder: pathlib.Path, model: pathlib.Path, foreign: Foreign, known: int,
+    source: Source, model: pathlib.Path, foreign: Foreign, known: int,
     wanted: bool | None, console: Console,
 ) -> dict[str, Any]:  # fmt: skip
     """Returns the report of an import; raises UserError where the checkpoint is not the model.
 
-    known: symbols that the model has rows for.
+    source: the checkpoint. known: symbols that the model has rows for.
     """
-    source = open_source(step_folder)
     size = min(known, source.tokenizer.size)
     zeros = set(foreign.zeros)
     report = {"weights": _same_bits(source, model, foreign.rename, size, zeros, foreign.ignored)}
@@ -71,8 +72,12 @@ def _compared(report, source, theirs, known, wanted, console) -> dict[str, Any]:
     installed = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     if wanted and not installed:
         raise UserError("--verify needs torch and transformers: pip install -e '.[torch]'")
-    if wanted is False or not installed:
-        why = "--no-verify" if wanted is False else "torch or transformers is not installed"
+    why = "" if installed else "torch or transformers is not installed"
+    if jax.process_count() > 1:
+        why = "several processes imported it, which would all have to compute"
+    if wanted is False:
+        why = "--no-verify"
+    if why:
         report["logits"] = f"not compared with PyTorch: {why}"
         console.print(f"verified: {report['weights']}; logits {report['logits']}", highlight=False)
         return report
@@ -88,8 +93,8 @@ def _compared(report, source, theirs, known, wanted, console) -> dict[str, Any]:
         )
     if report["greedy"] is False:
         raise UserError(
-            "the exported model's greedy texts are not the checkpoint's; this is a bug, please "
-            "report it"
+            f"greedy texts are not the checkpoint's, though logits are {worst:.1e} apart at most: "
+            "two symbols as likely, or a bug; --no-verify leaves this comparison out"
         )
     said = {True: "greedy texts identical", None: "no sampler to compare"}[report["greedy"]]
     console.print(
@@ -100,22 +105,27 @@ def _compared(report, source, theirs, known, wanted, console) -> dict[str, Any]:
     return report
 
 
+def _bits(array: np.ndarray) -> np.ndarray:
+    """Returns a view of numbers as integers: NaN equals itself, and 0 is not -0."""
+    return array.view(f"u{array.dtype.itemsize}")
+
+
 def _same_bits(source, folder, rename, size: int, zeros, ignored=()) -> str:
     """Checks the tensors of a folder against a checkpoint: names, shapes, bits (a checkpoint's are
     brought to the folder's type). size: rows of the vocabulary that both have."""
     reader, seen, number = WeightsReader(folder), set(zeros), 0
     for tensor in source.tensors:
-        for name, array in arrays_of(tensor, source.arrays, 2**30):
+        for name, array in arrays_of(tensor, source.arrays):
             name = rename(name)
             seen.add(name)
             number += array.size
             written = reader.read(name)
             if tensor.vocabulary:
                 array, written = array[:size], written[:size]
-            if str(written.dtype) in DTYPES:
-                array = array.astype(written.dtype)
-            if written.shape != array.shape or written.tobytes() != array.tobytes():
+            array = array.astype(written.dtype, copy=False)
+            if not np.array_equal(_bits(written), _bits(array)):
                 raise UserError(f"{folder}: {name} is not what the checkpoint has; a failing disk?")
+            del array, written  # of a parameter, which would stay while the next is read
     tied = {rename("lm_head.weight")} if source.config.model.tie_embeddings else set()
     extra = {n for n in set(reader.shapes) - seen - tied if not n.endswith(tuple(ignored))}
     if extra:

@@ -76,13 +76,13 @@ class WeightsReader:
 
         Raises UserError for files that are missing, damaged, or not those of the index.
         """
-        self._folder, self._handles = folder, {}
+        self._folder = folder
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, str] = {}
         self._file_of: dict[str, str] = {}
         index = {} if alone else self._index()
         for file in sorted(set(index.values())) or [alone or ONE_FILE]:
-            handle = self._handle(file)
+            handle = self._open(file)
             for name in handle.keys():  # noqa: SIM118 (it is no dict)
                 if index and index.get(name) != file:
                     raise UserError(f"{folder / file} holds {name}, which {INDEX} puts elsewhere")
@@ -94,7 +94,7 @@ class WeightsReader:
 
     def read(self, name: str, index: Any = ...) -> np.ndarray:
         """Returns a tensor, or what an index of slices says of it."""
-        entry = self._handle(self._file_of[name]).get_slice(name)
+        entry = self._open(self._file_of[name]).get_slice(name)
         return entry[index] if self.shapes[name] else entry[...]
 
     def _index(self) -> dict[str, str]:
@@ -112,13 +112,12 @@ class WeightsReader:
                 raise UserError(f"{self._folder / str(file)}, which {INDEX} names, is missing")
         return index
 
-    def _handle(self, file):
-        if file not in self._handles:
-            try:
-                self._handles[file] = safe_open(self._folder / file, framework="numpy")
-            except Exception as error:  # the library's own, of many kinds
-                said = " ".join(str(error).split())
-                raise UserError(
-                    f"{self._folder / file} is truncated or damaged ({said}); get it anew"
-                ) from None
-        return self._handles[file]
+    def _open(self, file):
+        """Opens a file for one tensor: what was read of a file stays in memory while it is open."""
+        try:
+            return safe_open(self._folder / file, framework="numpy")
+        except Exception as error:  # the library's own, of many kinds
+            said = " ".join(str(error).split())
+            raise UserError(
+                f"{self._folder / file} is truncated or damaged ({said}); get it anew"
+            ) from None

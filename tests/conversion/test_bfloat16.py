@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dlms_jax.conversion.export import export
-from dlms_jax.conversion.parity import Native, Ours, cases
+from dlms_jax.conversion.parity import Native, Ours
+from dlms_jax.conversion.probes import cases
 
 # Largest difference from float32 with the same weights, as a share of the largest logit; of seven
 # bits of fraction, rounded some tens of times. Measured over all architectures: 0.014 and 0.015.
@@ -27,7 +28,7 @@ def test_logits_in_bfloat16(name, tmp_path):
     with torch.no_grad():
         theirs = Native(tmp_path / "out")
         theirs.model.to(torch.bfloat16)
-        for _, inputs, t_BxL, rows in cases(ours, source.tokenizer.size):
+        for _, inputs, t_BxL, rows in cases(source.config, source.tokenizer, source.tokenizer.size):
             expected = np.asarray(exact.logits(inputs, t_BxL, rows))
             valid_BxL = rows.segments_BxL > 0
             for framework in (ours, theirs):

@@ -1,5 +1,6 @@
 """The folder that is written: used without JAX, whole or not at all, its damage noticed."""
 
+import functools
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from dlms_jax.conversion import export as export_module
 from dlms_jax.conversion.checkpoint_arrays import CheckpointArrays
 from dlms_jax.conversion.export import export
 from dlms_jax.conversion.importing import import_model
+from dlms_jax.conversion.layouts import LAYOUTS
 from dlms_jax.conversion.pytorch.modeling_dlms import DLMForDiffusion
 from dlms_jax.conversion.source import open_source
 from dlms_jax.errors import UserError
@@ -257,6 +259,10 @@ def test_wrong_arguments_are_one_line(arguments, said, source, tmp_path, capsys)
     assert ended.value.code == 2 and said in error and error.count("\n") == 1
 
 
+def test_the_command_knows_every_layout():
+    assert tuple(LAYOUTS) == convert._LAYOUTS
+
+
 @pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("200mb", 2 * 10**8), ("7", 7)])
 def test_sizes(text, size):
     assert convert._bytes(text) == size
@@ -291,17 +297,23 @@ def test_without_torch_it_says_what_was_not_checked(source, tmp_path, monkeypatc
         export(source, tmp_path / "again", verify=True)
 
 
-def test_layers_are_read_a_few_at_a_time(source):
-    """A parameter that is larger than the limit is never held whole, and comes to the same."""
+def test_layers_are_read_a_few_at_a_time(source, tmp_path):
+    """A parameter that is larger than the limit is not held whole, unless one device wrote it as
+    one piece, which is decoded once; it comes to the same."""
+    import_model(exported_of(source, tmp_path), tmp_path / "run", verify=False)
     path = "layers/mlp/gate_proj/kernel"
     whole = source.arrays.read(path)
-    read = []
-    arrays = CheckpointArrays(source.folder / source.item)
-    plain = arrays._read
-    arrays._read = lambda path, array: read.append(array.shape[0]) or plain(path, array)
-    parts = list(arrays.layers(path, limit=whole.nbytes // 2))
-    assert read == [1, 1]
-    np.testing.assert_array_equal(np.stack(parts), whole)
+    for written, expected in ((open_source(tmp_path / "run"), [1, 1]), (source, [2])):
+        arrays, read = CheckpointArrays(written.folder / written.item), []
+        arrays._read = functools.partial(note_layers, read, arrays._read)
+        parts = list(arrays.layers(path, limit=whole.nbytes // 2))
+        assert read == expected
+        np.testing.assert_array_equal(np.stack(parts), whole)
+
+
+def note_layers(read, plain, path, array):
+    read.append(array.shape[0])
+    return plain(path, array)
 
 
 def test_a_checkpoint_split_over_devices_is_read_on_one(source, tmp_path):

@@ -164,8 +164,9 @@ def test_new_symbols_begin_as_the_mean(tmp_path):
     np.testing.assert_allclose(rows[262], stored.mean(axis=0), rtol=1e-5, atol=1e-7)
 
 
-def test_bfloat16_is_widened_exactly(tmp_path):
-    folder = saved(tmp_path / "model", dtype=torch.bfloat16, head_dim=8)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_two_bytes_are_widened_exactly(dtype, tmp_path):
+    folder = saved(tmp_path / "model", dtype=dtype, head_dim=8)
     import_model(folder, tmp_path / "run", verify=True)
     found = open_source(tmp_path / "run").arrays.read("final_norm/scale")
     stored = load_file(folder / "model.safetensors")["model.norm.weight"]

@@ -262,9 +262,10 @@ class DLMForDiffusion(DiffusionGeneration, DLMPreTrainedModel, GenerationMixin):
 
         input_ids_BxL: tokens, mask_token_id where there is none yet. attention_mask_BxL: 0 at
         padding. timesteps: t_B or t_BxL in [0, 1], 0 by default; read where the network was trained
-        to know it (config.conditioning), and 0 at given tokens. position_ids, segment_ids: of
-        several documents packed in a row (segments 1, 2, ...; 0 is padding). prompt_mask_BxL: True
-        at given tokens. class_ids_B: 0 for none. block_ids, clean_mask: of block diffusion.
+        to know it (config.conditioning); of uniform and Gaussian diffusion 0 at given tokens.
+        position_ids, segment_ids: of several documents packed in a row (segments 1, 2, ...; 0 is
+        padding). prompt_mask_BxL: True at given tokens. class_ids_B: 0 for none. block_ids,
+        clean_mask: of block diffusion; by default a block with a mask in it is being denoised.
         inputs_embeds, estimate: in Gaussian diffusion, z_BxLxE and an estimate of the clean
         embeddings, instead of input_ids. past, keep: a KeyValues of what was read before, and
         whether to add what is read now.

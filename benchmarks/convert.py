@@ -1,0 +1,204 @@
+"""Checkpoints to PyTorch and back, against plain loops that hold the whole model.
+
+    python benchmarks/convert.py
+    python benchmarks/convert.py --megabytes 8 --repeats 1   # quickly
+
+The weights are random, of a Transformer of 8 layers. Each conversion runs in a process of its own,
+in turns, files in the page cache:
+
+to-torch       python -m dlms_jax.convert to-torch --no-verify, checked bit for bit, with checksums
+from-torch     ... from-torch --no-verify of the result, checked bit for bit
+torch          torch.load, the transpose of each matrix, safetensors.torch.save_file: no check
+orbax, numpy   all parameters restored at once, each layer's transpose, save_file: no check
+
+Seconds are without imports. The peak is the process's (VmHWM: all of it that was in memory at
+once, libraries and pages of mapped files too); of that, "beyond" is more than after the imports.
+Needs the extra torch.
+"""
+
+import argparse
+import importlib
+import itertools
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+LAYERS, HEADS = 8, 8
+LIBRARIES = {  # what each way imports before it is timed
+    "to-torch": ("dlms_jax.conversion.export", "dlms_jax.data.chat"),
+    "from-torch": ("dlms_jax.conversion.importing",),
+    "torch": ("safetensors.torch",),
+    "orbax, numpy": ("dlms_jax.conversion.source", "safetensors.numpy"),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--megabytes", type=int, default=400, help="of weights, about (default: 400)")
+    add("--shard-size", type=int, default=50, help="megabytes of each file (default: 50)")
+    add("--repeats", type=int, default=3)
+    add("--way", choices=LIBRARIES, help=argparse.SUPPRESS)  # one, in the process it is measured in
+    add("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.way:
+        print(json.dumps(measured(arguments.way, arguments.folder, arguments.shard_size * 10**6)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        config, size = write_weights(folder, arguments.megabytes)
+        found = {way: [] for way in LIBRARIES}
+        for number, way in itertools.product(range(arguments.repeats), LIBRARIES):
+            flags = "--way", way, "--folder", folder, "--shard-size", arguments.shard_size
+            command = [sys.executable, __file__, *map(str, flags)]
+            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            found[way].append(json.loads(printed.splitlines()[-1]))
+            for name in ("out", "back") if way == "from-torch" else ("other",):
+                if (folder / name).exists():
+                    (folder / name).rename(folder / f"{name}-{number}-{way}")
+    show(found, size, config, arguments.shard_size)
+
+
+def write_weights(folder, megabytes):
+    """Writes the same random weights as a run's checkpoint and as a state dict whose matrices lie
+    as ours do; returns (config, bytes of the weights)."""
+    import jax
+    import torch
+
+    from dlms_jax.config import from_dict
+    from dlms_jax.conversion.names import abstract_params
+    from dlms_jax.conversion.source import arrays_of, open_source
+    from dlms_jax.data.tokenizers import ByteTokenizer
+    from dlms_jax.training import checkpoint
+    from dlms_jax.training.denoiser import vocabulary_of
+
+    width = max(1, round((megabytes * 1e6 / (4 * 12 * LAYERS)) ** 0.5 / 64)) * 64
+    model = {
+        "width": width,
+        "num_layers": LAYERS,
+        "num_heads": HEADS,
+        "num_kv_heads": HEADS,
+        "feed_forward": width * 8 // 3,
+    }
+    config, tokenizer = from_dict({"model": model}), ByteTokenizer()
+    shapes = abstract_params(config, vocabulary_of(tokenizer).rows)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), shapes)
+    about = {"config": config.to_dict(), "tokenizer": tokenizer.to_dict()}
+    about |= {"data": {}, "versions": checkpoint.versions()}
+    checkpoint.save_weights(folder / "run", 1, jax.device_put(params), about)
+    source = open_source(folder / "run")
+    pairs = itertools.chain.from_iterable(arrays_of(t, source.arrays) for t in source.tensors)
+    state = {name: torch.tensor(x.T if x.ndim == 2 else x) for name, x in pairs}
+    torch.save(state, folder / "state.pt")
+    return config, sum(x.nbytes for x in jax.tree.leaves(params))
+
+
+def measured(way, folder, shard_bytes):
+    """Runs one way; returns its seconds, and the peak memory before and after, in MiB."""
+    for name in LIBRARIES[way]:
+        importlib.import_module(name)
+    if "jax" in sys.modules:
+        sys.modules["jax"].devices()
+    before, start = peak(), time.perf_counter()
+    WAYS[way](folder, shard_bytes)
+    return {"seconds": time.perf_counter() - start, "before": before, "after": peak()}
+
+
+def peak():  # not getrusage: its peak is the parent's, from before exec
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) // 1024
+
+
+def to_torch(folder, shard_bytes):
+    from dlms_jax import convert
+
+    convert.main(["to-torch", "--checkpoint", str(folder / "run"), "--out", str(folder / "out"),
+                  "--no-verify", "--shard-size", str(shard_bytes)])  # fmt: skip
+
+
+def from_torch(folder, shard_bytes):
+    from dlms_jax import convert
+
+    convert.main(["from-torch", "--model", str(folder / "out"), "--out", str(folder / "back"),
+                  "--no-verify"])  # fmt: skip
+
+
+def torch_alone(folder, shard_bytes):
+    from safetensors.torch import save_file
+    import torch
+
+    state = torch.load(folder / "state.pt")
+    state = {name: x.T.contiguous() if x.ndim == 2 else x for name, x in state.items()}
+    save_shards(state, folder / "other", shard_bytes, save_file)
+
+
+def orbax_numpy(folder, shard_bytes):
+    import jax
+    from safetensors.numpy import save_file
+
+    from dlms_jax.conversion.names import abstract_params
+    from dlms_jax.conversion.source import open_source
+    from dlms_jax.parallel import rules
+    from dlms_jax.training import checkpoint
+    from dlms_jax.training.denoiser import vocabulary_of
+
+    source = open_source(folder / "run")
+    shapes = abstract_params(source.config, vocabulary_of(source.tokenizer).rows)
+    abstract = rules.abstract(shapes, rules.largest_mesh(shapes, 1))
+    leaves = jax.tree.leaves(checkpoint.load_params(source.folder, abstract))
+    state = {}
+    for tensor, leaf in zip(source.tensors, leaves, strict=True):
+        parts = np.asarray(leaf) if tensor.layers else [np.asarray(leaf)]
+        for name, x in zip(tensor.names(), parts, strict=True):
+            state[name] = np.ascontiguousarray(x.T if tensor.transposed else x)
+    save_shards(state, folder / "other", shard_bytes, save_file)
+
+
+WAYS = {
+    "to-torch": to_torch,
+    "from-torch": from_torch,
+    "torch": torch_alone,
+    "orbax, numpy": orbax_numpy,
+}
+
+
+def save_shards(state, folder, shard_bytes, save_file):
+    folder.mkdir()
+    held, size, number = {}, 0, 0
+    for name, x in [*state.items(), (None, None)]:
+        if name is None or held and size + x.nbytes > shard_bytes:
+            save_file(held, folder / f"{number}.safetensors")
+            held, size, number = {}, 0, number + 1
+        if name is not None:
+            held[name], size = x, size + x.nbytes
+
+
+def show(found, size, config, shard_size):
+    table = Table(
+        title=f"{size / 1e6:.0f} MB of weights in float32, files of {shard_size} MB; width "
+        f"{config.model.width}, {config.model.num_layers} layers"
+    )
+    for column in ("conversion", "seconds", "GB/s", "peak MiB", "of that, beyond"):
+        table.add_column(column)
+    for way, runs in found.items():
+        seconds, before, after = (
+            float(np.median([run[key] for run in runs])) for key in ("seconds", "before", "after")
+        )
+        table.add_row(way, f"{seconds:.2f}", f"{size / seconds / 1e9:.3f}", f"{after:.0f}",
+                      f"{after - before:.0f}")  # fmt: skip
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

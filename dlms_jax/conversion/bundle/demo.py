@@ -1,0 +1,174 @@
+"""Samples text from the model of this release.
+
+    bash run_demo.sh                        (on Windows: run_demo.bat)
+    bash run_demo.sh "The " "Python is" --length 64 --seed 1
+    bash run_demo.sh --here "The "
+
+The first run makes a virtual environment beside this file and installs what requirements.txt names.
+"""
+
+import argparse
+import hashlib
+from importlib.util import find_spec
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+CHECKSUMS = "SHA256SUMS"
+
+
+def parse(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="run_demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("prompts", nargs="*", default=["The "], metavar="PROMPT",
+        help='what a text begins with (default "The "); several are written in one batch',
+    )  # fmt: skip
+    add("--length", type=int, metavar="N", help="tokens to write (default: config.json's)")
+    add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text")
+    add("--here", action="store_true",
+        help="use this Python and the packages that it has; nothing is installed or downloaded",
+    )  # fmt: skip
+    add("--jax", action="store_true",
+        help="sample from the JAX checkpoint, where this release has one",
+    )  # fmt: skip
+    add("--no-check", dest="check", action="store_false",
+        help=f"do not compare the files with {CHECKSUMS} first",
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def check_files() -> str:
+    """Returns what is wrong with the files of this release, in one line; "" where nothing is."""
+    try:
+        lines = (HERE / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{HERE / CHECKSUMS} is missing or cannot be read; unpack the release again"
+    for line in lines:
+        expected, _, name = line.partition("  ")
+        found = hashlib.sha256()
+        try:
+            with open(HERE / name, "rb") as file:
+                while part := file.read(2**20):
+                    found.update(part)
+        except OSError as error:
+            return (
+                f"{HERE / name} is missing or cannot be read ({error.strerror}); unpack the "
+                "release again"
+            )
+        if found.hexdigest() != expected:
+            return (
+                f"{HERE / name} is damaged or was changed: its sha256 is not that of {CHECKSUMS}; "
+                "unpack the release again"
+            )
+    print(f"{len(lines)} files are as {CHECKSUMS} says", flush=True)
+    return ""
+
+
+def make_environment(name: str, requirements: str) -> pathlib.Path:
+    """Returns the Python of a virtual environment with the packages of a file, made where it is not
+    there yet."""
+    folder, wanted = HERE / name, (HERE / requirements).read_text(encoding="utf-8")
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    done = folder / "installed.txt"  # written last: what an interrupted run left is not used
+    if done.is_file() and done.read_text(encoding="utf-8") == wanted:
+        return python
+    print(f"installing {', '.join(wanted.split())} to {folder} (once) ...", flush=True)
+    commands = (
+        [sys.executable, "-m", "venv", "--clear", folder],
+        [python, "-m", "pip", "install", "--disable-pip-version-check", "-r", HERE / requirements],
+    )
+    for command in commands:
+        if subprocess.run(command).returncode:
+            sys.exit(
+                f"error: {folder} could not be made, for the reason above; mend it and run this "
+                "again, or use --here with a Python that has these packages"
+            )
+    done.write_text(wanted, encoding="utf-8")
+    return python
+
+
+def write_texts(prompts: list[str], length: int, seed: int) -> list[str]:
+    """Returns a text for each prompt, from the weights in model/, by PyTorch."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(
+        HERE / "model", padding_side="left", trust_remote_code=True
+    )
+    model = AutoModelForCausalLM.from_pretrained(HERE / "model", trust_remote_code=True)
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
+    torch.manual_seed(seed)
+    model.generation_config.do_sample = True
+    tokens = model.generate(**inputs, max_new_tokens=length)
+    return tokenizer.batch_decode(tokens, skip_special_tokens=True)
+
+
+def printable(text: str) -> str:
+    """Returns the text with control characters, which could upset a terminal, made visible."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def by_pytorch(arguments: argparse.Namespace, length: int):
+    if missing := [name for name in ("torch", "transformers") if not find_spec(name)]:
+        sys.exit(
+            f"error: {sys.executable} has no {' and no '.join(missing)}; leave --here out, or set "
+            "PYTHON to one that has what requirements.txt names"
+        )
+    with tempfile.TemporaryDirectory() as folder:  # where transformers copies the model's .py files
+        os.environ |= {"HF_MODULES_CACHE": folder, "HF_HUB_OFFLINE": "1"}
+        try:
+            texts = write_texts(arguments.prompts, length, arguments.seed)
+        except ValueError as error:  # the model's own, of prompts and lengths
+            sys.exit(f"error: {error}".replace("max_new_tokens", "--length"))
+    print("\n---\n".join(map(printable, texts)))
+
+
+def by_jax(arguments: argparse.Namespace, length: int):
+    command = [sys.executable, "-m", "dlms_jax.sample", "--checkpoint", HERE / "checkpoint"]
+    command += [f"--prompt={prompt}" for prompt in arguments.prompts]
+    command += [f"--length={length}", f"--seed={arguments.seed}"]
+    if status := subprocess.run(command, cwd=HERE / "source").returncode:
+        sys.exit(status)
+
+
+def main():
+    arguments = parse()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # whatever this terminal can show
+    if arguments.jax and not (HERE / "checkpoint").is_dir():
+        sys.exit("error: this release has no JAX checkpoint; leave --jax out")
+    if arguments.check and (wrong := check_files()):
+        sys.exit(f"error: {wrong}")
+    if not arguments.here:
+        names = (
+            (".venv-jax", "requirements-jax.txt")
+            if arguments.jax
+            else (".venv", "requirements.txt")
+        )
+        python = make_environment(*names)
+        again = [python, __file__, "--here", "--no-check", *sys.argv[1:]]
+        sys.exit(subprocess.run(again).returncode)
+    length = arguments.length
+    if length is None:
+        config = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
+        length = config["sampling"]["length"]
+    (by_jax if arguments.jax else by_pytorch)(arguments, length)
+    print(f"\nThe weights are in {HERE / 'model'}, the run's log and curves beside it; "
+          f"{HERE / 'README.md'} tells the rest.")  # fmt: skip
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,87 @@
+"""What two frameworks are given to compare: rows of documents, and prompts with holes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dlms_jax.config import Config
+from dlms_jax.data.tokenizers import Tokenizer
+from dlms_jax.diffusion import Layout, Noisy
+from dlms_jax.diffusion.block import beside_clean
+
+_LENGTH = 33  # of the longest rows; odd, for the U-Net
+
+
+def cases(config: Config, tokenizer: Tokenizer, known: int) -> Iterator[tuple]:
+    """Yields (what each row tries, inputs, t_BxL, layout): one array of rows of several documents
+    and padding, and one that is short.
+
+    known: symbols that the network has rows for, where those are fewer than the tokenizer's.
+    """
+    rng, context = np.random.default_rng(0), config.data.sequence_length
+    length = min(_LENGTH, context)
+    half = max(length // 2, 1)
+    documents = [[length], [half], [half, length - half], [1, length - 1], [2], [1]]
+    documents = [[size for size in sizes if size] for sizes in documents]
+    for rows, width in ((documents, length), ([[2]], 2)):
+        names = [f"{' + '.join(map(str, sizes))} of {width} tokens" for sizes in rows]
+        segments, positions = _layout(rows, width)
+        tokens = _tokens(rng, tokenizer, known, positions)
+        yield names, *_inputs(rng, config, tokenizer, known, tokens, segments, positions)
+
+
+def _layout(documents: list[list[int]], length: int):
+    """Returns (segments_BxL, positions_BxL) of rows of documents of these lengths."""
+    segments, positions = np.zeros((2, len(documents), length), np.int32)
+    for row, sizes in enumerate(documents):
+        at = 0
+        for number, size in enumerate(sizes, start=1):
+            segments[row, at : at + size] = number
+            positions[row, at : at + size] = np.arange(size)
+            at += size
+    return segments, positions
+
+
+def _tokens(rng, tokenizer: Tokenizer, known: int, positions_BxL):
+    tokens = rng.integers(0, min(tokenizer.size, known), positions_BxL.shape, np.int32)
+    return tokens if tokenizer.bos_id >= known else np.where(
+        positions_BxL == 0, tokenizer.bos_id, tokens
+    )  # fmt: skip
+
+
+def _inputs(rng, config, tokenizer, known, tokens_BxL, segments_BxL, positions_BxL):
+    """Returns (inputs, t_BxL, layout): half of the tokens masked, some of the others given, each
+    with a time and each row with a class of its own."""
+    shape, objective = tokens_BxL.shape, config.objective.name
+    hidden_BxL = (rng.random(shape) < 0.5) & (positions_BxL > 0) & (tokenizer.mask_id < known)
+    masked_BxL = np.where(hidden_BxL, tokenizer.mask_id, tokens_BxL)
+    t_BxL = rng.random(shape, np.float32)
+    given_BxL = (positions_BxL > 0) & ~hidden_BxL & (rng.random(shape) < 0.3)
+    class_B = rng.integers(0, config.model.classes + 1, len(tokens_BxL), np.int32)
+    layout = Layout(segments_BxL, positions_BxL, given_BxL, class_B)
+    if objective == "gaussian":
+        size = config.gaussian.embedding_size
+        return Noisy(*rng.normal(size=(2, *shape, size)).astype(np.float32)), t_BxL, layout
+    if objective == "block":  # what is being denoised, and beside it the clean text
+        layout = layout._replace(
+            blocks_BxL=positions_BxL // config.block.size, clean_BxL=np.zeros(shape, bool)
+        )
+        both_BxL = np.concatenate([masked_BxL, tokens_BxL], axis=1)
+        t_BxL = np.concatenate([t_BxL, np.zeros(shape, np.float32)], axis=1)
+        return both_BxL, t_BxL, beside_clean(layout)
+    return (tokens_BxL if objective == "autoregressive" else masked_BxL), t_BxL, layout
+
+
+def prompts(config: Config, tokenizer: Tokenizer) -> list[list[Any]]:
+    """Returns pieces of two canvases of different lengths, which fit the context: a prompt, a hole
+    and, where the objective fills holes before given text, some of that."""
+    room = config.data.sequence_length - 1  # beside BOS
+    hole = max(1, min(12, room - 5))
+    after = [] if config.objective.name in ("autoregressive", "block") else ["e"]
+    rows = [["a", hole, *after], ["The ", max(1, hole // 2), *after]]
+    return [row for row in rows if _length(tokenizer, row) <= room] or [[room]]
+
+
+def _length(tokenizer: Tokenizer, pieces) -> int:
+    return sum(x if isinstance(x, int) else len(tokenizer.encode(x)) for x in pieces)
