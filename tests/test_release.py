@@ -228,6 +228,8 @@ def test_names_that_are_no_part_of_a_file_name_are_refused(option, run, tmp_path
 
 
 def test_the_readme_has_the_command_and_the_files_of_this_release(unpacked):
+    card = (unpacked / "model" / "README.md").read_text()
+    assert "\n# small-v2\n" in card and 'from_pretrained("model"' in card
     text = (unpacked / "README.md").read_text()
     command = ("python -m dlms_jax.release --checkpoint runs/small --out dist --name small "
                "--version 2 --no-verify --with-checkpoint --licence cc0-1.0")  # fmt: skip

@@ -43,9 +43,10 @@ _RUN = {
 
 
 def model_card(
-    source: Source, name: str, layout: str, dtype: str, report: dict[str, Any], licence: str
-) -> str:
-    """Returns the text of a README.md. report: of verify_export."""
+    source: Source, name: str, folder: str, layout: str, dtype: str, report: dict[str, Any],
+    licence: str,
+) -> str:  # fmt: skip
+    """Returns the text of a README.md. folder: where the model is. report: of verify_export."""
     config, about = source.config, source.about
     number = count_parameters(config, source.tokenizer.size, schedule_size(config))
     weights = "moving average of the weights" if source.item == "ema" else "weights"
@@ -66,7 +67,7 @@ def model_card(
         "",
         "## Run",
         "",
-        _RUN[layout].format(name=name),
+        _RUN[layout].format(name=folder),
         "",
         "## Held-out text",
         "",

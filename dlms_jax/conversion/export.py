@@ -41,8 +41,8 @@ def export(
         described = config_json(layout, source.config, source.tokenizer, written)
         if layout == "native":
             described["gaussian"] = native.gaussian_config(source.config, _schedule(source))
-            for name in native.FILES:
-                shutil.copy(pathlib.Path(pytorch.__file__).with_name(name), folder / name)
+            for file in native.FILES:
+                shutil.copy(pathlib.Path(pytorch.__file__).with_name(file), folder / file)
         write_json(folder / "config.json", described)
         write_json(
             folder / "generation_config.json",
@@ -55,7 +55,7 @@ def export(
         write_json(folder / ABOUT, source.about | {"step": step, "weights": source.item})
         report = verify_export(source, folder, layout, verify, console)
         write_json(folder / "verification.json", report)
-        text = card.model_card(source, name or out.name, layout, written, report, licence)
+        text = card.model_card(source, name or out.name, out.name, layout, written, report, licence)
         with writable(folder):
             (folder / "README.md").write_text(text, encoding="utf-8")
         write_checksums(folder)
