@@ -84,8 +84,10 @@ def test_runs_where_jax_cannot_be_imported(exported, tmp_path):
 
 def test_the_card_says_what_it_is(exported):
     text = (exported / "README.md").read_text()
-    for part in ("# out", 'from_pretrained("out"', "license: cc0-1.0", "## Recipe", "model.width = 32", "AutoModelForMaskedLM",
-                 "bit for bit", "not compared with PyTorch: --no-verify"):  # fmt: skip
+    for part in (
+        "# out", 'from_pretrained("out"', "license: cc0-1.0", "## Recipe", "model.width = 32",
+        "AutoModelForMaskedLM", "bit for bit", "not compared with PyTorch: --no-verify",
+    ):  # fmt: skip
         assert part in text, part
 
 
