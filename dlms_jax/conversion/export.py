@@ -53,7 +53,7 @@ def export(
         write_tokenizer(source.tokenizer, folder, source.config.data.sequence_length, template)
         step = int(source.folder.name) if source.folder.name.isdigit() else 0
         write_json(folder / ABOUT, source.about | {"step": step, "weights": source.item})
-        report = verify_export(source, folder, layout, verify, console)
+        report = verify_export(source, folder, layout, written, verify, console)
         write_json(folder / "verification.json", report)
         text = card.model_card(source, name or out.name, out.name, layout, written, report, licence)
         with writable(folder):

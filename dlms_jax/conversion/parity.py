@@ -15,7 +15,7 @@ from dlms_jax.config import Config
 from dlms_jax.conversion.folder import read_json
 from dlms_jax.conversion.probes import cases, prompts
 from dlms_jax.conversion.pytorch.modeling_dlms import DLMForDiffusion
-from dlms_jax.conversion.source import Source
+from dlms_jax.conversion.source import DTYPES, Source
 from dlms_jax.conversion.weights_files import WeightsReader
 from dlms_jax.diffusion import Layout, Noisy, make_objective
 from dlms_jax.diffusion.protocol import example_keys
@@ -27,11 +27,17 @@ from dlms_jax.training.denoiser import make_denoiser, make_model, vocabulary_of
 _GUIDANCE = 0.5  # of greedy texts, so that both passes are compared
 
 
-def compare(source: Source, theirs: "Native | Stock", known: int) -> dict[str, Any]:
+def compare(
+    source: Source, theirs: "Native | Stock", known: int, dtype: str = "float32"
+) -> dict[str, Any]:
     """Returns {"class", "logits": {case: largest difference / largest logit}, "greedy"}, the last
-    None where the class has no sampler of ours. known: symbols that the class has rows for."""
+    None where the class has no sampler of ours.
+
+    known: symbols that the class has rows for. dtype: of its weights, to which the checkpoint's are
+    rounded first; both compute in float32.
+    """
     model = dataclasses.replace(source.config.model, dtype="float32", remat="none")
-    ours = Ours(dataclasses.replace(source.config, model=model), source)
+    ours = Ours(dataclasses.replace(source.config, model=model), source, dtype)
     with torch.no_grad():
         logits = {}
         for names, inputs, t_BxL, rows in cases(ours.config, ours.tokenizer, known):
@@ -53,7 +59,7 @@ def _apart(expected_LxV, found_LxV, valid_L) -> float:
 class Ours:
     """The checkpoint's network in JAX, and its sampler."""
 
-    def __init__(self, config: Config, source: Source):
+    def __init__(self, config: Config, source: Source, dtype: str = "float32"):
         self.config, self.tokenizer = config, source.tokenizer
         vocabulary = vocabulary_of(source.tokenizer)
         mesh = make_mesh(devices=jax.local_devices()[:1])
@@ -63,7 +69,8 @@ class Ours:
         for tensor in source.tensors:
             *parts, leaf = tensor.path.split("/")
             node = functools.reduce(lambda node, part: node.setdefault(part, {}), parts, params)
-            node[leaf] = source.arrays.read(tensor.path).astype(np.float32)
+            array = source.arrays.read(tensor.path).astype(DTYPES[dtype], copy=False)
+            node[leaf] = array.astype(np.float32, copy=False)
 
         def denoiser(params):
             return make_denoiser(config, self.network, params, self.objective, mesh)

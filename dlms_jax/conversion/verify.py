@@ -19,11 +19,13 @@ TOLERANCE = 1e-4  # of logits in float32: the largest difference, as a share of 
 
 
 def verify_export(
-    source: Source, folder: pathlib.Path, layout: str, wanted: bool | None, console: Console
-) -> dict[str, Any]:
+    source: Source, folder: pathlib.Path, layout: str, dtype: str, wanted: bool | None,
+    console: Console,
+) -> dict[str, Any]:  # fmt: skip
     """Returns the report of an export; raises UserError where it is not the checkpoint.
 
-    wanted: whether to compare with PyTorch; None: where torch is installed.
+    dtype: of what was written. wanted: whether to compare with PyTorch; None: where torch is
+    installed.
     """
     zeros = {name for name, _ in LAYOUTS[layout].zero_tensors(source.config)}
     bits = _same_bits(source, folder, LAYOUTS[layout].rename, source.tokenizer.size, zeros)
@@ -38,7 +40,7 @@ def verify_export(
             return Stock.loaded(folder, source.config)
         return Stock.in_place_of(folder, source.config, LAYOUTS[layout].rename)
 
-    return _compared(report, source, theirs, source.tokenizer.size, wanted, console)
+    return _compared(report, source, theirs, source.tokenizer.size, dtype, wanted, console)
 
 
 def verify_import(
@@ -63,10 +65,10 @@ def verify_import(
             return Stock.loaded(model, source.config)
         return Stock.in_place_of(model, source.config, foreign.rename)
 
-    return _compared(report, source, theirs, known, wanted, console)
+    return _compared(report, source, theirs, known, "float32", wanted, console)
 
 
-def _compared(report, source, theirs, known, wanted, console) -> dict[str, Any]:
+def _compared(report, source, theirs, known, dtype, wanted, console) -> dict[str, Any]:
     """Returns the report with what the comparison of logits and texts gave. theirs: gives the
     model in PyTorch."""
     installed = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
@@ -83,7 +85,7 @@ def _compared(report, source, theirs, known, wanted, console) -> dict[str, Any]:
         return report
     from dlms_jax.conversion.parity import compare
 
-    report |= compare(source, theirs(), known)
+    report |= compare(source, theirs(), known, dtype)
     worst = max(report["logits"].values())
     if not worst <= TOLERANCE:
         case = max(report["logits"], key=report["logits"].get)
