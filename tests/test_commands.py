@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+from conftest import CACHE
 import numpy as np
 import pytest
 
@@ -51,7 +52,9 @@ def start(*arguments, before=None):
     """Starts `python -m dlms_jax.main` with one CPU device; its output comes line by line.
 
     before: called in the new process first."""
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {
+        "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1", "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    }  # fmt: skip
     command = [sys.executable, "-m", "dlms_jax.main", *map(str, arguments)]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True,
@@ -168,6 +171,7 @@ def one_line_error(module, arguments, capsys) -> str:
         (["--config.data.sequence_length=1"], "at least 2"),
         (["--steps=4"], "--config.section.key=value"),
         (["--config.training.steps"], "no value"),
+        (["--profile_steps=7"], "should be FIRST-LAST"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused_and_leaves_nothing(

@@ -57,6 +57,7 @@ def get(config: Config, key: str):
 # What a value of another setting must be beside, or what another value of it is.
 _NEEDED = {
     "objective.mask_share": {"objective.name": "uniform"},
+    "mesh.expert": {"model.experts": 4},
     "model.classes": {
         "model.conditioning": "film", "data.mixture": {"a": 1.0, "b": 1.0},
     },
@@ -74,6 +75,8 @@ def another_value(key: str):
         return not value
     if hint is str:
         return value + "x"
+    if key == "training.spike_factor":
+        return 3.0  # at most 1 would skip every other step
     if hint is float:
         return value / 2 or 0.5
     if key == "block.curriculum":
@@ -479,11 +482,11 @@ def test_wrong_arguments_end_with_status_2_and_one_line(arguments, recipe, capsy
     ],
 )
 def test_settings_of_the_command_line_are_read(arguments):
-    assert command._overrides(arguments) == {"model.width": "96", "name": "a=b"}
+    assert command.read_overrides(arguments) == {"model.width": "96", "name": "a=b"}
 
 
 def test_negative_number_as_a_word_of_its_own():
-    assert command._overrides(["--config.mesh.data", "-1"]) == {"mesh.data": "-1"}
+    assert command.read_overrides(["--config.mesh.data", "-1"]) == {"mesh.data": "-1"}
 
 
 @pytest.mark.parametrize("source", ["def get_config(:", "import nothing_of_that_name", "1 / 0"])

@@ -22,6 +22,8 @@ PARAMETERS = {
     "base": 97_538_304,
     "medium": 398_512_128,
     "large": 1_732_895_744,
+    "xl_8b": 8_190_735_360,
+    "moe": 7_859_707_904,
     "gaussian_base": 126_516_096,
     "family/masked": 1_066_624,
     "family/uniform": 1_228_800,
@@ -50,7 +52,7 @@ def test_recipe_builds_at_full_size(name):
     state = abstract_state(config, model, tx, mesh)
     assert sum(x.size for x in jax.tree.leaves(state.params)) == PARAMETERS[name]
     assert count_parameters(config, rows, schedule_size(config)) == PARAMETERS[name]
-    if config.model.name == "transformer":
+    if config.model.name == "transformer" and not config.model.experts:
         layers = state.params["layers"]["mlp"]["up_proj"]["kernel"]
         assert layers.shape == (config.model.num_layers, config.model.width, config.model.hidden)
 
@@ -70,6 +72,16 @@ def test_the_papers_model_is_the_papers():
     assert (m.num_layers, m.width, m.num_heads, m.hidden) == (28, 2048, 16, 6144)
     assert m.qk_norm and not m.tie_embeddings and not m.qkv_bias
     assert (config.data.sequence_length, config.training.batch_size) == (2048, 256)
+
+
+def test_the_experts_are_of_the_papers_setting():
+    """8B parameters, 1B active, a billion unique tokens for 96 epochs."""
+    config = load_config(CONFIGS / "moe.py")
+    active = count_parameters(config, 50_304, active=True)
+    assert round(PARAMETERS["moe"] / 1e9) == 8 and round(active / 1e9) == 1
+    training = config.training
+    tokens = training.steps * training.batch_size * config.data.sequence_length
+    assert round(tokens / config.data.max_unique_tokens) == 96
 
 
 def test_base_is_the_single_device_recipe():

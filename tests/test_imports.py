@@ -1,7 +1,7 @@
 """The arrows between the folders, and what keeps the package readable (shared design, section 2).
 
 errors <- config <- {data, diffusion, models, parallel} <- sampling <- training <- evaluation
-<- conversion <- studies <- the files at the top
+<- conversion <- {studies, planning} <- the files at the top
 """
 
 import ast
@@ -22,7 +22,7 @@ LEVELS = (
     {"training"},
     {"evaluation"},
     {"conversion"},
-    {"studies"},
+    {"studies", "planning"},
 )
 LEVEL_OF = {concept: level for level, concepts in enumerate(LEVELS) for concept in concepts}
 TOP = len(LEVELS)  # a file at the top that is neither errors.py nor config.py
@@ -187,7 +187,7 @@ def test_importing_the_package_alone_costs_nothing():
     """`import dlms_jax` and the checks before a run must not wait for JAX."""
     commands = (
         "main.py", "sample.py", "evaluate.py", "experiment.py", "convert.py", "release.py",
-        "prepare/__main__.py",
+        "plan.py", "prepare/__main__.py",
     )  # fmt: skip
     for name in ("__init__.py", "errors.py", *commands):
         top = [

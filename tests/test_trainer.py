@@ -1,19 +1,25 @@
 """Whole runs: resume, interruption, broken steps, and what a run leaves behind."""
 
+import dataclasses
 import io
 import re
 
 from conftest import small_config
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
 
 from dlms_jax import trainer as trainer_module
+from dlms_jax.data.dataset import build_dataset
+from dlms_jax.data.loader import train_batches
 from dlms_jax.errors import UserError
 from dlms_jax.model import DiffusionLM
 from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.trainer import Interrupted, Trainer
+from dlms_jax.training import checkpoint
+from dlms_jax.training.interrupt import StopSignals
 from dlms_jax.training.writer import read_metrics
 
 
@@ -61,8 +67,7 @@ def stop_after(monkeypatch):
             def __exit__(self, *_):
                 monkeypatch.undo()
 
-            @property
-            def received(self):
+            def at(self, step):
                 Signals.asked += 1
                 return "SIGTERM" if Signals.asked >= steps else None
 
@@ -110,6 +115,17 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     for a, b in zip(*rows, strict=True):
         for column in ("loss", "bound", "grad_norm", "learning_rate", "epoch"):
             assert a[column] == b[column], column
+
+
+def test_the_same_seed_gives_the_same_bits_when_run_twice(uninterrupted, tmp_path):
+    whole, config, metrics, _ = uninterrupted
+    strict = dataclasses.replace(config.training, deterministic=True)
+    again, printed = run(tmp_path / "again", dataclasses.replace(config, training=strict))
+    assert again == metrics
+    jax.tree.map(
+        np.testing.assert_array_equal, weights(whole, config), weights(tmp_path / "again", config)
+    )
+    assert re.search(r"│ time +│ 0:\d\d: .*compile \d+%", printed)
 
 
 def test_a_resume_on_two_of_eight_devices_goes_on_with_the_same_batches_and_masks(
@@ -193,10 +209,93 @@ def test_broken_steps_stop_the_run_and_name_the_batch(corpus, tmp_path):
         run(tmp_path / "run", config)
     message = str(stopped.value)
     first_bad = int(re.search(r"3 steps in a row, from step (\d+)", message)[1])
-    assert re.search(rf"last checkpoint: \S*checkpoints/{first_bad + 1}", message)
+    assert re.search(rf"last checkpoint: \S*checkpoints/{first_bad - 1}", message)
     rows = re.search(r"\(corpus, row\) of step \d+: \[([\d, ()]+)\]", message)[1]
     assert len(re.findall(r"\(0, \d+\)", rows)) == config.training.batch_size
     assert "\n" not in message
+
+
+class TestRollback:
+    """Three batches whose loss is NaN: the run goes back to the checkpoint before, past them."""
+
+    BAD = range(4, 7)  # batches, from 0: of steps 5 to 7
+
+    @pytest.fixture
+    def poisoned(self, corpus, monkeypatch):
+        """A config, and from now on the objective gives NaN for the bad batches."""
+        config = config_for(
+            corpus, training__max_skipped_steps=3, training__steps=10, checkpoint__every=2,
+            training__spike_factor=50.0,
+        )  # fmt: skip
+        dataset = build_dataset(config)
+        rows = train_batches(dataset, config, np.arange(8))
+        sums = [int(rows[batch].tokens_RxL.sum()) for batch in range(20)]
+        assert len(set(sums)) == 20
+        bad = np.array([sums[batch] for batch in self.BAD])
+
+        class Poisoned:
+            def __init__(self, objective):
+                self._objective = objective
+
+            def __getattr__(self, name):
+                return getattr(self._objective, name)
+
+            def loss(self, denoise, batch, key, step):
+                loss = self._objective.loss(denoise, batch, key, step)
+                hit = jnp.isin(jnp.sum(batch.tokens_BxL), bad)
+                return loss._replace(total=jnp.where(hit, jnp.nan, loss.total))
+
+        make = trainer_module.make_train_step
+        monkeypatch.setattr(
+            trainer_module,
+            "make_train_step",
+            lambda config, network, objective, tx, mesh: make(
+                config, network, Poisoned(objective), tx, mesh
+            ),
+        )
+        return config
+
+    def test_it_goes_on_past_them_and_says_so_whenever_it_looks_or_is_cut(self, poisoned, tmp_path):
+        metrics, printed = run(tmp_path / "whole", poisoned)
+        assert "3 steps in a row, from step 5: rolling back to step 4 (1 of at most 3)" in printed
+        assert "leaving out the batches of the 3 steps since" in printed
+        rows = read_metrics(tmp_path / "whole/metrics.csv")
+        assert [row["step"] for row in rows] == [str(step) for step in range(1, 11)]
+        assert [row["rollbacks"] for row in rows] == ["0"] * 4 + ["1"] * 6
+        assert all(row["loss"] != "nan" for row in rows) and rows[-1]["skipped"] == "0"
+        epochs = [float(row["epoch"]) for row in rows]
+        assert epochs[-1] == pytest.approx((10 + 3) * epochs[0], rel=1e-4)
+        about = checkpoint.load_about(checkpoint.find_checkpoint(tmp_path / "whole"))
+        assert about["rollbacks"] == [{"to": 4, "first_bad": 5, "last_bad": 7}]
+
+        seldom = dataclasses.replace(poisoned.training, log_every=9)
+        run(tmp_path / "seldom", dataclasses.replace(poisoned, training=seldom))
+
+        class Signals(StopSignals):
+            last = 0
+
+            def at(self, step):
+                return "SIGTERM" if step == self.last else None
+
+        # before, among the bad steps, at the last of them (when it looks), and after the rollback
+        for Signals.last in (3, 6, 7, 9):
+            before, trainer_module.StopSignals = trainer_module.StopSignals, Signals
+            try:
+                with pytest.raises(Interrupted):
+                    run(tmp_path / "cut", poisoned)
+            finally:
+                trainer_module.StopSignals = before
+        assert run(tmp_path / "cut", poisoned)[0] == metrics
+        expected = weights(tmp_path / "whole", poisoned)
+        for other in ("seldom", "cut"):
+            jax.tree.map(
+                np.testing.assert_array_equal, expected, weights(tmp_path / other, poisoned)
+            )
+
+    def test_not_more_often_than_allowed(self, poisoned, tmp_path):
+        none = dataclasses.replace(poisoned.training, max_rollbacks=0)
+        with pytest.raises(UserError, match=r"rolled back before: 0 times; last checkpoint: .*/4"):
+            run(tmp_path / "run", dataclasses.replace(poisoned, training=none))
 
 
 def test_the_autoregressive_twin_trains_under_the_same_trainer(corpus, tmp_path):

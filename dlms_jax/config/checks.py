@@ -12,8 +12,8 @@ _AT_LEAST = types.MappingProxyType({
     "training.max_skipped_steps training.head_chunk data.synthetic_documents checkpoint.every "
     "checkpoint.keep_latest evaluation.every evaluation.batch_size evaluation.samples "
     "sampling.length sampling.steps sampling.corrector_steps mesh.data mesh.fsdp mesh.tensor "
-    "gaussian.embedding_size block.size model.conditioning_size model.source_layers "
-    "model.unet_levels model.unet_blocks",
+    "mesh.expert mesh.sequence gaussian.embedding_size block.size model.conditioning_size "
+    "model.source_layers model.unet_levels model.unet_blocks model.experts_per_token",
     0: "model.num_kv_heads model.head_size model.feed_forward model.norm_epsilon "
     "optimizer.warmup_steps optimizer.weight_decay optimizer.clip_norm optimizer.epsilon "
     "optimizer.peak_learning_rate optimizer.muon_learning_rate optimizer.b1 optimizer.b2 "
@@ -22,7 +22,9 @@ _AT_LEAST = types.MappingProxyType({
     "sampling.temperature sampling.guidance sampling.top_k sampling.eta data.seed "
     "data.max_unique_tokens data.repeat data.short_rows data.workers objective.mask_share "
     "objective.prompt_drop objective.random_context objective.anneal_steps model.classes "
-    "model.unet_attention_levels",
+    "model.unet_attention_levels model.experts model.expert_feed_forward "
+    "model.load_balance_weight model.z_loss_weight training.spike_factor training.max_rollbacks "
+    "training.hang_minutes",
 })  # fmt: skip
 _ABOVE_0 = (
     "model.rope_theta", "objective.schedule_power", "data.heldout_fraction", "sampling.top_p"
@@ -74,8 +76,14 @@ def check(config):
             raise UserError(f"config.{key}={settings[key]} should be at most 1")
     _check_data(config)
     _check_model(config)
+    _check_experts(config)
     _check_objective(config)
     training = config.training
+    if 0 < training.spike_factor <= 1:
+        raise UserError(
+            f"config.training.spike_factor={training.spike_factor} would skip every other step; "
+            "use 0 (off) or a number well above 1"
+        )
     if training.batch_size % training.accumulation_steps:
         raise UserError(
             f"config.training.batch_size={training.batch_size} is not a multiple of "
@@ -140,6 +148,43 @@ def _check_model(config):
         raise UserError(
             "config.model.tie_embeddings has nothing to tie in Gaussian diffusion, whose network "
             "reads no tokens; leave it false"
+        )
+
+
+def _check_experts(config):
+    model, objective = config.model, config.objective
+    if not model.experts:
+        if config.mesh.expert != 1:
+            raise UserError(
+                f"config.mesh.expert={config.mesh.expert} splits experts, and config.model.experts "
+                "is 0; leave it at 1, or set model.experts"
+            )
+        return
+    if model.name == "unet" or model.source == "cross_attention":
+        raise UserError(
+            f"config.model.experts={model.experts} is for config.model.name=transformer with "
+            "model.source=concatenation; leave it at 0"
+        )
+    if model.experts_per_token > model.experts:
+        raise UserError(
+            f"config.model.experts_per_token={model.experts_per_token} should be at most "
+            f"config.model.experts={model.experts}"
+        )
+    if config.mesh.expert > 0 and model.experts % config.mesh.expert:
+        raise UserError(
+            f"config.model.experts={model.experts} is not a multiple of "
+            f"config.mesh.expert={config.mesh.expert}"
+        )
+    if model.routing == "expert_choice":
+        if objective.name in ("autoregressive", "block"):
+            raise UserError(
+                "config.model.routing=expert_choice compares all tokens of a row, of which "
+                f"config.objective.name={objective.name} must not see those ahead; use token_choice"
+            )
+    elif model.experts_per_token == 1 < model.experts and model.normalise_routing:
+        raise UserError(
+            "config.model.normalise_routing makes the weight of a token's only expert 1, so that "
+            "nothing teaches the router; set it to false, or experts_per_token to 2 or more"
         )
 
 

@@ -59,6 +59,15 @@ class ModelConfig:
     num_kv_heads: int = 0  # 0: as many as num_heads; fewer: grouped-query attention
     head_size: int = 0  # 0: width / num_heads
     feed_forward: int = 0  # 0: 8/3 of the width, rounded up to a multiple of 64
+    # Mixture of experts: each layer has so many networks in place of one; 0: it has one.
+    experts: int = 0
+    experts_per_token: int = 2  # of them, how many a token goes through (expert_choice: on average)
+    expert_feed_forward: int = 0  # of each; 0: as feed_forward
+    # Who chooses whom: tokens their best experts, or experts their best tokens of the whole row.
+    routing: Literal["token_choice", "expert_choice"] = "token_choice"
+    normalise_routing: bool = True  # token_choice: the weights of a token's experts sum to 1
+    load_balance_weight: float = 0.01  # token_choice: of the loss that keeps experts equally busy
+    z_loss_weight: float = 0.001  # of the loss that keeps the router's logits small
     qk_norm: bool = True
     qkv_bias: bool = False
     tie_embeddings: bool = False
@@ -90,6 +99,10 @@ class ModelConfig:
     @property
     def hidden(self) -> int:
         return self.feed_forward or -(-(8 * self.width // 3) // 64) * 64
+
+    @property
+    def expert_hidden(self) -> int:
+        return self.expert_feed_forward or self.hidden
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +155,8 @@ class OptimizerConfig:
     b2: float = 0.95
     epsilon: float = 1e-8
     clip_norm: float = 1.0  # 0: no clipping
+    # bfloat16 halves the moments, rounded by chance so that they are right on average.
+    moments: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +171,16 @@ class TrainingConfig:
     start_from: str = ""
     ema_decay: float = 0.0  # 0: no moving average of the weights
     log_every: int = 50
-    max_skipped_steps: int = 20  # non-finite steps in a row before the run stops
+    # A step whose loss or gradient is not finite is skipped, and so is one where either is above
+    # spike_factor times its median over the last good ones; 0: no such limit.
+    spike_factor: float = 0.0
+    max_skipped_steps: int = 20  # in a row, before the run goes back to its last good checkpoint
+    max_rollbacks: int = 3  # how often it may, leaving out the batches since then, before it stops
+    # Print the stacks of all processes when no step has ended for so long (0: never), and go on; or
+    # end with status 76, for a launcher to start the run again.
+    hang_minutes: float = 30.0
+    hang_exit: bool = False
+    deterministic: bool = False  # refuse a device that may give other bits when run again
     head: Literal["fused", "plain"] = "fused"  # fused: logits only where the loss looks
     head_chunk: int = 1024  # positions whose logits exist at one time, on each device
 
@@ -168,6 +192,8 @@ class MeshConfig:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    expert: int = 1  # splits the experts of each layer, and rows too
+    sequence: int = 1  # splits the places of each row, for rows longer than a device holds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,6 +49,10 @@ def model_card(
     """Returns the text of a README.md. folder: where the model is. report: of verify_export."""
     config, about = source.config, source.about
     number = count_parameters(config, source.tokenizer.size, schedule_size(config))
+    active = ""
+    if config.model.experts:
+        used = count_parameters(config, source.tokenizer.size, schedule_size(config), active=True)
+        active = f" ({used:,} of them active for a token)"
     weights = "moving average of the weights" if source.item == "ema" else "weights"
     lines = [
         "---",
@@ -61,7 +65,7 @@ def model_card(
         "",
         f"# {name}",
         "",
-        f"A language model of {number:,} parameters, trained by dlms_jax {__version__}: "
+        f"A language model of {number:,} parameters{active}, trained by dlms_jax {__version__}: "
         f"{config.objective.name}, {config.model.name}. These are the {weights} at step "
         f"{source.folder.name}, in {dtype}, in the layout {layout}.",
         "",

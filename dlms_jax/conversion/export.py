@@ -69,7 +69,7 @@ def _write_weights(source, folder, layout, dtype, shard_bytes, console) -> str:
     rename = LAYOUTS[layout].rename
     _check_space(folder, tensors, wanted)
     writer, padding, types = WeightsWriter(folder, shard_bytes), {}, set()
-    total = sum(max(t.layers, 1) * int(np.prod(t.shape)) for t in tensors)
+    total = sum(tensor.size for tensor in tensors)
     with byte_progress(console) as progress:
         task = progress.add_task("weights", total=total * (wanted or DTYPES["float32"]).itemsize)
         for tensor in tensors:
@@ -99,7 +99,7 @@ def _schedule(source: Source) -> np.ndarray | None:
 
 def _check_space(folder, tensors, dtype):
     item = (dtype or DTYPES["float32"]).itemsize
-    needed = item * sum(max(t.layers, 1) * int(np.prod(t.shape)) for t in tensors)
+    needed = item * sum(tensor.size for tensor in tensors)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(

@@ -54,8 +54,11 @@ def foreign_model(c: dict[str, Any], where: str, context: int | None) -> Foreign
         raise UserError(f"{where} has no {error}; is it the config.json of the weights?") from None
 
 
-def _like_llama(c, where, context, objective, qk_norm=False, qkv_bias=False, **more) -> Foreign:
-    """Reads the keys that Llama, Qwen2, Qwen3 and their descendants share."""
+def _like_llama(
+    c, where, context, objective, qk_norm=False, qkv_bias=False, moe=False, **more
+) -> Foreign:
+    """Reads the keys that Llama, Qwen2, Qwen3 and their descendants share; moe: those of Qwen3-MoE
+    too."""
     rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
     theta = rope.get("rope_theta", c.get("rope_theta", 10_000.0))
     kind = rope.get("rope_type", rope.get("type", "default"))
@@ -70,7 +73,9 @@ def _like_llama(c, where, context, objective, qk_norm=False, qkv_bias=False, **m
             "sliding-window attention": sliding,
             f"hidden_act {c.get('hidden_act')!r}": c.get("hidden_act", "silu") != "silu",
             "biases in the MLP": c.get("mlp_bias", False),
-            "experts": c.get("num_experts") or c.get("num_local_experts"),
+            "experts": not moe and (c.get("num_experts") or c.get("num_local_experts")),
+            "layers with experts and layers without in one": moe
+            and (c.get("mlp_only_layers") or c.get("decoder_sparse_step", 1) != 1),
         },
     )
     heads, layers = c["num_attention_heads"], c["num_hidden_layers"]
@@ -91,6 +96,14 @@ def _like_llama(c, where, context, objective, qk_norm=False, qkv_bias=False, **m
         "rope_theta": float(theta),
         "norm_epsilon": float(c.get("rms_norm_eps", 1e-6)),
     }
+    if moe:
+        model |= {
+            "experts": c.get("num_experts") or c["num_local_experts"],
+            "experts_per_token": c["num_experts_per_tok"],
+            "expert_feed_forward": c["moe_intermediate_size"],
+            "normalise_routing": bool(c.get("norm_topk_prob", False)),
+            "load_balance_weight": float(c.get("router_aux_loss_coef", 0.001)),
+        }
     longest = c.get("max_position_embeddings", _CONTEXT)
     config = _config(c, model, longest, context, objective, **more)
     return Foreign(config, mask_id=c.get("mask_token_id"), zeros=zeros)
@@ -119,9 +132,9 @@ def _llada(c, where, context) -> Foreign:
     return Foreign(config, llada_name, c.get("mask_token_id"))
 
 
-def _sdar(c, where, context) -> Foreign:
-    size = c.get("block_size", 4)
-    found = _like_llama(c, where, context, {"name": "block"}, True, block={"size": size})
+def _sdar(c, where, context, moe=False) -> Foreign:
+    objective, block = {"name": "block"}, {"size": c.get("block_size", 4)}
+    found = _like_llama(c, where, context, objective, qk_norm=True, moe=moe, block=block)
     return dataclasses.replace(found, mask_id=c.get("mask_token_id", SDAR_MASK_ID))
 
 
@@ -146,12 +159,14 @@ def _refuse(where: str, unlike: dict[str, Any]):
 _AR, _MASKED = {"name": "autoregressive"}, {"name": "masked"}
 _KINDS: dict[str, Callable[..., Foreign]] = {
     "qwen3": lambda *a: _like_llama(*a, _AR, qk_norm=True),
+    "qwen3_moe": lambda *a: _like_llama(*a, _AR, qk_norm=True, moe=True),
     "qwen2": lambda *a: _like_llama(*a, _AR, qkv_bias=True),
     "llama": lambda *a: _like_llama(*a, _AR),
     "a2d-qwen3": lambda *a: _like_llama(*a, _MASKED, qk_norm=True),
     "a2d-qwen2": lambda *a: _like_llama(*a, _MASKED, qkv_bias=True),
     "a2d-llama": lambda *a: _like_llama(*a, _MASKED),
     "sdar": _sdar,
+    "sdar_moe": lambda *a: _sdar(*a, moe=True),
     "DiffLM": lambda *a: _like_llama(*a, _MASKED, qk_norm=True),
     "llada": _llada,
     "Dream": lambda *a: _like_llama(*a, _MASKED | {"shift": True}, qkv_bias=True),

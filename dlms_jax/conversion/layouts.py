@@ -2,8 +2,9 @@
 our networks each can hold. What it cannot hold is refused, never dropped.
 
 native is ours and holds everything (pytorch/). The others are those of published classes:
-qwen3: Qwen3ForCausalLM of transformers. a2d: dLLM's A2DQwen3LMHeadModel. sdar: SDARForCausalLM, as
-SGLang and LMDeploy read it. megadlms: MegaDLMs' DiffLM. llada: LLaDAModelLM. dream: DreamModel.
+qwen3: Qwen3ForCausalLM of transformers, with experts Qwen3MoeForCausalLM. a2d: dLLM's
+A2DQwen3LMHeadModel. sdar: SDARForCausalLM, as SGLang and LMDeploy read it. megadlms: MegaDLMs'
+DiffLM. llada: LLaDAModelLM. dream: DreamModel.
 Where each contract was read stands in docs/release.md.
 """
 
@@ -101,6 +102,24 @@ def _qwen3(
     }
 
 
+def _stock_qwen3(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns the config.json of the class of transformers, with experts or without."""
+    m = config.model
+    if not m.experts:
+        return _qwen3(config, tokenizer, "qwen3", "Qwen3ForCausalLM")
+    experts = {
+        "num_experts": m.experts,
+        "num_experts_per_tok": m.experts_per_token,
+        "moe_intermediate_size": m.expert_hidden,
+        "norm_topk_prob": m.normalise_routing,
+        "decoder_sparse_step": 1,  # every layer has experts
+        "mlp_only_layers": [],
+        "router_aux_loss_coef": m.load_balance_weight,
+        "output_router_logits": False,
+    }
+    return _qwen3(config, tokenizer, "qwen3_moe", "Qwen3MoeForCausalLM", **experts)
+
+
 def _llada(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     m = config.model
     return {
@@ -168,19 +187,20 @@ def llada_name(name: str) -> str:
     return f"model.transformer.{block}{_LLADA_NAMES[stem]}.{leaf}"
 
 
-_PLAIN = {
+_LAYERS = {
     "model.name": ("transformer",),
     "model.conditioning": ("none",),
     "model.source": ("concatenation",),
 }
+_PLAIN = _LAYERS | {"model.experts": (0,)}
 _NO_SHIFT = {"objective.shift": (False,)}
 _O_BIAS = "model.layers.{n}.self_attn.o_proj.bias"
 
 LAYOUTS = {
     "native": Layout({}, native_config),
     "qwen3": Layout(
-        _PLAIN | {"objective.name": ("autoregressive",), "model.qk_norm": (True,)},
-        lambda c, t: _qwen3(c, t, "qwen3", "Qwen3ForCausalLM"),
+        _LAYERS | {"objective.name": ("autoregressive",), "model.qk_norm": (True,)},
+        _stock_qwen3,
         zeros=_O_BIAS,
     ),
     "a2d": Layout(

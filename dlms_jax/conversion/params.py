@@ -47,13 +47,14 @@ class _Parameter:
 
     def __call__(self, index) -> np.ndarray:
         index = tuple(slice(*s.indices(n)[:2]) for s, n in zip(index, self.shape, strict=True))
-        if not self.tensor.layers:
+        stack = self.tensor.stack
+        if not stack:
             return self._one(self.tensor.name, index)
-        names = self.tensor.names()[index[0]]
-        layers = np.empty([s.stop - s.start for s in index], np.float32)
-        for n, name in enumerate(names):
-            layers[n] = self._one(name, index[1:])
-        return layers
+        names = np.array(self.tensor.names()).reshape(stack)[index[: len(stack)]]
+        array = np.empty([s.stop - s.start for s in index], np.float32)
+        for place in np.ndindex(names.shape):
+            array[place] = self._one(str(names[place]), index[len(stack) :])
+        return array
 
     def _one(self, name, index):
         index = index[::-1] if self.tensor.transposed else index

@@ -175,7 +175,13 @@ class Stock:
             "rope_parameters": {"rope_type": "default", "rope_theta": m.rope_theta},
             "attn_implementation": "sdpa",
         }  # fmt: skip
-        if m.qk_norm:
+        if m.experts:
+            kind, built = transformers.Qwen3MoeForCausalLM, transformers.Qwen3MoeConfig(
+                **common, attention_bias=m.qkv_bias, num_experts=m.experts,
+                num_experts_per_tok=m.experts_per_token, moe_intermediate_size=m.expert_hidden,
+                norm_topk_prob=m.normalise_routing,
+            )  # fmt: skip
+        elif m.qk_norm:
             built = transformers.Qwen3Config(**common, attention_bias=m.qkv_bias)
             kind = transformers.Qwen3ForCausalLM
         elif m.qkv_bias:
@@ -183,11 +189,18 @@ class Stock:
         else:
             kind, built = transformers.LlamaForCausalLM, transformers.LlamaConfig(**common)
         model = kind(built)
-        weights = {
-            name: torch.from_numpy(reader.read(rename(name)).astype(np.float32))
-            for name in model.state_dict()
-            if rename(name) in reader.shapes
-        }
+
+        def read(name):
+            return torch.from_numpy(reader.read(rename(name)).astype(np.float32))
+
+        weights = {name: read(name) for name in model.state_dict() if rename(name) in reader.shapes}
+        for n in range(m.num_layers if m.experts else 0):  # version 5 has them in one tensor
+            at = f"model.layers.{n}.mlp.experts"
+            gate, up, down = (
+                torch.stack([read(f"{at}.{e}.{kind}_proj.weight") for e in range(m.experts)])
+                for kind in ("gate", "up", "down")
+            )
+            weights |= {f"{at}.gate_up_proj": torch.cat([gate, up], 1), f"{at}.down_proj": down}
         missing, _ = model.load_state_dict(weights, strict=False)
         if set(missing) - {"lm_head.weight"} or (missing and not m.tie_embeddings):
             raise ValueError(f"{kind.__name__} wants {missing}, which {folder} has not")

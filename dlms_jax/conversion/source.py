@@ -54,6 +54,8 @@ def open_source(path: str | pathlib.Path, ema: bool | None = None) -> Source:
 
 def arrays_of(tensor: Tensor, arrays: CheckpointArrays) -> Iterator:
     """Yields (PyTorch's name, array) of a parameter's tensors."""
-    parts = arrays.layers(tensor.path) if tensor.layers else [arrays.read(tensor.path)]
+    parts = arrays.layers(tensor.path) if tensor.stack else [arrays.read(tensor.path)]
+    if len(tensor.stack) == 2:
+        parts = (expert for layer in parts for expert in layer)
     for name, array in zip(tensor.names(), parts, strict=True):
         yield name, array.T if tensor.transposed else array

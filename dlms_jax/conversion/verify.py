@@ -61,7 +61,7 @@ def verify_import(
         kind = str(read_json(model / "config.json").get("model_type"))
         if kind == "dlms":
             return Native(model)
-        if kind in ("qwen3", "qwen2", "llama"):
+        if kind in ("qwen3", "qwen3_moe", "qwen2", "llama"):
             return Stock.loaded(model, source.config)
         return Stock.in_place_of(model, source.config, foreign.rename)
 

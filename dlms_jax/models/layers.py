@@ -87,7 +87,7 @@ class Attention(nn.Module):
         self.q_proj = Linear(c.num_heads * c.per_head, dtype, c.qkv_bias)
         self.k_proj = Linear(c.kv_heads * c.per_head, dtype, c.qkv_bias)
         self.v_proj = Linear(c.kv_heads * c.per_head, dtype, c.qkv_bias)
-        self.o_proj = Linear(c.width, dtype, std=_output_std(c))
+        self.o_proj = Linear(c.width, dtype, std=output_std(c))
         if c.qk_norm:
             self.q_norm = RMSNorm(c.norm_epsilon, dtype)
             self.k_norm = RMSNorm(c.norm_epsilon, dtype)
@@ -126,10 +126,10 @@ class MLP(nn.Module):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         gate_BxLxF = Linear(c.hidden, dtype, name="gate_proj")(x_BxLxD)
         up_BxLxF = Linear(c.hidden, dtype, name="up_proj")(x_BxLxD)
-        down = Linear(c.width, dtype, std=_output_std(c), name="down_proj")
+        down = Linear(c.width, dtype, std=output_std(c), name="down_proj")
         return down(jax.nn.silu(gate_BxLxF) * up_BxLxF)
 
 
-def _output_std(config: ModelConfig) -> float:
+def output_std(config: ModelConfig) -> float:
     """What a layer adds starts smaller in deeper networks: the sum does not grow (as in GPT-2)."""
     return INIT_STD / (2 * config.num_layers) ** 0.5

@@ -10,21 +10,24 @@ from dlms_jax.config import GaussianConfig, ModelConfig
 from dlms_jax.models.conditioning import Conditioning, Modulation
 from dlms_jax.models.inputs import Head, Inputs, NoisyInputs, output_size, project
 from dlms_jax.models.layers import RMSNorm
+from dlms_jax.models.moe import expert_outputs
 
 
 class Network(nn.Module):
     """A denoiser between inputs and a head of `rows` symbols; a subclass has the layers and, in
     `features(inputs, t_BxL, layout, attention)`, runs them.
 
-    gaussian: None where tokens are read. `constrain` may pin where x_BxLxD lives (parallel.mesh);
-    the network itself knows no mesh.
+    gaussian: None where tokens are read. `constrain` may pin where x_BxLxD lives (parallel.mesh),
+    `outputs` compute experts on several devices (parallel.experts); the network itself knows no
+    mesh.
     """
 
     config: ModelConfig
     rows: int
-    constrain: Callable = lambda x: x
+    constrain: Callable = lambda x, whole=False: x
     gaussian: GaussianConfig | None = None
     schedule_size: int = 0
+    outputs: Callable = expert_outputs
 
     def setup(self):
         c = self.config

@@ -14,6 +14,15 @@ def attention_matrices(c: ModelConfig) -> int:
     return c.width * c.per_head * (2 * c.num_heads + 2 * c.kv_heads)
 
 
+def feed_forward_matrices(c: ModelConfig, active: bool) -> int:
+    """Returns those of a layer's MLP: of its experts and their router, where it has any. active: of
+    the experts only as many as a token goes through."""
+    if not c.experts:
+        return 3 * c.width * c.hidden
+    number = c.experts_per_token if active else c.experts
+    return 3 * c.width * c.expert_hidden * number + c.width * c.experts
+
+
 def conditioning_matrices(c: ModelConfig) -> int:
     """Returns those of Conditioning's matrices, and of the final norm's scale and shift."""
     if c.conditioning == "none":

@@ -6,6 +6,7 @@ from dlms_jax.models.part_sizes import (
     attention_matrices,
     conditioning_matrices,
     conditioning_vectors,
+    feed_forward_matrices,
     gaussian_of,
     input_matrices,
     input_parameters,
@@ -13,18 +14,22 @@ from dlms_jax.models.part_sizes import (
 from dlms_jax.models.unet_sizes import unet_flops, unet_parameters
 
 
-def count_parameters(config: Config, rows: int, schedule_size: int = 0) -> int:
+def count_parameters(
+    config: Config, rows: int, schedule_size: int = 0, active: bool = False
+) -> int:
     """Returns the number of parameters of a network whose head has `rows` rows.
 
-    schedule_size: the parameters of Gaussian diffusion's noise schedule.
+    schedule_size: the parameters of Gaussian diffusion's noise schedule. active: of experts, to
+    count only as many as a token goes through.
     """
     if config.model.name == "unet":
         return unet_parameters(config, rows, schedule_size)
     c, gaussian = config.model, gaussian_of(config)
-    total = c.num_layers * _layer_parameters(c, cross=c.source == "cross_attention")
+    total = c.num_layers * _layer_parameters(c, active, cross=c.source == "cross_attention")
     total += c.width  # the final norm
     if c.source == "cross_attention":
-        total += c.source_layers * _layer_parameters(c, encoder=True) + c.width  # and its norm
+        encoder = c.source_layers * _layer_parameters(c, active, encoder=True)
+        total += encoder + c.width  # and its norm
     total += conditioning_matrices(c) + conditioning_vectors(c)
     if gaussian is None:
         return total + rows * c.width * (1 if c.tie_embeddings else 2)
@@ -36,7 +41,8 @@ def train_flops(config: Config, rows: int, length: int, head_share: float) -> fl
     """Returns the FLOPs that a training step needs for one token of a row of `length` tokens.
 
     Forward and backward of one pass through the network, 2 FLOPs a multiply-add, without
-    recomputation; nor is self-conditioning's pass counted, which has no backward. A row is taken
+    recomputation; nor is self-conditioning's pass counted, which has no backward. Of experts those
+    count that a token goes through. A row is taken
     for one document; pairs that a causal or a block mask hides do not count. head_share: the part
     of positions whose logits the loss needs (0.5 for masked diffusion).
     """
@@ -45,10 +51,10 @@ def train_flops(config: Config, rows: int, length: int, head_share: float) -> fl
     c, gaussian = config.model, gaussian_of(config)
     copies = 2 if config.objective.name == "block" else 1  # a noisy and a clean one of each token
     pair = 2 * c.num_heads * c.per_head  # q k^T and the sum over values
-    total = copies * c.num_layers * _layer_matrices(c)
+    total = copies * c.num_layers * _layer_matrices(c, active=True)
     total += c.num_layers * pair * attended_pairs(config, length)
     if c.source == "cross_attention":
-        total += c.source_layers * (_layer_matrices(c, encoder=True) + pair * length)
+        total += c.source_layers * (_layer_matrices(c, True, encoder=True) + pair * length)
         total += c.num_layers * (_branch(c, attention_matrices(c)) + pair * length)
     total += copies * conditioning_matrices(c)
     if gaussian is not None:
@@ -72,16 +78,19 @@ def attended_pairs(config: Config, length: int) -> float:
     return (length + size) / 2 + clean
 
 
-def _layer_matrices(c: ModelConfig, encoder: bool = False) -> int:
+def _layer_matrices(c: ModelConfig, active: bool, encoder: bool = False) -> int:
     """A layer's matrices without its attention to a source; an encoder's are not modulated."""
-    matrices = attention_matrices(c), 3 * c.width * c.hidden
+    matrices = attention_matrices(c), feed_forward_matrices(c, active)
     return sum(m if encoder else _branch(c, m) for m in matrices)
 
 
-def _layer_parameters(c: ModelConfig, encoder: bool = False, cross: bool = False) -> int:
+def _layer_parameters(
+    c: ModelConfig, active: bool, encoder: bool = False, cross: bool = False
+) -> int:
     """All of a layer's parameters: matrices, norms and biases."""
     attentions = 2 if cross else 1
-    total = _layer_matrices(c, encoder) + (_branch(c, attention_matrices(c)) if cross else 0)
+    total = _layer_matrices(c, active, encoder)
+    total += _branch(c, attention_matrices(c)) if cross else 0
     total += (attentions + 1) * (c.width + (0 if encoder else _modulated(c)))
     total += attentions * 2 * c.per_head * c.qk_norm
     return total + attentions * c.per_head * (c.num_heads + 2 * c.kv_heads) * c.qkv_bias

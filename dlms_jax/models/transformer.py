@@ -11,6 +11,7 @@ from dlms_jax.config import ModelConfig
 from dlms_jax.models.attention import attention_mask, columns, source_masks
 from dlms_jax.models.conditioning import modulated_norm
 from dlms_jax.models.layers import MLP, REMAT, Attention, RMSNorm, rotary_angles
+from dlms_jax.models.moe import ROUTER, MoE
 from dlms_jax.models.network import Network
 
 
@@ -19,6 +20,7 @@ class Around(NamedTuple):
 
     source: (x_BxLxD, mask_Bx1xLxL) of the encoder that read the prompts, None where there is none.
     start: the place in the cache at which the input's keys and values go, None without a cache.
+    valid_BxL: False at padding, which no expert gets.
     """
 
     mask_Bx1xLxS: jax.Array
@@ -26,21 +28,24 @@ class Around(NamedTuple):
     c_BxLxC: jax.Array | None = None
     source: tuple[jax.Array, jax.Array] | None = None
     start: jax.Array | int | None = None
+    valid_BxL: jax.Array | None = None
 
 
 class Layer(nn.Module):
-    """x + attention(norm(x)), x + attention to the source(norm(x)) if any, x + mlp(norm(x))."""
+    """x + attention(norm(x)), x + attention to the source(norm(x)) if any, x + mlp(norm(x)), where
+    the last may be a mixture of experts."""
 
     config: ModelConfig
     constrain: Callable
+    outputs: Callable
 
     @nn.compact
     def __call__(self, x_BxLxD, cache, around: Around):
         """Returns (x_BxLxD, cache); cache: this layer's (k_BxSxGxK, v_BxSxGxK), or None."""
-        c, (mask_Bx1xLxS, rotary, c_BxLxC, source, start) = self.config, around
+        c, (mask_Bx1xLxS, rotary, c_BxLxC, source, start, valid_BxL) = self.config, around
         h_BxLxD, gate = modulated_norm(c, "attn", x_BxLxD, c_BxLxC)
         attn = Attention(c, name="attn")
-        keys = attn.keys(h_BxLxD, rotary)
+        keys = jax.tree.map(self.whole, attn.keys(h_BxLxD, rotary))
         if cache is not None:
             keys = cache = jax.tree.map(
                 lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1),
@@ -52,11 +57,17 @@ class Layer(nn.Module):
             cross_attn, (source_BxLxD, mask_Bx1xLxL) = Attention(c, name="cross_attn"), source
             # With rotary positions: prompt and answer stand in one document, and what fills a hole
             # has to know which given tokens are next to it.
-            keys = cross_attn.keys(source_BxLxD, rotary)
+            keys = jax.tree.map(self.whole, cross_attn.keys(source_BxLxD, rotary))
             x_BxLxD = x_BxLxD + gate * cross_attn.read(h_BxLxD, keys, mask_Bx1xLxL, rotary)
         h_BxLxD, gate = modulated_norm(c, "mlp", x_BxLxD, c_BxLxC)
-        x_BxLxD = x_BxLxD + gate * MLP(c, name="mlp")(h_BxLxD)
+        if c.experts:
+            x_BxLxD = x_BxLxD + gate * MoE(c, self.outputs, name="mlp")(h_BxLxD, valid_BxL)
+        else:
+            x_BxLxD = x_BxLxD + gate * MLP(c, name="mlp")(h_BxLxD)
         return self.constrain(x_BxLxD), cache
+
+    def whole(self, keys_BxSxGxK):
+        return self.constrain(keys_BxSxGxK, whole=True)
 
 
 class Transformer(Network):
@@ -81,14 +92,14 @@ class Transformer(Network):
             layer = nn.remat(Layer, policy=REMAT[c.remat], prevent_cse=not c.scan_layers)
         stack = nn.scan(
             layer,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, ROUTER: 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
             out_axes=0,
             length=number,
             unroll=1 if c.scan_layers else number,
         )
-        return stack(c, self.constrain)
+        return stack(c, self.constrain, self.outputs)
 
     def features(self, inputs, t_BxL, layout, attention: str) -> jax.Array:
         """Returns h_BxLxD, which the head multiplies into logits.
@@ -131,7 +142,8 @@ class Transformer(Network):
 
     def _features(self, x_BxLxD, t_BxL, layout, around: Around, cache=None):
         c_BxLxC = self.conditioning(t_BxL, layout.class_B)
-        x_BxLxD, cache = self.layers(x_BxLxD, cache, around._replace(c_BxLxC=c_BxLxC))
+        around = around._replace(c_BxLxC=c_BxLxC, valid_BxL=layout.segments_BxL > 0)
+        x_BxLxD, cache = self.layers(x_BxLxD, cache, around)
         return self.finish(x_BxLxD, c_BxLxC), cache
 
     def _rotary(self, layout):

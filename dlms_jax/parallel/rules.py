@@ -27,6 +27,10 @@ RULES = (
     (r"layers/(cross_)?attn/o_proj/kernel", P(None, "tensor", "fsdp")),
     (r"layers/mlp/(gate|up)_proj/kernel", P(None, "fsdp", "tensor")),
     (r"layers/mlp/down_proj/kernel", P(None, "tensor", "fsdp")),
+    # The router, and the experts: (layer, expert, in, out).
+    (r"layers/mlp/gate/kernel", P(None, "fsdp")),
+    (r"layers/mlp/experts/(gate|up)_proj/kernel", P(None, "expert", "fsdp", "tensor")),
+    (r"layers/mlp/experts/down_proj/kernel", P(None, "expert", "tensor", "fsdp")),
     (r"layers/(cross_attn|attn|mlp)_modulation/proj/kernel", P(None, None, "fsdp")),
     (r"layers/(cross_attn|attn|mlp)_modulation/proj/bias", P()),
     # Of the U-Net's blocks, which have no layer axis, and of the final norm.
@@ -40,6 +44,7 @@ RULES = (
     (r"modulation/proj/bias", P()),
     (r"norm/scale", P()),
     (r"ns_coeffs", P()),  # constants that optax's Muon keeps in its state
+    (r"recent", P()),  # losses and gradient norms of the last steps
 )
 
 

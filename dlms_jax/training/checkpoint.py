@@ -1,7 +1,8 @@
 """Checkpoints: a directory that is enough to resume, sample, evaluate or convert.
 
 WORKDIR/checkpoints/STEP/ holds, through orbax: params, ema (where there is one), rest (optimizer
-state and counters), and about (config, tokenizer, data fingerprints, versions, as JSON).
+state and counters), recent (where spikes are looked for), and about (config, tokenizer, data
+fingerprints, versions, rollbacks, as JSON).
 """
 
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from dlms_jax.config import CheckpointConfig
 from dlms_jax.errors import UserError
+from dlms_jax.parallel import hosts
+from dlms_jax.training.spikes import nothing_seen
 from dlms_jax.training.state import TrainState
 
 # Orbax logs a dozen lines for each save, and whole stacks for what it also raises.
@@ -83,13 +86,19 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             path = self.path(step)
+            restored, why = None, "by another process"
             try:
-                return self._restore(step, abstract)
+                restored = self._restore(step, abstract)
             except Exception as error:  # orbax and tensorstore raise all kinds on damaged files
-                self._say(f"{path} cannot be read ({_first_line(error)}); trying the one before it")
+                why = _first_line(error)
+            if hosts.on_all(restored is not None):
+                return restored
+            self._say(f"{path} cannot be read ({why}); trying the one before it")
             broken = self._folder.parent / _BROKEN
-            broken.mkdir(exist_ok=True)
-            path.rename(_unused(broken / str(step)))
+            if hosts.is_first():
+                broken.mkdir(exist_ok=True)
+                path.rename(_unused(broken / str(step)))
+            hosts.wait_for_all("moved aside")
             self._manager.reload()
         if steps:
             raise UserError(
@@ -97,6 +106,28 @@ class Checkpoints:
                 "start again with another --workdir"
             )
         return None
+
+    def go_back(self, before: int, every: int) -> int | None:
+        """Deletes the checkpoints from step `before` on, and those after the newest one before it
+        that `every` calls for (an interruption leaves others); returns the newest that is left.
+
+        Where there is none before it, None, and nothing is deleted.
+        """
+        self.wait()
+        steps = sorted(self._manager.all_steps())
+        good = [step for step in steps if step < before]
+        regular = [step for step in good if step % every == 0]
+        if not good:
+            return None
+        to = max(regular or good)
+        for step in steps:
+            if step > to:
+                self._manager.delete(step)
+        return to
+
+    def is_saving(self) -> bool:
+        """Returns whether a save is not yet on disk."""
+        return self._manager.is_saving_in_progress()
 
     def wait(self):
         """Returns when all saves are on disk."""
@@ -128,19 +159,34 @@ class Checkpoints:
         )
 
     def _restore(self, step, abstract):
-        items = {name: ocp.args.StandardRestore(tree) for name, tree in _items(abstract).items()}
+        wanted = _items(abstract)
+        fresh = "recent" in wanted and not (self.path(step) / "recent").is_dir()
+        if fresh:  # the run did not look for spikes before
+            recent = wanted.pop("recent")["recent"]
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         items["about"] = ocp.args.JsonRestore()
         saved = self._manager.restore(step, args=ocp.args.Composite(**items))
-        number = jax.device_put(jax.numpy.int32(step), abstract.step.sharding)
-        ema = saved["ema"] if abstract.ema is not None else None
-        return TrainState(number, saved["params"], ema, **saved["rest"]), saved["about"]
+        state = TrainState(
+            jax.device_put(jax.numpy.int32(step), abstract.step.sharding),
+            saved["params"],
+            saved["ema"] if abstract.ema is not None else None,
+            **saved["rest"],
+            **(saved["recent"] if "recent" in wanted else {}),
+        )
+        if fresh:
+            state = state._replace(recent=jax.device_put(nothing_seen(), recent.sharding))
+        return state, saved["about"]
 
 
 def _items(state: TrainState) -> dict[str, Any]:
     """Returns what is saved of a state, by the name of its directory."""
     rest = ("optimizer", "skipped", "skipped_in_a_row")
     items = {"params": state.params, "rest": {name: getattr(state, name) for name in rest}}
-    return items if state.ema is None else items | {"ema": state.ema}
+    if state.ema is not None:
+        items["ema"] = state.ema
+    if state.recent is not None:
+        items["recent"] = {"recent": state.recent}
+    return items
 
 
 def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec as P
 
 from dlms_jax.models import project
-from dlms_jax.parallel.mesh import BATCH_AXES, VOCABULARY_AXIS
+from dlms_jax.parallel.mesh import BATCH_AXES, VOCABULARY_AXIS, places_axis
 
-_BATCH = P(BATCH_AXES)
 _HEAD = P("fsdp", VOCABULARY_AXIS)
 
 
@@ -23,9 +22,9 @@ _HEAD = P("fsdp", VOCABULARY_AXIS)
 def fused_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, mesh: Mesh, chunk: int):
     """Returns (total, nll_BxL) as `Denoiser.nll` describes, from the last hidden states.
 
-    h_BxLxD is split over the mesh by rows, the kernel by parallel/rules.py. Devices run different
-    numbers of chunks: inside the loop they talk along `tensor` only, whose peers hold the same
-    rows. The kernel is gathered over `fsdp` before the loop, its gradient scattered after it.
+    h_BxLxD is split over the mesh by rows and places, the kernel by parallel/rules.py. Devices run
+    different numbers of chunks: inside the loop they talk along `tensor` only, whose peers hold the
+    same positions. The kernel is gathered over `fsdp` before it, its gradient scattered after it.
     """
     total, nll_BxL, _ = _on_mesh(
         h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, mesh, chunk, gradients=False
@@ -54,18 +53,22 @@ fused_nll.defvjp(_forward, _backward)
 
 
 def _on_mesh(h, kernel, targets, weights, bias, mesh, chunk, gradients: bool):
-    local = functools.partial(_local_nll, chunk=chunk, gradients=gradients)
+    places = places_axis(mesh, targets.shape[1])
+    split = BATCH_AXES if places is None else (*BATCH_AXES, places)
+    batch = P(BATCH_AXES, places)
+    local = functools.partial(_local_nll, chunk=chunk, split=split, gradients=gradients)
     return jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(_BATCH, P(None, VOCABULARY_AXIS), _BATCH, _BATCH, P(VOCABULARY_AXIS)),
-        out_specs=(P(), _BATCH, (_BATCH, _HEAD) if gradients else ()),
+        in_specs=(batch, P(None, VOCABULARY_AXIS), batch, batch, P(VOCABULARY_AXIS)),
+        out_specs=(P(), batch, (batch, _HEAD) if gradients else ()),
         check_vma=False,
     )(h, kernel, targets, weights, jnp.asarray(bias))
 
 
-def _local_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, *, chunk, gradients):
-    """One device's part: its rows, its columns of the kernel (V is those columns here)."""
+def _local_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, *, chunk, split, gradients):
+    """One device's part: its rows and places, its columns of the kernel (V is those columns here).
+    split: the mesh axes over which positions are."""
     shape, width = targets_BxL.shape, h_BxLxD.shape[-1]
     positions = targets_BxL.size
     chunk = min(chunk, positions)
@@ -108,10 +111,10 @@ def _local_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, *, chunk, 
         state += (jnp.zeros_like(h_PxD), jnp.zeros(kernel_DxV.shape, jnp.float32))
     _, total, nll_P, *sums = jax.lax.while_loop(lambda s: s[0] < num_chunks, one_chunk, state)
 
-    total = jax.lax.psum(total, BATCH_AXES)
+    total = jax.lax.psum(total, split)
     if gradients:
         dh_PxD, dkernel_DxV = sums
-        dkernel_DxV = jax.lax.psum(dkernel_DxV, "data")
+        dkernel_DxV = jax.lax.psum(dkernel_DxV, tuple(axis for axis in split if axis != "fsdp"))
         dkernel_DxV = jax.lax.psum_scatter(dkernel_DxV, "fsdp", scatter_dimension=0, tiled=True)
         sums = dh_PxD.reshape(*shape, width), dkernel_DxV
     return total, nll_P.reshape(shape), tuple(sums)

@@ -8,38 +8,63 @@ from jax.sharding import Mesh
 from dlms_jax.config import Config
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.diffusion import Cached, Denoiser, Objective, Vocabulary, schedule_size, shifted
+from dlms_jax.errors import UserError
 from dlms_jax.models import (
+    ROUTER,
     Network,
+    RouterSums,
     Transformer,
     UNet,
+    expert_outputs,
     gaussian_of,
     head_kernel_DxV,
     noise_schedule,
     noise_table,
 )
-from dlms_jax.parallel.mesh import constrain
+from dlms_jax.parallel.experts import over_experts
+from dlms_jax.parallel.mesh import SEQUENCE_AXIS, check_length, constrain_places
 from dlms_jax.training.cross_entropy import fused_nll
 
 
 def make_model(config: Config, rows: int, mesh: Mesh) -> Network:
-    """Returns the network of a config, its activations pinned to the mesh by rows."""
-    pin = functools.partial(constrain, mesh=mesh)
+    """Returns the network of a config, its activations pinned to the mesh by rows and places, its
+    experts spread over it. Raises UserError where the mesh splits rows that it cannot."""
+    check_length(mesh, config.data.sequence_length)
+    if config.model.name == "unet" and mesh.shape[SEQUENCE_AXIS] > 1:
+        raise UserError(
+            f"config.mesh.sequence={mesh.shape[SEQUENCE_AXIS]} splits rows, which a U-Net's "
+            "convolutions cross; leave it at 1, or use config.model.name=transformer"
+        )
+    pin = functools.partial(constrain_places, mesh=mesh)
     gaussian = gaussian_of(config)
     network = {"transformer": Transformer, "unet": UNet}[config.model.name]
-    return network(config.model, rows, pin, gaussian, schedule_size(config))
+    outputs = over_experts(expert_outputs, mesh)
+    return network(config.model, rows, pin, gaussian, schedule_size(config), outputs)
 
 
 def make_denoiser(
-    config: Config, model: Network, params, objective: Objective, mesh: Mesh
-) -> Denoiser:
-    """Returns the Denoiser of a network and its parameters."""
-    denoise = _denoiser(config, model, params, objective, mesh)
+    config: Config, model: Network, params, objective: Objective, mesh: Mesh,
+    routed: dict[str, RouterSums] | None = None,
+) -> Denoiser:  # fmt: skip
+    """Returns the Denoiser of a network and its parameters.
+
+    routed: a dict in which each pass through a network with experts leaves, as "sums", what its
+    routers did, in place of what the pass before left: of a loss, that is the pass which is learned
+    from, for a first estimate comes before it. To be read in the same trace.
+    """
+    denoise = _denoiser(config, model, params, objective, mesh, routed)
     return shifted(denoise) if config.objective.shift else denoise
 
 
-def _denoiser(config, model, params, objective, mesh) -> Denoiser:
+def _denoiser(config, model, params, objective, mesh, routed) -> Denoiser:
     """Returns the Denoiser whose outputs stand where the network gives them."""
-    apply = functools.partial(model.apply, {"params": params})
+
+    def apply(*inputs, method=None):
+        if routed is None or not config.model.experts:
+            return model.apply({"params": params}, *inputs, method=method)
+        outputs, left = model.apply({"params": params}, *inputs, method=method, mutable=[ROUTER])
+        routed["sums"] = left[ROUTER]["layers"]["mlp"]["sums"]
+        return outputs
 
     def logits(inputs, t_BxL, layout):
         return apply(inputs, t_BxL, layout, objective.attention)

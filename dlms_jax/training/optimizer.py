@@ -7,13 +7,14 @@ import optax
 
 from dlms_jax.config import OptimizerConfig
 from dlms_jax.parallel.rules import path_string
+from dlms_jax.training.rounding import in_bfloat16
 
 _DECAYED = r"kernel$"  # matrices; not norms, biases, embeddings and the noise schedule
 # The matrices of the Transformer's layers (with their leading layer axis) and of the U-Net's
-# levels; not what conditions them on time and class.
+# levels; not what conditions them on time and class, nor the router of experts.
 _MUON_MATRIX = (
     r"^((source_)?layers|(down|up)_\d+(_\d+)?|mid|(shorten|lengthen)_\d+)/(.*/)?"
-    r"(?<!_modulation/proj/)kernel$"
+    r"(?<!_modulation/proj/)(?<!mlp/gate/)kernel$"
 )
 
 
@@ -41,9 +42,14 @@ def learning_rate(config: OptimizerConfig, steps: int, peak: float) -> optax.Sch
     return optax.join_schedules([ramp, after], [warmup])
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, steps: int, seed: int = 0
+) -> optax.GradientTransformation:
     """Returns the chain: clip by global norm, then AdamW; or Muon (arXiv 2502.16982) for the
-    layers' matrices and AdamW for the rest."""
+    layers' matrices and AdamW for the rest.
+
+    seed: decides how moments in bfloat16 are rounded.
+    """
     rate = learning_rate(config, steps, config.peak_learning_rate)
     update = optax.adamw(
         rate, config.b1, config.b2, config.epsilon,
@@ -56,6 +62,8 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             muon_weight_dimension_numbers=_matrix_dimensions,
         )
         update = optax.partition({"muon": muon, "adam": update}, muon_or_adam)
+    if config.moments == "bfloat16":
+        update = in_bfloat16(update, seed)
     if not config.clip_norm:
         return update
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
@@ -72,8 +80,8 @@ def muon_or_adam(params):
 
 
 def _matrix_dimensions(params):
-    """Names the last two axes as in x out: a layers' kernel is N matrices. Without it optax takes a
-    3-D kernel for no matrix, and Adam updates it."""
+    """Names the last two axes as in x out: a layers' kernel is N matrices, that of their experts
+    N x E. Without it optax takes a 3-D kernel for no matrix, and Adam updates it."""
     return jax.tree.map(
         lambda x: optax.contrib.MuonDimensionNumbers(x.ndim - 2, x.ndim - 1), params
     )

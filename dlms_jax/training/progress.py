@@ -70,6 +70,8 @@ def status_line(step, total_steps, metrics, seconds_left) -> str:
         f"{with_unit(metrics['flops_per_second'])}FLOP/s (MFU {metrics['mfu']:.0%})",
         f"epoch {metrics['epoch']:.2f}",
     ]
+    if "busiest_expert" in metrics:
+        parts.append(f"busiest expert {metrics['busiest_expert']:.0%}")
     if metrics["skipped"]:
         parts.append(f"skipped {metrics['skipped']:.0f}")
     parts.append(f"{duration(seconds_left)} left")

@@ -15,7 +15,8 @@ from dlms_jax.data.dataset import Dataset
 from dlms_jax.diffusion import schedule_size
 from dlms_jax.models import count_parameters
 from dlms_jax.training import hardware
-from dlms_jax.training.progress import with_unit
+from dlms_jax.training.goodput import read_goodput, totals
+from dlms_jax.training.progress import duration, with_unit
 from dlms_jax.training.writer import read_metrics
 
 
@@ -32,11 +33,15 @@ def show_start(
     rows: of the head. peak: FLOP/s and where they are from (hardware.peak_flops).
     """
     model = config.model
-    parameters = count_parameters(config, rows, schedule_size(config))
+    parameters = with_unit(count_parameters(config, rows, schedule_size(config))) + "parameters"
+    if model.experts:
+        active = count_parameters(config, rows, schedule_size(config), active=True)
+        parameters += f" ({with_unit(active)}active: {model.experts_per_token} of "
+        parameters += f"{model.experts} experts a token)"
     layers = f"{model.unet_levels} levels" if model.name == "unet" else f"{model.num_layers} layers"
     say(
         console,
-        f"{config.objective.name} {model.name}: {with_unit(parameters)}parameters, "
+        f"{config.objective.name} {model.name}: {parameters}, "
         f"{layers}, width {model.width}, "
         f"vocabulary {dataset.tokenizer.size} ({config.tokenizer.name})",
     )
@@ -103,11 +108,22 @@ def show_summary(
         "epochs": _epochs(history),
         "tokens/s (median)": with_unit(statistics.median(speeds)).strip() if speeds else "-",
         "peak memory": f"{memory / 2**20:.0f} MiB {whose}",
+        "time": _time(workdir),
         "protocol": bound.protocol,
     }.items():
         if value:
             table.add_row(name, value)
     console.print(table)
+
+
+def _time(workdir: pathlib.Path) -> str:
+    """Returns how long a run took, over all its starts, and for what."""
+    rows = read_goodput(workdir / "goodput.csv")
+    shares, seconds, between = totals(rows)
+    text = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if share >= 0.005)
+    if len(rows) > 1:
+        text += f"; {len(rows)} starts, {duration(between)} between them"
+    return f"{duration(seconds)}: {text}" if rows else ""
 
 
 def _epochs(history: list[dict[str, str]]) -> str:

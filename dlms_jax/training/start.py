@@ -16,13 +16,16 @@ _SHAPING = (
     "model.head_size", "model.feed_forward", "model.qk_norm", "model.qkv_bias",
     "model.tie_embeddings", "model.conditioning", "model.conditioning_size", "model.classes",
     "model.source", "model.source_layers", "model.unet_levels", "model.unet_blocks",
-    "model.unet_attention_levels",
+    "model.unet_attention_levels", "model.experts", "model.expert_feed_forward",
 )  # fmt: skip
 _SHAPING_GAUSSIAN = (
     "objective.name", "objective.schedule", "gaussian.embedding_size", "gaussian.head",
 )  # fmt: skip
 # What changes what the same weights compute.
-_READING = ("model.rope_theta", "model.norm_epsilon")
+_READING = (
+    "model.rope_theta", "model.norm_epsilon", "model.experts_per_token", "model.routing",
+    "model.normalise_routing",
+)  # fmt: skip
 
 
 class Start(NamedTuple):

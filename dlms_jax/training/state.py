@@ -16,12 +16,14 @@ from dlms_jax.models import Network
 from dlms_jax.parallel import rules
 from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.training.denoiser import make_model
+from dlms_jax.training.spikes import nothing_seen
 
 
 class TrainState(NamedTuple):
     """step: steps done. params, ema: float32 trees (ema is None where it is off).
-    skipped: steps whose loss or gradient was not finite; skipped_in_a_row: those since the last
-    good step."""
+    skipped: steps that were bad, and changed nothing; skipped_in_a_row: those since the last good
+    step. recent: losses and gradient norms of the last good steps, 2xW (None where no spike is
+    looked for)."""
 
     step: jax.Array
     params: Any
@@ -29,6 +31,7 @@ class TrainState(NamedTuple):
     optimizer: Any
     skipped: jax.Array
     skipped_in_a_row: jax.Array
+    recent: Any = None
 
 
 def initial_params(model: Network, key: jax.Array) -> Any:
@@ -57,7 +60,8 @@ def initialise(
         params = initial_params(model, jax.random.key(config.training.seed))
     zero = jnp.zeros((), jnp.int32)
     ema = jax.tree.map(jnp.copy, params) if config.training.ema_decay else None
-    return TrainState(zero, params, ema, tx.init(params), zero, zero)
+    recent = nothing_seen() if config.training.spike_factor else None
+    return TrainState(zero, params, ema, tx.init(params), zero, zero, recent)
 
 
 def sharded_state(config: Config, model: Network, tx, mesh: Mesh, params=None) -> TrainState:

@@ -13,6 +13,8 @@ from dlms_jax.diffusion import Batch, Objective, make_batch
 from dlms_jax.models import Network
 from dlms_jax.parallel.mesh import batch_sharding, batch_shards, constrain, replicated
 from dlms_jax.training.denoiser import make_denoiser
+from dlms_jax.training.router import routed_tokens, router_loss, router_metrics
+from dlms_jax.training.spikes import is_good, with_step
 from dlms_jax.training.state import TrainState, abstract_shardings
 
 
@@ -21,15 +23,20 @@ def make_train_step(config: Config, model: Network, objective: Objective, tx, me
 
     rows: data.packing.Rows of global arrays. metrics: float32 scalars by name. The corruption is a
     function of (training.seed, state.step, row) alone: neither the mesh nor accumulation enters.
-    A step whose loss or gradient is not finite changes nothing but the counters.
+    A step whose loss or gradient is not finite, or a spike, changes nothing but the counters; nor
+    does any after training.max_skipped_steps of them in a row.
     """
     shardings = abstract_shardings(config, model, tx, mesh)
     accumulate = config.training.accumulation_steps
 
-    def microbatch(params, batch, key, step):
-        denoise = make_denoiser(config, model, params, objective, mesh)
+    def microbatch(params, batch, key, step, scored_per_routed):
+        routed = {}
+        denoise = make_denoiser(config, model, params, objective, mesh, routed)
         loss = objective.loss(denoise, batch, key, step)
-        return loss.total, loss.metrics
+        routers = routed.get("sums")
+        # The sums over routed tokens will be divided by the number of scored ones, as all is.
+        total = loss.total + scored_per_routed * router_loss(config.model, routers)
+        return total, (loss.metrics, routers)
 
     grad = jax.value_and_grad(microbatch, has_aux=True)
 
@@ -42,26 +49,29 @@ def make_train_step(config: Config, model: Network, objective: Objective, tx, me
     def step(state: TrainState, rows) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.training.seed), state.step)
         batch = as_batch(rows)
+        tokens = jnp.maximum(jnp.sum(batch.scored_BxL), 1).astype(jnp.float32)
+        same = key, state.step, tokens / routed_tokens(config, batch)
         if accumulate == 1:
-            (total, sums), grads = grad(state.params, batch, key, state.step)
+            (total, (sums, routers)), grads = grad(state.params, batch, *same)
         else:
             batches = jax.tree.map(lambda x: _split_rows(x, accumulate, mesh), batch)
             first = jax.tree.map(lambda x: x[0], batches)
-            zeros = jax.tree.map(
-                jnp.zeros_like, jax.eval_shape(grad, state.params, first, key, state.step)
-            )
+            zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(grad, state.params, first, *same))
 
             def add(sums, part):
                 part = jax.tree.map(lambda x: constrain(x, mesh), part)
-                return jax.tree.map(jnp.add, sums, grad(state.params, part, key, state.step)), None
+                return jax.tree.map(jnp.add, sums, grad(state.params, part, *same)), None
 
-            ((total, sums), grads), _ = jax.lax.scan(add, zeros, batches)
+            ((total, (sums, routers)), grads), _ = jax.lax.scan(add, zeros, batches)
 
-        tokens = jnp.maximum(jnp.sum(batch.scored_BxL), 1).astype(jnp.float32)
         loss, grads = total / tokens, jax.tree.map(lambda g: g / tokens, grads)
         grad_norm = optax.tree.norm(grads)
-        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        state = _keep_if(good, _updated(config, tx, state, grads), _skipped(state))
+        good = is_good(loss, grad_norm, state.recent, config.training.spike_factor)
+        good &= state.skipped_in_a_row < config.training.max_skipped_steps
+        updated = _updated(config, tx, state, grads)
+        if state.recent is not None:
+            updated = updated._replace(recent=with_step(state.recent, loss, grad_norm))
+        state = _keep_if(good, updated, _skipped(state))
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
@@ -69,6 +79,7 @@ def make_train_step(config: Config, model: Network, objective: Objective, tx, me
             "skipped": state.skipped,
             "skipped_in_a_row": state.skipped_in_a_row,
             **{name: value / tokens for name, value in sums.items()},
+            **router_metrics(routers),
         }
         return state, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
 
@@ -97,8 +108,12 @@ def _updated(config: Config, tx, state: TrainState, grads: Any) -> TrainState:
         # A short memory at first, so that the average does not keep the initial weights.
         decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
-    return TrainState(
-        state.step + 1, params, ema, optimizer, state.skipped, jnp.zeros_like(state.skipped)
+    return state._replace(
+        step=state.step + 1,
+        params=params,
+        ema=ema,
+        optimizer=optimizer,
+        skipped_in_a_row=jnp.zeros_like(state.skipped),
     )
 
 

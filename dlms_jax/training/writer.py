@@ -20,18 +20,26 @@ class MetricWriter:
     after its last checkpoint, are dropped, so that no step stands twice."""
 
     def __init__(self, workdir: pathlib.Path, step: int, more_columns: Sequence[str] = ()):
-        columns = (*COLUMNS, *more_columns)
+        self._workdir, self._columns = workdir, (*COLUMNS, *more_columns)
         self._path = workdir / "metrics.csv"
+        self._open(step)
+
+    def _open(self, step):
         kept = [row for row in read_metrics(self._path) if int(row["step"]) <= step]
         temporary = self._path.with_suffix(".tmp")
         with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(kept)
         os.replace(temporary, self._path)
         self._file = open(self._path, "a", newline="")  # noqa: SIM115 (close() does)
-        self._csv = csv.DictWriter(self._file, columns, extrasaction="ignore")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._csv = csv.DictWriter(self._file, self._columns, extrasaction="ignore")
+        self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=step + 1)
+
+    def go_back(self, step: int):
+        """Goes on after an earlier step: the rows beyond it are dropped."""
+        self.close()
+        self._open(step)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]):
         """Writes one row; scalars that have no column go to TensorBoard alone."""

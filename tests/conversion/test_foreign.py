@@ -26,6 +26,11 @@ SIZES = {
 }  # fmt: skip
 
 
+EXPERTS = {
+    "num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 20, "norm_topk_prob": True
+}  # fmt: skip
+
+
 def saved(folder, name="Qwen3", tokenizer=None, dtype=torch.float32, **settings):
     """Returns a folder in which transformers saved a random model of its own class."""
     config = getattr(transformers, f"{name}Config")(**SIZES | settings)
@@ -58,6 +63,7 @@ def change(folder, **settings):
         ("Qwen3", {"head_dim": 8, "attention_bias": True}),
         ("Qwen2", {}),
         ("Llama", {"num_key_value_heads": 4}),
+        ("Qwen3Moe", {"head_dim": 8} | EXPERTS),
     ],
 )
 def test_autoregressive_models_of_transformers(name, settings, tmp_path):
@@ -120,6 +126,11 @@ DIFFUSIONS = {
         lambda f: change(saved(f, head_dim=8), model_type="sdar", block_size=4, mask_token_id=259,
                          architectures=["SDARForCausalLM"]),
         "block", "Qwen3ForCausalLM in place of SDARForCausalLM",
+    ),
+    "sdar_moe": (
+        lambda f: change(saved(f, "Qwen3Moe", head_dim=8, **EXPERTS), model_type="sdar_moe",
+                         block_size=4, mask_token_id=259, architectures=["SDARMoeForCausalLM"]),
+        "block", "Qwen3MoeForCausalLM in place of SDARMoeForCausalLM",
     ),
     "a2d-qwen3": (
         lambda f: change(saved(f, head_dim=8), model_type="a2d-qwen3",

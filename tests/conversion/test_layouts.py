@@ -27,6 +27,14 @@ HELD = {  # (layout, settings, the class that computes it, some names, some of c
         {"objective__name": "autoregressive", "model__qkv_bias": True}, "Qwen3ForCausalLM",
         ["model.layers.0.self_attn.o_proj.bias", "lm_head.weight"], {"attention_bias": True},
     ),
+    "qwen3, experts": (
+        {"objective__name": "autoregressive", "model__experts": 5,
+         "model__expert_feed_forward": 20, "model__normalise_routing": False},
+        "Qwen3MoeForCausalLM",
+        ["model.layers.1.mlp.gate.weight", "model.layers.1.mlp.experts.4.down_proj.weight"],
+        {"model_type": "qwen3_moe", "num_experts": 5, "num_experts_per_tok": 2,
+         "moe_intermediate_size": 20, "norm_topk_prob": False, "decoder_sparse_step": 1},
+    ),
     "a2d": (
         {}, "Qwen3ForCausalLM in place of A2DQwen3LMHeadModel", ["model.embed_tokens.weight"],
         {"model_type": "a2d-qwen3", "mask_token_id": 259},
@@ -96,6 +104,7 @@ def test_layout_computes_the_same(case, tmp_path, any_mask):
         ("qwen3", {"objective__name": "autoregressive", **PLAIN}, "qk_norm=False"),
         ("a2d", {"objective__shift": True}, "objective.shift=True"),
         ("a2d", PLAIN, "qk_norm=False"),
+        ("a2d", {"model__experts": 4}, "model.experts=4, only 0"),
         ("a2d", {"model__conditioning": "film"}, "conditioning=film"),
         ("sdar", {}, "objective.name=masked, only block"),
         ("sdar", BLOCK, "take 151669 for the mask whatever the config says, .* is 259"),

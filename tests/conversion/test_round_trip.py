@@ -33,6 +33,17 @@ ARCHITECTURES = {
         "model__source": "cross_attention",
         "model__classes": 2, "data__mixture": {"a": 1.0, "b": 2.0},
     },
+    "experts": {
+        "model__experts": 5, "model__experts_per_token": 2, "model__expert_feed_forward": 20,
+        "model__conditioning": "film",
+    },
+    "experts that choose": {
+        "model__experts": 4, "model__routing": "expert_choice", "objective__name": "uniform",
+    },
+    "experts, one a token, autoregressive": {
+        "model__experts": 3, "model__experts_per_token": 1, "model__normalise_routing": False,
+        "objective__name": "autoregressive",
+    },
     "shifted, cosine": {"objective__shift": True, "objective__schedule": "cosine"},
     "autoregressive": {"objective__name": "autoregressive", "model__tie_embeddings": True},
     "block": BLOCK,
@@ -53,7 +64,7 @@ ARCHITECTURES = {
 FAST = (
     "masked", "no qk norm, qkv bias, tied", "grouped queries, unrolled layers",
     "adaLN, classes, an encoder of prompts", "autoregressive", "block, causal context",
-    "uniform unet", "gaussian",
+    "uniform unet", "gaussian", "experts",
 )  # fmt: skip
 
 

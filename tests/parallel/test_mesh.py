@@ -20,7 +20,7 @@ from dlms_jax.training.state import abstract_state
 )
 def test_minus_one_is_the_rest(asked, shape):
     mesh = make_mesh(MeshConfig(*asked))
-    assert tuple(mesh.shape.values()) == shape
+    assert tuple(mesh.shape.values()) == (*shape, 1, 1)  # neither experts nor places are split
     assert batch_shards(mesh) == shape[0] * shape[1]
     assert all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
 

@@ -12,6 +12,7 @@ from dlms_jax.config import CheckpointConfig
 from dlms_jax.errors import UserError
 from dlms_jax.training import checkpoint
 from dlms_jax.training.checkpoint import Checkpoints
+from dlms_jax.training.spikes import WINDOW, nothing_seen
 from dlms_jax.training.state import TrainState
 
 
@@ -143,3 +144,41 @@ def test_reading_a_damaged_checkpoint_names_it_and_its_neighbours(two_saved, one
 def test_no_checkpoint_is_one_line(tmp_path, path):
     with pytest.raises(UserError, match="no checkpoint at"):
         checkpoint.find_checkpoint(tmp_path / path)
+
+
+@pytest.mark.parametrize(
+    ("before", "every", "to", "left"),
+    [(5, 2, 2, {"2"}), (5, 3, 3, {"2", "3"}), (5, 100, 4, {"2", "3", "4"}), (2, 1, None, None)],
+)
+def test_going_back_is_to_the_newest_regular_one_before_a_step(
+    tmp_path, one_device, before, every, to, left
+):
+    """Or, where there is none, to the newest; what is newer is deleted, and may be saved again."""
+    store = Checkpoints(tmp_path, CheckpointConfig(keep_latest=9), print)
+    saved = (2, 3, 4, 6)
+    steps = [step for step in saved if not (every == 2 and step == 4)]
+    for step in steps:
+        store.save(step, state_at(step, one_device), {}, bound=None)
+    assert store.go_back(before, every) == to
+    kept = {p.name for p in (tmp_path / checkpoint.FOLDER).iterdir() if p.name.isdigit()}
+    assert kept == (left or {str(step) for step in steps})
+    if to:
+        store.save(6, state_at(60, one_device), {}, bound=None)
+        store.wait()
+        restored, _ = store.restore_latest(abstract(state_at(0, one_device)))
+        assert_equal(restored.params, state_at(60, one_device).params)
+
+
+def test_what_was_usual_is_saved_and_begun_anew_by_a_run_that_had_not_looked(tmp_path, one_device):
+    store = Checkpoints(tmp_path, CheckpointConfig(), print)
+    plain = state_at(1, one_device)
+    seen = jax.device_put(jnp.arange(2.0 * WINDOW).reshape(2, WINDOW), plain.step.sharding)
+    store.save(1, plain, {}, bound=None)
+    restored, _ = store.restore_latest(abstract(plain._replace(recent=seen)))
+    np.testing.assert_array_equal(restored.recent, nothing_seen())
+    store.save(2, plain._replace(recent=seen), {}, bound=None)
+    store.wait()
+    restored, _ = store.restore_latest(abstract(plain._replace(recent=seen)))
+    np.testing.assert_array_equal(restored.recent, seen)
+    restored, _ = store.restore_latest(abstract(plain))  # spikes no longer looked for
+    assert restored.recent is None

@@ -131,8 +131,7 @@ def test_a_run_says_where_it_comes_from_and_its_resume_reads_it_no_more(
         def __exit__(self, *_):
             monkeypatch.undo()
 
-        @property
-        def received(self):
+        def at(self, step):
             Signals.asked += 1
             return "SIGTERM" if Signals.asked == 3 else None
 

@@ -22,6 +22,8 @@ MESHES = {
     "fsdp 8": dict(data=1, fsdp=8, tensor=1),
     "tensor 4, data 2": dict(data=2, fsdp=1, tensor=4),
     "mixed": dict(data=2, fsdp=2, tensor=2),
+    "sequence 4, data 2": dict(data=2, fsdp=1, tensor=1, sequence=4),
+    "sequence, mixed": dict(data=1, fsdp=2, tensor=2, sequence=2),
 }
 TOKENIZER = ByteTokenizer()
 

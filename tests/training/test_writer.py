@@ -207,3 +207,18 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 0)
     make_writer(tmp_path, 0).close()
     assert (tmp_path / "metrics.csv").is_file()
+
+
+def test_going_back_drops_the_rows_of_the_steps_that_are_undone(tmp_path):
+    writer = MetricWriter(tmp_path, 0)
+    for step in (1, 2, 3, 4):
+        writer.write_scalars(step, {"loss": 1.0})
+    writer.go_back(2)
+    assert Board.last.purge_step == 3
+    for step in (3, 4):
+        writer.write_scalars(step, {"loss": 7.0})
+    writer.close()
+    rows = read_metrics(tmp_path / "metrics.csv")
+    assert [(row["step"], row["loss"]) for row in rows] == [
+        ("1", "1"), ("2", "1"), ("3", "7"), ("4", "7")
+    ]  # fmt: skip

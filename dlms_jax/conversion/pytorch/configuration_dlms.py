@@ -10,6 +10,7 @@ class DLMConfig(PretrainedConfig):
     attention: which positions it lets attend (`attention_mask` in modeling_dlms.py has the kinds).
     shift: whether the output at position i - 1 predicts token i of masked diffusion.
     schedule, schedule_power: alpha(t) of the discrete diffusions; mask_share: of uniform noise.
+    num_experts: of each layer, in place of one MLP; 0: none. routing: token_choice, expert_choice.
     qkv_bias: of the projections of queries, keys and values alone.
     gaussian: the settings of Gaussian diffusion; None for the others.
     """
@@ -26,6 +27,11 @@ class DLMConfig(PretrainedConfig):
         num_key_value_heads=12,
         head_dim=64,
         intermediate_size=2048,
+        num_experts=0,
+        num_experts_per_tok=2,
+        moe_intermediate_size=2048,
+        norm_topk_prob=True,
+        routing="token_choice",
         qk_norm=True,
         qkv_bias=False,
         rms_norm_eps=1e-6,
@@ -62,6 +68,11 @@ class DLMConfig(PretrainedConfig):
         self.num_key_value_heads = num_key_value_heads
         self.head_dim = head_dim
         self.intermediate_size = intermediate_size
+        self.num_experts = num_experts
+        self.num_experts_per_tok = num_experts_per_tok
+        self.moe_intermediate_size = moe_intermediate_size
+        self.norm_topk_prob = norm_topk_prob
+        self.routing = routing
         self.qk_norm = qk_norm
         self.qkv_bias = qkv_bias
         self.rms_norm_eps = rms_norm_eps

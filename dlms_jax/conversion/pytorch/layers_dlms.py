@@ -1,7 +1,8 @@
 """The parts of the networks: norms, rotary attention, SwiGLU, what conditions on time and class.
 
 Letters in array names: B batch, L length, D width, H heads, G key/value heads, K head size, F
-feed-forward size, V vocabulary, C size of the conditioning, S length of what is attended to.
+feed-forward size, V vocabulary, C size of the conditioning, S length of what is attended to, E
+experts.
 """
 
 import dataclasses
@@ -148,15 +149,60 @@ class KeyValues:
 class MLP(nn.Module):
     """SwiGLU: down(silu(gate(x)) * up(x)) (arXiv 2002.05202)."""
 
-    def __init__(self, config):
+    def __init__(self, width, hidden):
         super().__init__()
-        width, hidden = config.hidden_size, config.intermediate_size
         self.gate_proj = nn.Linear(width, hidden, bias=False)
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class MoE(nn.Module):
+    """sum over a token's experts of weight * SwiGLU(x); 0 at padding, which no expert gets.
+
+    token_choice: each token takes the experts that are likeliest for it; expert_choice (arXiv
+    2202.09368): of a row's tokens, each expert those for which it is likeliest.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        width, hidden = config.hidden_size, config.moe_intermediate_size
+        self.number, self.routing = config.num_experts_per_tok, config.routing
+        self.normalise = config.norm_topk_prob
+        self.gate = nn.Linear(width, config.num_experts, bias=False)
+        self.experts = nn.ModuleList(MLP(width, hidden) for _ in range(config.num_experts))
+
+    def forward(self, x_BxLxD, valid_BxL):
+        # In float32, as the probabilities were learned: rounding must not decide who goes where.
+        logits_BxLxE = F.linear(x_BxLxD.float(), self.gate.weight.float())
+        choose = self._by_tokens if self.routing == "token_choice" else self._by_experts
+        weight_BxLxE = choose(logits_BxLxE.softmax(dim=-1), valid_BxL)
+        y_BxLxD = torch.zeros_like(x_BxLxD, dtype=torch.float32)
+        for number, expert in enumerate(self.experts):
+            row, place = weight_BxLxE[..., number].nonzero(as_tuple=True)
+            if len(row):
+                weight = weight_BxLxE[row, place, number, None]
+                y_BxLxD[row, place] += weight * expert(x_BxLxD[row, place]).float()
+        return y_BxLxD.to(x_BxLxD.dtype)
+
+    def _by_tokens(self, probs_BxLxE, valid_BxL):
+        """Returns weight_BxLxE, 0 where an expert has not the token."""
+        top, chosen = probs_BxLxE.topk(self.number, dim=-1)
+        if self.normalise:
+            top = top / top.sum(dim=-1, keepdim=True)
+        weight_BxLxE = torch.zeros_like(probs_BxLxE).scatter(-1, chosen, top)
+        return weight_BxLxE * valid_BxL[..., None]
+
+    def _by_experts(self, probs_BxLxE, valid_BxL):
+        experts = probs_BxLxE.shape[-1]
+        number_B = -(-self.number * valid_BxL.sum(dim=1) // experts)
+        score = probs_BxLxE.masked_fill(~valid_BxL[..., None], -1.0)
+        order = score.argsort(dim=1, descending=True, stable=True)
+        rank_BxLxE = order.argsort(dim=1)
+        taken = (rank_BxLxE < number_B[:, None, None]) & valid_BxL[..., None]
+        return probs_BxLxE * taken
 
 
 class Conditioning(nn.Module):

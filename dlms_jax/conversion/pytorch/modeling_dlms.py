@@ -23,6 +23,7 @@ from .layers_dlms import (
     KeyValues,
     Layout,
     Modulation,
+    MoE,
     RMSNorm,
     attention_mask,
     modulated,
@@ -50,11 +51,15 @@ class Layer(nn.Module):
             self.cross_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(width, epsilon)
         self.mlp_modulation = modulation()
-        self.mlp = MLP(config)
+        if config.num_experts:
+            self.mlp = MoE(config)
+        else:
+            self.mlp = MLP(width, config.intermediate_size)
 
-    def forward(self, x, c, mask, rotary, source=None, extend=lambda keys: keys):
-        """Returns x_BxLxD. source: (x_BxLxD, mask_Bx1xLxL) of the encoder that read the prompts.
-        extend: gives the keys and values to attend to, of those of x."""
+    def forward(self, x, c, mask, rotary, valid=None, source=None, extend=lambda keys: keys):
+        """Returns x_BxLxD. valid_BxL: False at padding. source: (x_BxLxD, mask_Bx1xLxL) of the
+        encoder that read the prompts. extend: gives the keys and values to attend to, of those
+        of x."""
         h, gate = modulated(self.input_layernorm, self.attn_modulation, x, c)
         keys = extend(self.self_attn.keys(h, rotary))
         x = x + gate * self.self_attn(h, keys, mask, rotary)
@@ -64,7 +69,7 @@ class Layer(nn.Module):
             keys = self.cross_attn.keys(source_BxLxD, rotary)
             x = x + gate * self.cross_attn(h, keys, source_mask, rotary)
         h, gate = modulated(self.post_attention_layernorm, self.mlp_modulation, x, c)
-        return x + gate * self.mlp(h)
+        return x + gate * (self.mlp(h, valid) if isinstance(self.mlp, MoE) else self.mlp(h))
 
 
 class NoisyInputs(nn.Module):
@@ -233,7 +238,7 @@ class DLMModel(DLMPreTrainedModel):
             def extend(keys, number=number):
                 return past.extend(number, keys, keep)
 
-            x = layer(x, c, mask, rotary, source, extend)
+            x = layer(x, c, mask, rotary, layout.segments_BxL > 0, source, extend)
         return x
 
 

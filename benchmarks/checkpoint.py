@@ -1,0 +1,81 @@
+"""How long a save holds up training.
+
+    python benchmarks/checkpoint.py
+    python benchmarks/checkpoint.py --config=configs/tiny.py --saves=5
+
+Some steps without a save, then, as often as --saves says, a step with a save started before it, and
+the steps until that is on disk. A save holds the loop while it copies the state; the rest is done
+behind the steps, which on a CPU share its cores with it.
+"""
+
+import argparse
+import pathlib
+import tempfile
+import time
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from train_step import prepare
+
+from dlms_jax.config import load_config
+from dlms_jax.training.checkpoint import Checkpoints
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="configs/small.py", help="a recipe (%(default)s)")
+    parser.add_argument("--steps", type=int, default=8, help="without a save (%(default)s)")
+    parser.add_argument("--saves", type=int, default=3, help="(%(default)s)")
+    arguments = parser.parse_args()
+    config = load_config(arguments.config)
+    one_step, _, _ = prepare(config)
+
+    def step():
+        begun = time.perf_counter()
+        state, metrics = one_step()
+        jax.block_until_ready(metrics)
+        return state, time.perf_counter() - begun
+
+    step()  # compiles
+    plain = [step()[1] for _ in range(arguments.steps)]
+    held, with_save, writing = [], [], []
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        checkpoints = Checkpoints(pathlib.Path(folder), config.checkpoint, print)
+        for save in range(1, arguments.saves + 1):
+            state, _ = step()
+            size = sum(x.nbytes for x in jax.tree.leaves(state))
+            begun = time.perf_counter()
+            checkpoints.save(save, state, {}, None)
+            held.append(time.perf_counter() - begun)
+            del state  # its buffers are the next step's
+            with_save.append(held[-1] + step()[1])
+            while checkpoints.is_saving():
+                writing.append(step()[1])
+        checkpoints.close()
+
+    usual = float(np.median(plain))
+    table = Table(
+        title=f"saving {size / 2**20:.0f} MiB of state, {arguments.config}; "
+        f"{jax.devices()[0].device_kind}"
+    )
+    for column in ("medians", "seconds", "of a step"):
+        table.add_column(column)
+    for name, times in {
+        "a step": plain,
+        "the loop held by a save": held,
+        "a step with a save before it": with_save,
+        "a step while it is written": writing,
+    }.items():
+        if not times:  # each save was on disk before the next step had ended
+            continue
+        seconds = float(np.median(times))
+        table.add_row(name, f"{seconds:.3f}", f"{seconds / usual:.1%}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

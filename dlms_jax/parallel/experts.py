@@ -1,0 +1,50 @@
+"""Experts over the mesh axis `expert`: each device has its own, and no device all of them."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec as P
+
+from dlms_jax.parallel.mesh import BATCH_AXES, batch_shards
+
+_ROWS = P(BATCH_AXES)
+_IN, _OUT = P("expert", "fsdp", "tensor"), P("expert", "tensor", "fsdp")  # as in rules.py
+_KERNELS = [_IN, _IN, _OUT]
+
+
+def over_experts(outputs: Callable, mesh: Mesh) -> Callable:
+    """Returns `outputs`, a function (x_BxLxD, choice, [gate_ExDxF, up_ExDxF, down_ExFxD], first) ->
+    y_BxLxD as models/moe.py describes it, over the devices of a mesh, without `first`.
+
+    The peers along `expert` hold different rows and different experts. Each gets the rows of all,
+    computes what its experts add to them, and the sums go back to where the rows are: an all-gather
+    and a reduce-scatter of activations, whose sizes no routing changes, so that nothing has to be
+    dropped. Along `fsdp` an expert's kernels are gathered, along `tensor` F is split. Peers along
+    `sequence` all compute whole rows: it splits attention, not experts.
+    """
+
+    def local(x_BxLxD, choice, kernels):
+        gather = lambda x, axis, along: jax.lax.all_gather(x, along, axis=axis, tiled=True)  # noqa: E731
+        x_BxLxD, choice = jax.tree.map(lambda x: gather(x, 0, "expert"), (x_BxLxD, choice))
+        kernels = [
+            gather(kernel, spec.index("fsdp"), "fsdp")
+            for kernel, spec in zip(kernels, map(tuple, _KERNELS), strict=True)
+        ]
+        first = jax.lax.axis_index("expert") * len(kernels[0])
+        y_BxLxD = jax.lax.psum(outputs(x_BxLxD, choice, kernels, first), "tensor")
+        return jax.lax.psum_scatter(y_BxLxD, "expert", scatter_dimension=0, tiled=True)
+
+    on_mesh = jax.shard_map(
+        local, mesh=mesh, in_specs=(_ROWS, _ROWS, _KERNELS), out_specs=_ROWS
+    )  # fmt: skip
+
+    def run(x_BxLxD, choice, kernels):
+        rows = len(x_BxLxD)
+        more = -rows % batch_shards(mesh)  # a sampler's rows need not divide
+        pad = lambda x: jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1))  # noqa: E731
+        if more:
+            x_BxLxD, choice = jax.tree.map(pad, (x_BxLxD, choice))
+        return on_mesh(x_BxLxD, choice, kernels)[:rows]
+
+    return run

@@ -1,0 +1,59 @@
+"""Know before you rent: what a recipe's train step takes on a TPU slice, with no TPU attached.
+
+    python -m dlms_jax.plan --config=configs/large.py --topology=v5p:4x4x4
+    python -m dlms_jax.plan --config=configs/large.py --topology=v6e:16x16 --slices=2 \\
+        --config.mesh.data=2 --json
+
+Compiles the very step that a run would, for that topology, where the TPU compiler is installed
+(pip install -e '.[plan]'); estimates by formula otherwise. No corpus is read, nothing downloaded.
+docs/scale.md says what is counted and what assumed.
+"""
+
+import argparse
+import json
+import sys
+
+from dlms_jax.config import load_config
+from dlms_jax.errors import command_line
+from dlms_jax.main import read_overrides
+from dlms_jax.planning.chips import parse_topology
+from dlms_jax.planning.environment import have_libtpu, set_environment
+
+
+@command_line
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m dlms_jax.plan",
+        description=__doc__,
+        epilog="settings of the recipe: --config.KEY=VALUE, as for dlms_jax.main",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE", help="a recipe, configs/*.py")
+    add("--topology", required=True, metavar="CHIP:SIDES", help="v5e:4x4, v5p:4x4x4, v6e:8x8, ...")
+    add("--slices", type=int, default=1, metavar="N", help="of that topology (default 1)")
+    add("--json", action="store_true", help="everything as JSON, in bytes and seconds")
+    add("--formula", action="store_true", help="do not compile, though the compiler is installed")
+    arguments, rest = parser.parse_known_args(argv)
+    topology = parse_topology(arguments.topology, arguments.slices)
+    config = load_config(arguments.config, read_overrides(rest))
+
+    compile_it = have_libtpu() and not arguments.formula
+    set_environment()  # before JAX is imported: it would look for a TPU
+
+    from rich.console import Console
+
+    from dlms_jax.planning import report
+    from dlms_jax.planning.plan import make_plan
+
+    plan = make_plan(config, topology, compile_it)
+    if arguments.json:
+        print(json.dumps(report.as_dict(plan), indent=1))
+        return
+    width = None if sys.stdout.isatty() else 160  # piped: a row a line
+    report.show(Console(soft_wrap=True, width=width), plan)
+
+
+if __name__ == "__main__":
+    main()

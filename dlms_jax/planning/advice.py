@@ -1,0 +1,169 @@
+"""What a plan's numbers say to change: each line has the setting, and what it would bring."""
+
+from collections.abc import Iterator
+import dataclasses
+
+from dlms_jax.config import Config
+from dlms_jax.errors import UserError
+from dlms_jax.parallel.mesh import batch_shards
+from dlms_jax.planning import memory, plan as plans
+from dlms_jax.planning.plan import Plan
+
+_SPARE = 0.05  # of HBM: what a change must leave, for the model's errors
+_LANES = 128  # columns of a TPU tile
+_WORTH = 0.02  # of a step's time: less is no advice
+
+
+def advise(plan: Plan) -> list[str]:
+    """Returns advice, most pressing first; [] where nothing is better by the numbers."""
+    if not plan.memory.fits:
+        return _make_it_fit(plan)
+    return [*_faster(plan), *_gathers(plan), *_network(plan)]
+
+
+def _make_it_fit(plan: Plan) -> list[str]:
+    over = (plan.memory.total - plan.topology.chip.hbm) / memory.GIB
+    lines = []
+    for what, flags, config in _smaller(plan):
+        total = _total(plan, config)
+        if total is not None and total <= plan.topology.chip.hbm * (1 - _SPARE):
+            lines.append(f"{what}: about {total / memory.GIB:.1f} GiB with {flags}")
+            if len(lines) == 3:
+                break
+    bigger = plan.topology.larger()
+    while bigger is not None:
+        total = _total(plan, plan.program.config, bigger)
+        if total is not None and total <= plan.topology.chip.hbm * (1 - _SPARE):
+            lines.append(
+                f"a bigger slice: about {total / memory.GIB:.1f} GiB a chip with "
+                f"--topology={bigger.name}"
+            )
+            break
+        bigger = bigger.larger()
+    return lines or [
+        f"no accumulation, remat, mesh or slice of {plan.topology.chip.name} that this page tries "
+        f"saves the {over:.1f} GiB that are too many; the model or its rows should be smaller"
+    ]
+
+
+def _smaller(plan: Plan) -> Iterator[tuple[str, str, Config]]:
+    """Yields (what, flags, config) of changes that take less memory, cheapest first."""
+    config = plan.program.config
+    parts, remats = _parts(plan), _more_remat(config)
+    for number in parts:
+        yield _change(config, "more accumulation", ("training", "accumulation_steps", number))
+    for remat in remats:
+        yield _change(config, "recompute more", ("model", "remat", remat))
+    for remat in remats:
+        for number in parts:
+            yield _change(
+                config, "recompute and accumulate more",
+                ("model", "remat", remat), ("training", "accumulation_steps", number),
+            )  # fmt: skip
+    for name in ("fsdp", "tensor"):
+        mesh = plan.mesh_shape
+        while mesh["data"] % 2 == 0 and mesh["data"] > plan.topology.slices:
+            mesh = mesh | {"data": mesh["data"] // 2, name: mesh[name] * 2}
+            yield _change(
+                config, f"split the state over {name}",
+                ("mesh", "data", mesh["data"]), ("mesh", name, mesh[name]),
+            )  # fmt: skip
+
+
+def _faster(plan: Plan) -> Iterator[str]:
+    """Yields what the spare memory could buy."""
+    config = plan.program.config
+    changes = [
+        _change(config, "recompute less", ("model", "remat", remat))
+        for remat in ("none", "dots")
+        if _REMAT.index(remat) < _REMAT.index(config.model.remat)
+    ]
+    steps = config.training.accumulation_steps
+    changes += [
+        _change(config, "accumulate less", ("training", "accumulation_steps", number))
+        for number in range(1, steps)
+        if steps % number == 0
+    ]
+    base = plans.by_formula(config, plan.topology)
+    for what, flags, other in changes:
+        total = _total(plan, other)
+        if total is None or total > plan.topology.chip.hbm * (1 - _SPARE):
+            continue
+        then = plans.by_formula(other, plan.topology)
+        saved = 1 - then.roofline.seconds / base.roofline.seconds
+        if saved > _WORTH:
+            yield (
+                f"{what}: {saved:.0%} less time a step by formula, at about "
+                f"{total / memory.GIB:.1f} GiB a chip, with {flags}"
+            )
+            return
+
+
+def _gathers(plan: Plan) -> Iterator[str]:
+    """Yields a line where fsdp leaves less than a tile's width of a matrix: there the TPU compiler
+    gathers by adding up, which sends twice as much."""
+    mesh, width = plan.mesh_shape, plan.program.config.model.width
+    summed = sum(k.get("all-reduce", 0) for axes, k in plan.sent.items() if axes == ("fsdp",))
+    whole = sum(sum(kinds.values()) for axes, kinds in plan.sent.items() if axes == ("fsdp",))
+    fsdp = mesh["fsdp"]
+    if not plan.compiled or fsdp == 1 or width / fsdp >= _LANES or summed < whole / 2:
+        return
+    better = max((n for n in range(1, fsdp) if fsdp % n == 0 and width / n >= _LANES), default=1)
+    yield (
+        f"fsdp={fsdp} leaves {width / fsdp:.0f} columns of a width of {width}, less than a tile of "
+        f"{_LANES}, and {summed / whole:.0%} of what fsdp sends are all-reduces in place of "
+        f"all-gathers and reduce-scatters; --config.mesh.fsdp={better} "
+        f"--config.mesh.data={mesh['data'] * fsdp // better} leaves {width // better}"
+    )
+
+
+def _network(plan: Plan) -> Iterator[str]:
+    """Yields a line where the network decides how long a step takes."""
+    times = plan.roofline
+    if times.network <= times.matmuls + times.hbm:
+        return
+    axes, kinds = max(plan.sent.items(), key=lambda item: sum(item[1].values()))
+    text = "+".join(axes)
+    share = sum(kinds.values()) / sum(sum(k.values()) for k in plan.sent.values())
+    yield (
+        f"the network decides: {times.network:.3f} s against {times.matmuls + times.hbm:.3f} s of "
+        f"work; {share:.0%} of what is sent goes along {text}: more rows a device "
+        "(config.training.batch_size, or fewer accumulation_steps) spread it over more work, or "
+        f"make {text} shorter in config.mesh"
+    )
+
+
+_REMAT = ("none", "dots", "full")
+
+
+def _more_remat(config: Config) -> tuple[str, ...]:
+    return _REMAT[_REMAT.index(config.model.remat) + 1 :]
+
+
+def _parts(plan: Plan) -> list[int]:
+    """Returns the numbers of accumulation steps above the plan's that divide its rows."""
+    training = plan.program.config.training
+    rows = training.batch_size // batch_shards(plan.program.mesh)
+    return [n for n in range(training.accumulation_steps + 1, rows + 1) if rows % n == 0]
+
+
+def _change(config: Config, what: str, *changes) -> tuple[str, str, Config]:
+    """Returns (what, flags, the config with (section, key, value) changed)."""
+    flags = " ".join(f"--config.{section}.{key}={value}" for section, key, value in changes)
+    for section, key, value in changes:
+        part = dataclasses.replace(getattr(config, section), **{key: value})
+        config = dataclasses.replace(config, **{section: part})
+    return what, flags, config
+
+
+def _total(plan: Plan, config: Config, topology=None) -> float | None:
+    """Returns the memory of another config by formula, its temporaries scaled by how far the
+    formula is off here; None where it does not divide."""
+    try:
+        other = plans.by_formula(config, topology or plan.topology).memory
+    except UserError:
+        return None
+    here = sum(plan.model.temporaries.values())
+    scale = sum(plan.memory.temporaries.values()) / here if here else 1
+    temporaries = scale * sum(other.temporaries.values())
+    return sum(other.arguments.values()) + temporaries + plan.memory.code + plan.memory.padding

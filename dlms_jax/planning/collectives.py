@@ -1,0 +1,151 @@
+"""What a compiled step sends from chip to chip: bytes by kind, and by the mesh axes it goes along.
+
+Bytes are those that one device sends, by a ring's count over n peers: a shard n - 1 times in an
+all-gather, (n - 1) / n of the whole in a reduce-scatter or all-to-all, twice that in an all-reduce.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from dlms_jax.planning.hlo import Computation, Instruction, Module
+
+KINDS = (
+    "all-gather", "reduce-scatter", "all-reduce", "all-to-all", "ragged-all-to-all",
+    "collective-permute", "collective-broadcast",
+)  # fmt: skip
+
+
+class Collective(NamedTuple):
+    """axes: of the mesh, along which peers differ. peers: of a group. size: bytes of a device's
+    operands. times: how often a step runs it."""
+
+    kind: str
+    axes: tuple[str, ...]
+    peers: int
+    size: int
+    times: float
+    source: str
+
+    @property
+    def sent(self) -> float:
+        """Returns the bytes that a device sends in a step."""
+        share = (self.peers - 1) / max(self.peers, 1)
+        factor = {
+            "all-gather": self.peers - 1,
+            "all-reduce": 2 * share,
+            "collective-permute": 1,
+            "collective-broadcast": 1,
+        }.get(self.kind, share)
+        return self.times * self.size * factor
+
+
+def find_collectives(
+    module: Module, mesh_shape: dict[str, int], unknown_trips: float = 1
+) -> list[Collective]:
+    """Returns the collectives of a step, largest first. mesh_shape: {axis: size} in the mesh's
+    order, in which partitions are numbered."""
+    found = []
+    for instruction, computation, times in module.executed(unknown_trips):
+        fused = instruction.kind == "fusion"
+        if instruction.goes_on:
+            continue
+        inner = module.inside(instruction) if fused else {instruction.name: instruction}
+        for each in inner.values():
+            kind = each.kind.removesuffix("-start")
+            if kind not in KINDS:
+                continue
+            # TPUs' reduce-scatter is a fusion of an all-reduce with what takes a device's part.
+            if fused and kind == "all-reduce" and _takes_part(inner):
+                kind = "reduce-scatter"
+            groups = _groups(each.attributes, mesh_shape)
+            size = _operand_bytes(each, inner if fused else computation)
+            axes, peers = _axes(groups, mesh_shape)
+            if peers > 1:
+                found.append(Collective(kind, axes, peers, size, times, each.source))
+    return sorted(found, key=lambda c: -c.sent)
+
+
+def sent_by_axes(collectives: Iterable[Collective]) -> dict[tuple[str, ...], dict[str, float]]:
+    """Returns {axes: {kind: bytes that a device sends in a step}}."""
+    table = defaultdict(lambda: defaultdict(float))
+    for collective in collectives:
+        table[collective.axes][collective.kind] += collective.sent
+    return {axes: dict(kinds) for axes, kinds in table.items()}
+
+
+def _takes_part(inner: Computation) -> bool:
+    return any(instruction.kind == "dynamic-slice" for instruction in inner.values())
+
+
+def _operand_bytes(instruction: Instruction, computation: Computation) -> int:
+    return sum(
+        array.bytes
+        for name in instruction.operands
+        if name in computation
+        for array in computation[name].arrays
+    )
+
+
+def _groups(attributes: str, mesh_shape: dict[str, int]) -> np.ndarray:
+    """Returns the groups of partitions that talk to one another, one a row; of a permute, the
+    pairs that do."""
+    devices = int(np.prod(list(mesh_shape.values())))
+    if found := re.search(r"source_target_pairs=\{(\{[\d,{} ]*\})?\}", attributes):
+        return _rows(found[1] or "")
+    text = attributes[attributes.find("replica_groups=") :].removeprefix("replica_groups=")
+    if found := re.match(r"\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        sizes = _numbers(found[3])
+        ids = np.arange(np.prod(sizes)).reshape(sizes)
+        if found[4]:
+            ids = ids.transpose(_numbers(found[4]))
+        return ids.reshape(int(found[1]), int(found[2]))
+    if found := re.match(r"@?mesh\[([^\]]*)\](?:, device_ids=\(([^)]*\)?)\))? ?\{([^}]*)\}", text):
+        return _mesh_groups(found[1], found[3])
+    if found := re.match(r"\{(\{[\d,{} ]*\})\}", text):
+        return _rows(found[1])
+    return np.arange(devices)[None]
+
+
+def _mesh_groups(mesh: str, axes: str) -> np.ndarray:
+    """Groups as mesh['a'=4,'b'=16] {'b'}: all devices that differ in b alone; 'b':(2)4 is the part
+    of size 4 of b below its first 2."""
+    sizes = [(name, int(size)) for name, size in re.findall(r"'?([\w.\-]+)'?=(\d+)", mesh)]
+    wanted = {
+        name: (int(before or 1), int(size or 0))
+        for name, before, size in re.findall(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?", axes)
+    }
+    shape, inside = [], []
+    for name, size in sizes:
+        before, part = wanted.get(name, (1, 1))
+        part = part or size
+        inside.append(len(shape) + 1)
+        shape += [before, part, size // before // part]
+        if name not in wanted:
+            inside.pop()
+    ids = np.arange(np.prod(shape)).reshape(shape)
+    outside = [axis for axis in range(len(shape)) if axis not in inside]
+    return ids.transpose(outside + inside).reshape(-1, int(np.prod([shape[a] for a in inside])))
+
+
+def _rows(text: str) -> np.ndarray:
+    rows = [_numbers(row) for row in re.findall(r"\{([\d,]*)\}", text)]
+    longest = max(map(len, rows), default=0)
+    return np.array([row for row in rows if len(row) == longest], int).reshape(-1, longest)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
+def _axes(groups: np.ndarray, mesh_shape: dict[str, int]) -> tuple[tuple[str, ...], int]:
+    """Returns (the axes along which the members of groups differ, how many a group has)."""
+    if not groups.size:
+        return (), 1
+    places = np.unravel_index(groups, tuple(mesh_shape.values()))
+    differ = [bool((place != place[:, :1]).any()) for place in places]
+    axes = tuple(axis for axis, d in zip(mesh_shape, differ, strict=True) if d)
+    return axes, groups.shape[1]

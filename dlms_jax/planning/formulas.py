@@ -1,0 +1,96 @@
+"""What a step moves, by formula: for where no compiler can be asked, and to compare with.
+
+Bytes to and from HBM: attention's scores are 4-byte arrays that are written and read several times,
+which a compiled step of `large` for v5p showed to be 16 bytes a pair forward, 21 when recomputed
+and 21 backward; a layer's other arrays are each moved twice a pass, of which backward is two; what
+is kept for the backward pass is written and read once more.
+"""
+
+import jax
+
+from dlms_jax.models.sizes import attended_pairs
+from dlms_jax.planning import memory
+from dlms_jax.planning.program import Program
+
+_PAIR_BYTES = {"forward": 16, "again": 21, "backward": 21}
+
+
+def executed_flops(program: Program) -> float:
+    """Returns the FLOPs of a step with those that remat computes a second time."""
+    c, useful = program.config.model, program.flops()
+    if c.name == "unet" or c.remat == "none":
+        return useful
+    pair = 2 * 2 * c.num_heads * c.per_head * attended_pairs(
+        program.config, program.config.data.sequence_length
+    )  # fmt: skip
+    attention = program.tokens * c.num_layers * pair
+    if c.remat == "dots":  # matmuls' results are kept; those of attention, which are batched, not
+        return useful + attention
+    copies = 2 if program.config.objective.name == "block" else 1
+    layers = copies * 2 * memory.gathered_parameters(program) * program.mesh.shape["tensor"]
+    if c.experts:  # of a layer's parameters a token sees few
+        share = 6 * program.head_share * c.width * program.head_rows * program.tokens
+        return useful + (useful - share) / 3
+    return useful + program.tokens * layers + attention
+
+
+def hbm_bytes(program: Program) -> float:
+    """Returns the bytes that one device moves to and from HBM in a step."""
+    config = program.config
+    c, tensor = config.model, program.mesh.shape["tensor"]
+    parts = config.training.accumulation_steps
+    size = 2 if c.dtype == "bfloat16" else 4
+    again = c.remat == "full"
+    tokens, pairs = memory.local_tokens(program), memory.scores(program)
+    heads = (c.num_heads + 2 * c.kv_heads) * c.per_head / tensor
+    arrays = 6 * c.width + 3 * heads + 3 * memory.feed_forward(program) / tensor
+    per_pair = _PAIR_BYTES["forward"] + _PAIR_BYTES["backward"]
+    per_pair += _PAIR_BYTES["again"] * (c.remat != "none")
+    layer = pairs * per_pair + (4 if again else 3) * 2 * size * tokens * arrays
+    weights = (8 if again else 6) * size * memory.gathered_parameters(program)
+    state = [program.state.params, program.state.ema, program.state.optimizer]
+    update = 2 * sum(map(memory.local_bytes, jax.tree.leaves(state)))
+    kept = 2 * memory.temporaries(program)[memory.KEPT]
+    return parts * (memory.depth(program) * layer + weights + kept) + update
+
+
+def sent_bytes(program: Program) -> dict[tuple[str, ...], dict[str, float]]:
+    """Returns {axes: {kind: bytes}} that one device sends in a step: fsdp gathers every matrix for
+    each pass and scatters its gradient, data adds gradients up, tensor adds up what each layer
+    gives, twice forward and twice backward. Peers along `expert` gather the rows of all and
+    scatter what they add."""
+    config, mesh = program.config, program.mesh.shape
+    c, parts = config.model, config.training.accumulation_steps
+    size = 2 if c.dtype == "bfloat16" else 4
+    weights = memory.gathered_parameters(program)
+    head = c.width * program.head_rows / mesh["tensor"]
+    tokens = memory.local_tokens(program)
+    forward = 2 if c.remat == "full" else 1
+    table = {}
+
+    def share(axis):
+        return (mesh[axis] - 1) / mesh[axis]
+
+    if mesh["fsdp"] > 1:
+        gathers = 2 * weights + head  # forward and backward
+        table["fsdp",] = {
+            "all-gather": parts * size * gathers * share("fsdp"),
+            "reduce-scatter": parts * (size * weights + 4 * head) * share("fsdp"),
+        }
+    if mesh["data"] > 1:
+        kept = (size * weights + 4 * 2 * head) / mesh["fsdp"]
+        table["data",] = {"all-reduce": parts * 2 * kept * share("data")}
+    if mesh["tensor"] > 1:
+        sums = 2 * c.num_layers * (forward + 1)
+        moved = 2 * sums * tokens * c.width * size * share("tensor")
+        table["tensor",] = {"all-reduce": parts * moved}
+    if mesh["expert"] > 1:  # the rows of all peers, and back what each one's experts add to them
+        moved = c.num_layers * (forward + 1) * (mesh["expert"] - 1) * tokens * c.width * size
+        table["expert",] = {"all-gather": parts * moved, "reduce-scatter": parts * moved}
+    if mesh["sequence"] > 1:  # keys and values of the whole row, and their gradients
+        keys = 2 * c.kv_heads * c.per_head / mesh["tensor"] * tokens * size * c.num_layers
+        moved = keys * (mesh["sequence"] - 1)
+        table["sequence",] = {
+            "all-gather": parts * moved * forward, "reduce-scatter": parts * moved
+        }  # fmt: skip
+    return table

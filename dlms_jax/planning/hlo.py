@@ -1,0 +1,183 @@
+"""The text of a compiled program (XLA's HLO) -> what it runs, and how often.
+
+The compiler's own cost analysis counts the body of a loop once. Here the loops are followed: a scan
+of N layers runs its body N times.
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import math
+import re
+
+_BYTES = {
+    "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2,
+    "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16,
+}  # fmt: skip
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^{}]*\})?")
+_LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_NAME = re.compile(r"%([\w.\-]+)")
+_CALLED = re.compile(r"\b(calls|to_apply|body|condition)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """One array of an instruction's type. near: it stands in a memory other than HBM."""
+
+    bytes: int
+    near: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    name: str
+    kind: str  # its opcode: "fusion", "all-gather-start", ...
+    type: str
+    operands: tuple[str, ...]
+    attributes: str
+    root: bool
+
+    @property
+    def arrays(self) -> list[Array]:
+        """Returns the arrays that it gives: several of a tuple."""
+        return _arrays(self.type)
+
+    def called(self, how: str) -> str | None:
+        """Returns the computation that an attribute (calls, body, ...) names."""
+        return dict(_CALLED.findall(self.attributes)).get(how)
+
+    @property
+    def ends(self) -> bool:
+        """Returns whether it is only the end of what began elsewhere and ran beside others."""
+        return self.kind.endswith("-done") or self.name.startswith("async-collective-done")
+
+    @property
+    def goes_on(self) -> bool:
+        """Returns whether it holds a part of what began elsewhere: an end, or one of the TPU's
+        fusions in which a gather that runs beside a matmul goes on."""
+        return self.ends or (self.called("calls") or "").startswith("async_collective_fusion")
+
+    @property
+    def source(self) -> str:
+        """Returns where in the program it is from: XLA's op_name."""
+        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        return found[1] if found else ""
+
+
+Computation = dict[str, Instruction]
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """computations: by name. entry: the name of the one that is run."""
+
+    computations: dict[str, Computation]
+    entry: str
+
+    def executed(
+        self, unknown_trips: float = 1
+    ) -> Iterator[tuple[Instruction, Computation, float]]:
+        """Yields (instruction, its computation, how often it runs) of what a run executes; the
+        insides of fusions are left to who asks for them.
+
+        unknown_trips: what a loop is taken to run where its length is decided as it runs.
+        """
+        yield from self._executed(self.entry, 1, unknown_trips)
+
+    def _executed(self, name, times, unknown):
+        computation = self.computations[name]
+        for instruction in computation.values():
+            yield instruction, computation, times
+            if instruction.kind == "while":
+                trips = self.trips(instruction)
+                trips = unknown if trips is None else trips
+                yield from self._executed(instruction.called("body"), times * trips, unknown)
+            elif instruction.kind in ("call", "async-start"):
+                inner = instruction.called("to_apply") or instruction.called("calls")
+                yield from self._executed(inner, times, unknown)
+            elif instruction.kind == "conditional":
+                for branch in _branches(instruction.attributes):
+                    yield from self._executed(branch, times, unknown)
+
+    def trips(self, loop: Instruction) -> int | None:
+        """Returns how often a while loop runs: what XLA noted, else the constant below which its
+        counter, from 0 by 1, must stay (as of every scan); None where neither is there."""
+        noted = re.search(r"known_trip_count[^\d}]*(\d+)", loop.attributes)
+        if noted:
+            return int(noted[1])
+        condition = self.computations[loop.called("condition")]
+        root = next(i for i in condition.values() if i.root)
+        if root.kind != "compare" or "direction=LT" not in root.attributes:
+            return None
+        for operand in root.operands:
+            limit = condition.get(operand)
+            if limit is not None and limit.kind == "constant":
+                return int(re.search(r"constant\((-?\d+)\)", limit.attributes)[1])
+        return None
+
+    def inside(self, fusion: Instruction) -> Computation:
+        """Returns the instructions of a fusion."""
+        return self.computations[fusion.called("calls")]
+
+
+def parse(text: str) -> Module:
+    """Returns the Module of compiled.as_text()."""
+    computations, entry, current = {}, None, None
+    for line in text.splitlines():
+        if current is None:
+            head = _HEAD.match(line)
+            if head and " = " not in line.split(" (")[0]:
+                current = computations.setdefault(head[2], {})
+                entry = head[2] if head[1] else entry
+        elif line.startswith("}"):
+            current = None
+        elif found := _LINE.match(line):
+            instruction = _instruction(found[2], found[3], bool(found[1]))
+            current[instruction.name] = instruction
+    return Module(computations, entry)
+
+
+def _instruction(name: str, text: str, root: bool) -> Instruction:
+    """text: TYPE OPCODE(OPERANDS), ATTRIBUTES."""
+    end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
+    type_, rest = text[:end], text[end:].lstrip()
+    kind, _, _ = rest.partition("(")
+    close = _closing(rest, len(kind))
+    inner, attributes = rest[len(kind) + 1 : close], rest[close + 1 :]
+    if kind == "constant":
+        attributes = f"constant({inner}){attributes}"
+    operands = tuple(_NAME.findall(inner)) or tuple(
+        part.split()[-1] for part in inner.split(",") if part.strip() and kind != "constant"
+    )
+    return Instruction(name, kind, type_, operands, attributes, root)
+
+
+def _closing(text: str, start: int) -> int:
+    """Returns where the parenthesis that opens at `start` closes."""
+    depth = 0
+    for place in range(start, len(text)):
+        if text[place] == "(":
+            depth += 1
+        elif text[place] == ")":
+            depth -= 1
+            if not depth:
+                return place
+    raise ValueError(f"no end to {text[start : start + 80]}")
+
+
+def _arrays(type_: str) -> list[Array]:
+    arrays = []
+    for dtype, sizes, layout in _ARRAY.findall(type_):
+        if dtype in _BYTES:
+            number = math.prod(int(size) for size in sizes.split(",") if size)
+            near = bool(re.search(r"S\([1-9]\d*\)", layout or ""))
+            arrays.append(Array(math.ceil(number * _BYTES[dtype]), near))
+    return arrays
+
+
+def _branches(attributes: str) -> list[str]:
+    found = _BRANCHES.search(attributes)
+    if found:
+        return [name.strip().lstrip("%") for name in found[1].split(",")]
+    return re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", attributes)

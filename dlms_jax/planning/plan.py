@@ -1,0 +1,105 @@
+"""A config and a topology -> a Plan: compiled where libtpu is, else by formula."""
+
+import math
+from typing import NamedTuple
+
+from jax.sharding import AbstractMesh, AxisType
+
+from dlms_jax.config import Config
+from dlms_jax.parallel.mesh import AXES, make_mesh, mesh_shape
+from dlms_jax.planning import compiling, formulas, hlo, memory, roofline, traffic
+from dlms_jax.planning.chips import Topology
+from dlms_jax.planning.collectives import Collective, find_collectives, sent_by_axes
+from dlms_jax.planning.memory import Memory
+from dlms_jax.planning.program import Program, make_program
+from dlms_jax.planning.roofline import Roofline
+
+Sent = dict[tuple[str, ...], dict[str, float]]
+
+
+class Plan(NamedTuple):
+    """compiled: whether memory, sent and hbm_bytes are the compiler's; where the step did not fit,
+    only how much it wanted is. model: the memory by formula. counted_flops: the compiler's number,
+    of all chips, a loop's body once. largest: the greatest collectives. unread: why the compiled
+    program could not be read, where sent and hbm_bytes are by formula though memory is not."""
+
+    program: Program
+    topology: Topology
+    compiled: bool
+    memory: Memory
+    model: Memory
+    sent: Sent
+    hbm_bytes: float
+    roofline: Roofline
+    counted_flops: float | None = None
+    largest: tuple[Collective, ...] = ()
+    seconds: float = 0.0
+    unread: str = ""
+
+    @property
+    def mesh_shape(self) -> dict[str, int]:
+        return dict(self.program.mesh.shape)
+
+
+def make_plan(config: Config, topology: Topology, compile_it: bool) -> Plan:
+    """Returns the plan of a config's train step on a topology, compiled if `compile_it`.
+
+    Raises UserError for what the mesh does not divide, or libtpu does not know."""
+    if not compile_it:
+        return by_formula(config, topology)
+    devices = compiling.tpu_devices(topology)
+    program = make_program(config, make_mesh(config.mesh, devices))
+    model = by_formula(config, topology)
+    try:
+        compiled = compiling.compile_step(program, topology)
+    except compiling.TooLarge as error:
+        given = 0 if error.temporaries_alone else sum(model.memory.arguments.values())
+        found = model.memory._replace(temporaries={"temporaries": error.needed - given})
+        return model._replace(compiled=True, memory=found)
+    found = model._replace(
+        compiled=True,
+        memory=compiled.memory,
+        counted_flops=compiled.flops * topology.chips,
+        seconds=compiled.seconds,
+        unread=compiled.unread,
+    )
+    if compiled.unread:
+        return found
+    module = hlo.parse(compiled.text)
+    chunks = _head_chunks(program)
+    collectives = find_collectives(module, dict(program.mesh.shape), chunks)
+    sent = sent_by_axes(collectives)
+    moved = traffic.hbm_bytes(module, chunks)
+    return found._replace(
+        sent=sent,
+        hbm_bytes=moved,
+        roofline=_roofline(program, topology, sent, moved),
+        largest=tuple(collectives[:5]),
+    )
+
+
+def by_formula(config: Config, topology: Topology) -> Plan:
+    """Returns the plan that formulas make."""
+    shape = mesh_shape(config.mesh, topology.chips, topology.slices)
+    mesh = AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    program = make_program(config, mesh)
+    sizes = Memory(memory.arguments(program), memory.temporaries(program), topology.chip.hbm)
+    sent, moved = formulas.sent_bytes(program), formulas.hbm_bytes(program)
+    times = _roofline(program, topology, sent, moved)
+    return Plan(program, topology, False, sizes, sizes, sent, moved, times)
+
+
+def _roofline(program: Program, topology: Topology, sent: Sent, moved: float) -> Roofline:
+    within, across = roofline.over_networks(sent, dict(program.mesh.shape), topology.slices)
+    return roofline.estimate(
+        topology, formulas.executed_flops(program), moved, within, across,
+        program.flops(), program.tokens, program.config.training.steps,
+    )  # fmt: skip
+
+
+def _head_chunks(program: Program) -> int:
+    """Returns how many chunks of positions a device's head runs on average: the length of the one
+    loop that is decided as the step runs."""
+    positions = program.local_rows * program.config.data.sequence_length
+    chunk = min(program.config.training.head_chunk, positions)
+    return math.ceil(positions * program.head_share / chunk)

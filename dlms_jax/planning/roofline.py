@@ -1,0 +1,107 @@
+"""From FLOPs and bytes to the time of a step: an estimate, never a measurement.
+
+Three times: of the matmuls (executed FLOPs over peak), of HBM (bytes over bandwidth) and of the
+network (bytes sent over the rings' bandwidth). Matmuls and what moves arrays take turns, so these
+two add up; the network works beside them, as FSDP's gathers can. So the estimate is
+max(matmuls + HBM, network); the bounds are the largest of the three, and their sum.
+"""
+
+from typing import NamedTuple
+
+from dlms_jax.planning.chips import Topology
+
+# Assumed, not measured: what a well-compiled step gets of the data sheet's figures.
+SHARES = {"matmuls": 0.75, "HBM": 0.85, "network": 0.7}
+_DAY = 86_400
+
+
+class Roofline(NamedTuple):
+    """Seconds of a step, by cause, and what follows. useful: FLOPs of a step by formula, without
+    recomputation, of all chips; tokens: of a step; steps: of the recipe."""
+
+    matmuls: float
+    hbm: float
+    ici: float
+    dcn: float
+    useful: float
+    tokens: int
+    steps: int
+    topology: Topology
+
+    @property
+    def network(self) -> float:
+        return self.ici + self.dcn
+
+    @property
+    def seconds(self) -> float:
+        """Returns the estimate for a step."""
+        return max(self.matmuls + self.hbm, self.network)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Returns a step's time if all overlapped, and if nothing did."""
+        return max(self.matmuls, self.hbm, self.network), self.matmuls + self.hbm + self.network
+
+    def mfu(self, seconds: float) -> float:
+        """Returns which share of the peak a step of so many seconds makes useful."""
+        return self.useful / (seconds * self.topology.chips * self.topology.chip.flops)
+
+    @property
+    def tokens_per_day(self) -> float:
+        return self.tokens / self.seconds * _DAY
+
+    @property
+    def days(self) -> float:
+        """Returns how long the recipe takes, without evaluations, saves and restarts."""
+        return self.steps * self.seconds / _DAY
+
+    @property
+    def chip_hours(self) -> float:
+        return self.days * 24 * self.topology.chips
+
+
+def estimate(
+    topology: Topology, executed: float, hbm_bytes: float, ici_bytes: float, dcn_bytes: float,
+    useful: float, tokens: int, steps: int,
+) -> Roofline:  # fmt: skip
+    """Returns the Roofline of a step.
+
+    executed: FLOPs of all chips, recomputation included; the bytes are those of one chip."""
+    chip = topology.chip
+
+    def network(sent, bandwidth):
+        return sent / (bandwidth * SHARES["network"]) if sent else 0.0
+
+    return Roofline(
+        matmuls=executed / (topology.chips * chip.flops * SHARES["matmuls"]),
+        hbm=hbm_bytes / (chip.hbm_bandwidth * SHARES["HBM"]),
+        ici=network(ici_bytes, topology.ici_bandwidth),
+        dcn=network(dcn_bytes, chip.dcn_bandwidth),
+        useful=useful,
+        tokens=tokens,
+        steps=steps,
+        topology=topology,
+    )
+
+
+def over_networks(
+    sent: dict[tuple[str, ...], dict[str, float]], mesh_shape: dict[str, int], slices: int
+) -> tuple[float, float]:
+    """Returns (bytes that a chip sends within its slice, bytes to other slices).
+
+    `data` goes over slices first. A sum over all of `data` is taken to be made within the slices
+    and then, of the part that each chip then holds, across them."""
+    ici = dcn = 0.0
+    for axes, kinds in sent.items():
+        size = sum(kinds.values())
+        if slices == 1 or "data" not in axes:
+            ici += size
+            continue
+        peers = 1
+        for axis in axes:
+            peers *= mesh_shape[axis]
+        within = peers // slices
+        whole = size * peers / (peers - 1)  # a ring's count of the array, twice in an all-reduce
+        ici += whole * (within - 1) / within
+        dcn += whole * (slices - 1) / slices / within
+    return ici, dcn

@@ -1,0 +1,62 @@
+"""A trace of some steps, for xprof."""
+
+import pathlib
+
+import jax
+
+from dlms_jax.errors import UserError
+
+
+def steps_to_profile(text: str | None) -> tuple[int, int] | None:
+    """Returns (first, last) of "A-B"; None of None."""
+    if text is None:
+        return None
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise UserError(f"--profile_steps={text} should be FIRST-LAST, two steps, as 20-25")
+    return int(first), int(last)
+
+
+class Profile:
+    """A context that traces the steps of a range, each process its own devices."""
+
+    def __init__(
+        self, workdir: pathlib.Path, steps: tuple[int, int] | None, begun: int, last: int, say
+    ):
+        """begun: the step after which the run goes on; last: that with which it ends. Raises
+        UserError where the steps to profile are not among those between."""
+        if steps and not begun < steps[0] <= steps[1] <= last:
+            raise UserError(
+                f"--profile_steps={steps[0]}-{steps[1]} are not among the steps that are left, "
+                f"{begun + 1}-{last}"
+            )
+        self._folder, self._steps, self._say = workdir / "profile", steps, say
+        self._runs = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._runs:
+            self._stop("the run ended")
+
+    def before(self, step: int):
+        """Begins the trace where `step` is the first to be traced."""
+        if self._steps and step == self._steps[0] and not self._runs:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            jax.profiler.start_trace(str(self._folder))
+            self._runs = True
+
+    def after(self, step: int, results):
+        """Ends it where `step` was the last, when its results are there."""
+        if self._runs and step >= self._steps[1]:
+            jax.block_until_ready(results)
+            self._stop(f"steps {self._steps[0]}-{self._steps[1]}")
+
+    def _stop(self, what):
+        jax.profiler.stop_trace()
+        self._runs = False
+        self._say(
+            f"profile ({what}): {self._folder}; to open it: pip install xprof && "
+            f"xprof --logdir={self._folder} --port=6006"
+        )

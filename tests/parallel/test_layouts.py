@@ -1,0 +1,191 @@
+"""Where arrays live while a step runs: split as asked, nothing large on every device, and rows
+split by places (`sequence`) for every kind of attention."""
+
+import re
+
+from conftest import small_config
+import jax
+import numpy as np
+import pytest
+from training.test_step import MESHES, TOKENIZER, after, assert_same_training, build, rows_of_text
+
+from dlms_jax.config import MeshConfig
+from dlms_jax.diffusion import make_objective
+from dlms_jax.errors import UserError
+from dlms_jax.model import DiffusionLM
+from dlms_jax.parallel.mesh import (
+    batch_sharding,
+    batch_shards,
+    constrain_places,
+    make_mesh,
+    to_global,
+    to_local,
+)
+from dlms_jax.parallel.rules import path_string
+from dlms_jax.training.denoiser import make_denoiser, make_model, vocabulary_of
+from dlms_jax.training.optimizer import make_optimizer
+from dlms_jax.training.state import abstract_state, initial_params, sharded_state
+from dlms_jax.training.step import as_batch, make_train_step
+
+SEQUENCE = MESHES["sequence, mixed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(objective__name="autoregressive"),
+        dict(objective__name="block", block__size=4),
+        dict(objective__name="masked", objective__shift=True, training__head="plain"),
+        dict(objective__name="gaussian", gaussian__embedding_size=16),
+        dict(model__source="cross_attention", objective__random_context=0.5),
+    ],
+    ids=lambda settings: " ".join(map(str, settings.values())),
+)
+def test_rows_split_by_places_train_the_same(settings):
+    """Causal, block and full attention within documents, to a source too."""
+    assert_same_training(after(2, SEQUENCE, **settings), after(2, **settings))
+
+
+@pytest.mark.slow
+def test_rows_split_by_places_accumulate():
+    settings = dict(training__accumulation_steps=2)
+    assert_same_training(after(2, SEQUENCE, **settings), after(2, **settings))
+
+
+@pytest.mark.slow
+def test_samples_are_the_same_where_places_are_split():
+    """Also where a cache makes the network read a few tokens at a time, which do not divide."""
+    for name in ("masked", "block", "autoregressive"):
+        config = small_config(objective__name=name, block__size=4)
+        texts = []
+        for shape in (dict(data=1), SEQUENCE):
+            devices = jax.devices()[: int(np.prod(list(shape.values())))]
+            lm = DiffusionLM(config, TOKENIZER, None, make_mesh(MeshConfig(**shape), devices))
+            key = jax.random.key(0)
+            lm.params = jax.jit(lambda lm=lm, key=key: initial_params(lm.network, key))()
+            texts.append(lm.sample("ab", length=12, seed=3, temperature=0.5))
+        assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(data__sequence_length=30), "sequence_length=30 does not divide over config.mesh.seq"),
+        (dict(model__name="unet"), "config.mesh.sequence=4 splits rows, which a U-Net's"),
+    ],
+)
+def test_rows_that_cannot_be_split_are_refused(settings, message):
+    mesh = make_mesh(MeshConfig(2, sequence=4))
+    with pytest.raises(UserError, match=message):
+        make_model(small_config(**settings), 384, mesh)
+
+
+def test_activations_are_split_by_rows_and_places_and_keys_are_whole():
+    mesh = make_mesh(MeshConfig(2, sequence=4))
+    x = np.zeros((8, 32, 2, 6), np.float32)
+    pin = jax.jit(constrain_places, static_argnames=("mesh", "whole"))
+    shape_of = lambda y: y.addressable_shards[0].data.shape  # noqa: E731
+    assert shape_of(pin(x, mesh=mesh)) == (4, 8, 2, 6)
+    assert shape_of(pin(x, mesh=mesh, whole=True))[:2] == (4, 32)
+    assert shape_of(pin(x[:, :3], mesh=mesh)) == (4, 3, 2, 6)  # does not divide
+
+
+@pytest.mark.slow
+def test_a_long_row_takes_less_memory_of_each_device_where_it_is_split():
+    """Scores and masks too, which are L x L: 556 MiB on one device, 63 MiB on each of 8."""
+    length, memory = 2048, []
+    for shape in (dict(data=1), dict(data=1, sequence=8)):
+        settings = dict(data__sequence_length=length, training__batch_size=1, model__width=64)
+        step, mesh, state = _abstract(shape, small_config(**settings))
+        split = batch_sharding(mesh)
+        rows = jax.tree.map(
+            lambda x, split=split: jax.ShapeDtypeStruct(
+                (1, length)[: x.ndim], x.dtype, sharding=split
+            ),
+            rows_of_text(),
+        )
+        memory.append(step.lower(state, rows).compile().memory_analysis().temp_size_in_bytes)
+    assert memory[1] < memory[0] / 7
+
+
+def _abstract(shape, config):
+    """Returns (step, mesh, state) on the first devices, with no array made."""
+    devices = jax.devices()[: int(np.prod(list(shape.values())))]
+    mesh = make_mesh(MeshConfig(**shape), devices)
+    vocabulary = vocabulary_of(TOKENIZER)
+    objective = make_objective(config, vocabulary)
+    network = make_model(config, vocabulary.rows, mesh)
+    tx = make_optimizer(config.optimizer, config.training.steps)
+    step = make_train_step(config, network, objective, tx, mesh)
+    return step, mesh, abstract_state(config, network, tx, mesh)
+
+
+def share(x) -> float:
+    """Returns what part of a global array a device holds."""
+    return x.addressable_shards[0].data.size / x.size
+
+
+@pytest.mark.parametrize("name", ["fsdp 8", "sequence, mixed"])
+def test_what_a_step_keeps_is_split(name):
+    """State, batch and logits: a device holds its part, before and after a step; and what each
+    device holds of the state is what the rules say, norms and counters aside."""
+    shape = MESHES[name]
+    state, step, objective, mesh = build(shape, training__ema_decay=0.9)
+    rows = to_global(rows_of_text(), mesh)
+    assert all(share(x) == 1 / batch_shards(mesh) for x in jax.tree.leaves(rows))
+    parts = mesh.shape["fsdp"] * mesh.shape["tensor"]
+    for _ in range(2):
+        kept = jax.tree_util.tree_leaves_with_path((state.params, state.ema, state.optimizer))
+        whole = [path_string(path) for path, x in kept if x.size > 256 and share(x) != 1 / parts]
+        assert not whole
+        state, _ = step(state, rows)
+
+    config = small_config()
+    network = make_model(config, state.params["lm_head"]["kernel"].shape[1], mesh)
+
+    @jax.jit
+    def logits(params, rows):
+        batch = as_batch(rows)
+        denoise = make_denoiser(config, network, params, objective, mesh)
+        tokens, t, *_ = objective.corrupt(batch, jax.random.key(0))
+        return denoise.logits(tokens, t, batch.layout)
+
+    split = share(logits(state.params, rows))
+    assert split <= 1 / (batch_shards(mesh) * mesh.shape["sequence"])
+
+
+def collectives(shape) -> dict[str, int]:
+    """Returns how many collectives of each kind a compiled step has."""
+    state, step, _, mesh = build(shape)
+    text = step.lower(state, to_global(rows_of_text(), mesh)).compile().as_text()
+    kinds = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+    return {kind: len(re.findall(rf"= .* {kind}(?:-start)?\(", text)) for kind in kinds}
+
+
+def test_fsdp_gathers_weights_and_scatters_gradients():
+    found = collectives(MESHES["fsdp 8"])
+    assert found["all-gather"] >= 7 and found["reduce-scatter"] >= 1, found  # a layer's kernels
+
+
+def test_data_parallelism_only_adds_up():
+    found = collectives(MESHES["data 8"])
+    assert found["all-reduce"] >= 1
+    assert found["all-gather"] == found["all-to-all"] == 0, found
+
+
+def test_what_is_whole_on_every_process_is_what_was_split():
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    x = np.arange(24).reshape(8, 3)
+    np.testing.assert_array_equal(to_local(to_global({"x": x}, mesh))["x"], x)
+
+
+def test_a_state_is_never_whole_on_one_device():
+    """As it is created, too: the largest kernel of a device is a part."""
+    mesh = make_mesh(MeshConfig(1, 8, 1))
+    config = small_config()
+    tx = make_optimizer(config.optimizer, 10)
+    state = sharded_state(config, make_model(config, 384, mesh), tx, mesh)
+    held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
+    whole = sum(x.nbytes for x in jax.tree.leaves(state))
+    assert held < 1.1 * whole / 8

@@ -1,0 +1,199 @@
+"""A plan's numbers: memory to the byte, what is sent, times by hand, and the advice of them."""
+
+from conftest import small_config
+import jax
+import numpy as np
+import pytest
+
+from dlms_jax.config import MeshConfig
+from dlms_jax.data.tokenizers import ByteTokenizer
+from dlms_jax.errors import UserError
+from dlms_jax.parallel.mesh import make_mesh, mesh_shape
+from dlms_jax.planning import formulas, hlo, memory, roofline
+from dlms_jax.planning.advice import advise
+from dlms_jax.planning.chips import parse_topology
+from dlms_jax.planning.collectives import find_collectives
+from dlms_jax.planning.memory import Memory
+from dlms_jax.planning.plan import by_formula
+from dlms_jax.planning.program import make_program, vocabulary_from
+from dlms_jax.training.denoiser import vocabulary_of
+from dlms_jax.training.state import sharded_state
+
+
+@pytest.fixture(scope="module")
+def program():
+    """A small step on 8 devices, split by fsdp and tensor, with a moving average."""
+    config = small_config(
+        training__batch_size=16, training__ema_decay=0.99, tokenizer__name="bpe",
+        tokenizer__vocab_size=500,
+    )  # fmt: skip
+    return make_program(config, make_mesh(MeshConfig(1, 4, 2)))
+
+
+def test_memory_by_kind_is_that_of_the_state_to_the_byte(program):
+    state = sharded_state(program.config, program.network, program.tx, program.mesh)
+
+    def on_first_device(tree):
+        return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
+
+    found = memory.arguments(program)
+    assert found["parameters"] == on_first_device(state.params)
+    assert found["moving average"] == on_first_device(state.ema) == found["parameters"]
+    assert found["optimizer"] == on_first_device(state.optimizer)
+    assert found["counters"] == 3 * 4
+    assert found["batch"] == 16 // 4 * (32 * (3 * 4 + 1) + 4)
+    assert found["parameters"] < sum(x.nbytes for x in jax.tree.leaves(state.params)) / 6
+
+
+def test_an_abstract_mesh_gives_the_same_memory(program):
+    config = program.config
+    topology = parse_topology("v5e:2x4")
+    mesh = {"mesh": {"data": 1, "fsdp": 4, "tensor": 2}}
+    plan = by_formula(type(config)(**_sections(config) | {"mesh": MeshConfig(**mesh["mesh"])}),
+                      topology)  # fmt: skip
+    assert plan.memory.arguments == memory.arguments(program)
+
+
+def _sections(config):
+    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+
+
+@pytest.fixture(scope="module")
+def compiled_fsdp():
+    """(program, what it sends) of a small float32 step, compiled for 8 fake devices along fsdp."""
+    config = small_config(training__batch_size=16)
+    program = make_program(config, make_mesh(MeshConfig(1, 8, 1)))
+    text = program.step().lower(program.state, program.rows).compile().as_text()
+    return program, find_collectives(hlo.parse(text), dict(program.mesh.shape))
+
+
+def test_fsdp_gathers_every_matrix_for_each_pass_and_scatters(compiled_fsdp):
+    """The bytes of all-gathers in a compiled step are the formula's: 2 layers in a loop that XLA
+    counts once, each matrix forward and backward, and the head once."""
+    program, found = compiled_fsdp
+    config = program.config.model
+    assert {c.axes for c in found} == {("fsdp",)} and {c.peers for c in found} == {8}
+    gathers = [c for c in found if c.kind == "all-gather" and "/embed/" not in c.source]
+    matrices = 2 * (32 * 8 * (2 * 4 + 2 * 2) + 3 * 32 * 64)
+    assert memory.gathered_parameters(program) == matrices
+    expected = (2 * matrices + config.width * program.head_rows) * 4 * 7 / 8
+    assert sum(c.sent for c in gathers) == expected
+    assert formulas.sent_bytes(program)["fsdp",]["all-gather"] == expected
+    scatters = [c for c in found if c.kind == "reduce-scatter"]
+    assert sum(c.sent for c in scatters) == config.width * program.head_rows * 4 * 7 / 8
+
+
+def test_recomputation_adds_a_forward_pass_of_the_layers():
+    flops = {}
+    for remat in ("none", "dots", "full"):
+        config = small_config(training__batch_size=16, model__remat=remat)
+        program = make_program(config, make_mesh(MeshConfig(8, 1, 1)))
+        flops[remat] = formulas.executed_flops(program)
+    tokens, pairs = 16 * 32, 2 * 2 * 2 * 4 * 8 * 32  # layers, q k^T and p v, multiply-add
+    assert flops["none"] == program.flops()
+    assert flops["dots"] - flops["none"] == tokens * pairs
+    assert flops["full"] - flops["none"] == tokens * (
+        pairs + 2 * memory.gathered_parameters(program)
+    )
+
+
+def test_roofline_by_hand():
+    topology = parse_topology("v5e:4x4")
+    share, chip = roofline.SHARES, topology.chip
+    times = roofline.estimate(
+        topology, executed=4e15, hbm_bytes=8e10, ici_bytes=1e9, dcn_bytes=0.0,
+        useful=3e15, tokens=10**6, steps=86_400,
+    )  # fmt: skip
+    assert times.matmuls == pytest.approx(4e15 / (16 * 197e12 * share["matmuls"]))
+    assert times.hbm == pytest.approx(8e10 / (819e9 * share["HBM"]))
+    assert times.network == pytest.approx(1e9 / (2 * 50e9 * share["network"]))
+    assert times.seconds == times.matmuls + times.hbm
+    assert times.bounds == (times.matmuls, times.matmuls + times.hbm + times.network)
+    assert times.mfu(times.seconds) == pytest.approx(3e15 / times.seconds / (16 * chip.flops))
+    assert times.days == pytest.approx(times.seconds)  # as many steps as a day has seconds
+    assert times.chip_hours == pytest.approx(times.days * 24 * 16)
+    assert times.tokens_per_day == pytest.approx(86_400e6 / times.seconds)
+
+
+def test_between_slices_goes_what_the_slices_have_summed():
+    """All-reduce of S bytes over data 8 on 2 slices: 2 S 7/8 by a ring; a slice's four sum it up
+    (2 S 3/4), and each chip sends its quarter to the other slice and back (2 S/4 / 2)."""
+    sent = {("data",): {"all-reduce": 2 * 100 * 7 / 8}, ("fsdp",): {"all-gather": 30.0}}
+    within, across = roofline.over_networks(sent, {"data": 8, "fsdp": 4}, 2)
+    assert within == pytest.approx(30 + 2 * 100 * 3 / 4)
+    assert across == pytest.approx(2 * 100 / 4 / 2)
+    assert roofline.over_networks(sent, {"data": 8, "fsdp": 4}, 1) == (30 + 175, 0)
+
+
+def test_the_vocabulary_is_the_tokenizers_without_training_it():
+    bytes_ = small_config(tokenizer__special_tokens=("<a>", "<b>"))
+    assert vocabulary_from(bytes_).size == 262
+    assert vocabulary_from(small_config()) == vocabulary_of(ByteTokenizer())
+    bpe = vocabulary_from(small_config(tokenizer__name="bpe", tokenizer__vocab_size=1000))
+    assert (bpe.size, bpe.rows) == (1000, 1024)
+
+
+def test_slices_need_data_to_be_a_multiple():
+    assert mesh_shape(MeshConfig(-1, 4), 32, 2)[:2] == (8, 4)
+    with pytest.raises(UserError, match="let mesh.data be a multiple of 2"):
+        mesh_shape(MeshConfig(1, -1), 32, 2)
+
+
+class TestAdvice:
+    def plan(self, topology="v5e:2x4", **settings):
+        sizes = dict(width=1024, num_layers=8, num_heads=8, num_kv_heads=8, dtype="bfloat16")
+        sizes |= {"feed_forward": 4096}
+        settings = {f"model__{k}": v for k, v in sizes.items()} | settings
+        settings = {"data__sequence_length": 2048, "training__batch_size": 256} | settings
+        settings = {"mesh__data": 1, "mesh__fsdp": -1} | settings
+        return by_formula(small_config(**settings), parse_topology(topology))
+
+    def test_what_does_not_fit_is_told_what_would(self):
+        plan = self.plan()
+        assert not plan.memory.fits
+        lines = advise(plan)
+        first = lines[0]
+        assert first.startswith("more accumulation: about")
+        number = int(first.split("accumulation_steps=")[1])
+        fitting = self.plan(training__accumulation_steps=number)
+        assert fitting.memory.fits and fitting.memory.margin >= 0.04
+        assert f"about {fitting.memory.total / memory.GIB:.1f} GiB" in first
+        assert not self.plan(training__accumulation_steps=number // 2).memory.fits
+        assert any("--topology=v5e:" in line for line in lines)
+
+    def test_spare_memory_buys_less_recomputation(self):
+        lines = advise(self.plan(topology="v5p:4x4x4", model__remat="full"))
+        assert "recompute less" in lines[0] and "--config.model.remat=none" in lines[0]
+
+    def test_what_is_best_gets_none(self):
+        assert advise(self.plan(topology="v5p:4x4x4")) == []
+
+    def test_a_network_that_decides_is_named(self):
+        plan = self.plan(training__batch_size=16, data__sequence_length=128, topology="v6e:4x4")
+        assert plan.memory.fits and "the network decides" in advise(plan)[-1]
+        assert "goes along fsdp" in advise(plan)[-1]
+
+    def test_fsdp_below_a_tiles_width_is_seen_where_the_compiler_adds_up(self):
+        plan = self.plan(topology="v5e:4x4", mesh__fsdp=16, training__accumulation_steps=16)
+        plan = plan._replace(
+            compiled=True, sent={("fsdp",): {"all-reduce": 9.0, "all-gather": 1.0}}
+        )
+        assert any(
+            "90% of what fsdp sends" in line and "--config.mesh.fsdp=8 --config.mesh.data=2" in line
+            for line in advise(plan)
+        )
+        gathered = plan._replace(sent={("fsdp",): {"all-gather": 9.0}})
+        assert not any("columns" in line for line in advise(gathered))
+
+
+def test_memory_adds_up():
+    sizes = Memory({"a": 4}, {"t": 3.0}, available=10, padding=1, outputs=4, aliased=4, code=2)
+    assert sizes.total == 10 and sizes.fits and sizes.margin == 0
+    assert not sizes._replace(code=3).fits
+
+
+def test_a_slice_whose_rows_do_not_divide_is_refused():
+    config = small_config(training__batch_size=8)
+    with pytest.raises(UserError, match="use a multiple of 16"):
+        by_formula(config, parse_topology("v5e:4x4"))
+    assert np.prod(list(by_formula(config, parse_topology("v5e:2x4")).mesh_shape.values())) == 8

@@ -1,0 +1,131 @@
+"""Two processes that train together, of which one is killed or asked to stop; a launcher's loop."""
+
+import os
+import pathlib
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from conftest import CACHE
+import jax
+import numpy as np
+import pytest
+from test_commands import RECIPE, ROOT, STEPS
+
+from dlms_jax import main
+from dlms_jax.model import DiffusionLM
+from dlms_jax.training.goodput import read_goodput
+from dlms_jax.training.writer import read_metrics
+
+pytestmark = pytest.mark.slow
+KILLS = 5
+
+
+class Pair:
+    """Both processes of a run, each with one CPU device; their output goes to files."""
+
+    def __init__(self, recipe: pathlib.Path, workdir: pathlib.Path, folder: pathlib.Path):
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        environment = os.environ | {
+            "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1", "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+        }  # fmt: skip
+        self.outputs = [folder / f"{port}-{process}.txt" for process in (0, 1)]
+        self.processes = []
+        for process, output in enumerate(self.outputs):
+            command = [
+                sys.executable, "-m", "dlms_jax.main", f"--config={recipe}",
+                f"--workdir={workdir}", f"--coordinator=localhost:{port}", "--num_processes=2",
+                f"--process_id={process}",
+            ]  # fmt: skip
+            with open(output, "w") as file:
+                self.processes.append(
+                    subprocess.Popen(
+                        command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+                    )
+                )
+
+    def wait_for_step(self, step: int):
+        deadline = time.monotonic() + 300
+        while not re.search(rf"^step {step}/", self.outputs[0].read_text(), re.MULTILINE):
+            assert time.monotonic() < deadline and self.processes[0].poll() is None, self.text()
+            time.sleep(0.02)
+
+    def end(self, seconds: float = 300) -> list[int]:
+        """Returns both exit statuses; kills what has not ended by itself in that time."""
+        deadline = time.monotonic() + seconds
+        try:
+            return [p.wait(max(deadline - time.monotonic(), 0.1)) for p in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+                process.wait()
+
+    def text(self) -> str:
+        return "\n".join(output.read_text() for output in self.outputs)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipe")
+    (folder / "corpus").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        text = " ".join(rng.choice(["to", "be", "or", "not"], 80))
+        (folder / "corpus" / f"{number}.txt").write_text(text)
+    path = folder / "recipe.py"
+    path.write_text(f"CORPUS = {str(folder / 'corpus')!r}\n{RECIPE}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    pair = Pair(recipe, folder / "run", folder)
+    assert pair.end() == [0, 0], pair.text()
+    return folder / "run"
+
+
+def assert_same_run(one, other):
+    for a, b in zip(*(read_metrics(d / "metrics.csv") for d in (one, other)), strict=True):
+        for column in ("step", "loss", "bound", "grad_norm", "skipped"):
+            assert a[column] == b[column], (a["step"], column)
+    params = (DiffusionLM.load_checkpoint(workdir).params for workdir in (one, other))
+    jax.tree.map(np.testing.assert_array_equal, *params)
+
+
+def test_a_run_killed_five_times_ends_with_the_bits_of_the_whole_one(recipe, whole, tmp_path):
+    """kill -9 of either process after a step by chance; the other must not hang."""
+    chance = random.Random(0)
+    kills, step = [], 0
+    while len(kills) < KILLS:
+        step = chance.randint(step + 3, step + 10)
+        pair = Pair(recipe, tmp_path / "run", tmp_path)
+        pair.wait_for_step(step)
+        victim = chance.randint(0, 1)
+        pair.processes[victim].kill()
+        statuses = pair.end()
+        assert statuses[victim] == -signal.SIGKILL and statuses[1 - victim] not in (0, 2, None)
+        kills.append((step, victim, statuses[1 - victim]))
+    pair = Pair(recipe, tmp_path / "run", tmp_path)
+    assert pair.end() == [0, 0], pair.text()
+    assert_same_run(tmp_path / "run", whole)
+    starts = read_goodput(tmp_path / "run" / "goodput.csv")
+    assert len(starts) == KILLS + 1 and sum(row["repeated"] for row in starts) > 0
+    print(f"killed (step, process, status of the other): {kills} of {STEPS} steps")
+
+
+def test_sigterm_to_one_stops_both_at_the_same_step(recipe, whole, tmp_path):
+    pair = Pair(recipe, tmp_path / "run", tmp_path)
+    pair.wait_for_step(11)
+    pair.processes[1].terminate()
+    assert pair.end() == [main.STOPPED, main.STOPPED], pair.text()
+    assert re.search(r"SIGTERM: saved step \d+; go on with", pair.outputs[0].read_text())
+    pair = Pair(recipe, tmp_path / "run", tmp_path)
+    assert pair.end() == [0, 0], pair.text()
+    assert_same_run(tmp_path / "run", whole)
