@@ -159,7 +159,7 @@ def orbax_numpy(folder, shard_bytes):
     leaves = jax.tree.leaves(checkpoint.load_params(source.folder, abstract))
     state = {}
     for tensor, leaf in zip(source.tensors, leaves, strict=True):
-        parts = np.asarray(leaf) if tensor.layers else [np.asarray(leaf)]
+        parts = np.asarray(leaf) if tensor.stack else [np.asarray(leaf)]
         for name, x in zip(tensor.names(), parts, strict=True):
             state[name] = np.ascontiguousarray(x.T if tensor.transposed else x)
     save_shards(state, folder / "other", shard_bytes, save_file)
