@@ -16,11 +16,14 @@ Expected:   not measured here.
 Budget: 50k steps x 256 rows x 4096 tokens = 52B tokens, as many as DiffuLLaMA's 7B was given (65B).
 """
 
-from dlms_jax.config import default_config
+import pathlib
+import runpy
+
+_parent = runpy.run_path(str(pathlib.Path(__file__).with_name("large.py")))
 
 
 def get_config():
-    c = default_config()
+    c = _parent["get_config"]()
     c.name = "xl_8b"
 
     c.objective.shift = True
@@ -33,21 +36,12 @@ def get_config():
     c.model.head_size = 128
     c.model.feed_forward = 12288
     c.model.rope_theta = 1_000_000.0
-    c.model.remat = "full"
 
-    c.tokenizer.name = "bpe"  # start_from brings Qwen3's own
-    c.tokenizer.vocab_size = 151_936
-    c.data.corpus = "python-code"
+    c.tokenizer.vocab_size = 151_936  # start_from brings Qwen3's own tokenizer
     c.data.sequence_length = 4096
 
     c.optimizer.peak_learning_rate = 5e-5
-    c.optimizer.schedule = "wsd"
     c.optimizer.warmup_steps = 2000
 
     c.training.steps = 50_000
-    c.training.batch_size = 256
-    c.mesh.data = 1
-    c.mesh.fsdp = -1
-    c.checkpoint.every = 1000
-    c.evaluation.every = 2000
     return c

@@ -51,7 +51,7 @@ class Trainer:
     ):  # fmt: skip
         """profile_steps: the first and last step to trace, to WORKDIR/profile."""
         self._workdir, self._profile_steps = workdir, profile_steps
-        self._console = console or Console(soft_wrap=True, quiet=jax.process_index() > 0)
+        self._console = console or Console(soft_wrap=True, quiet=not hosts.is_first())
 
     def train(self, config) -> dict[str, float]:
         """Trains a Config (or ConfigDict) to its last step and returns the final metrics.
@@ -344,7 +344,7 @@ class _Run:
         """Evaluates on all held-out rows, prints the summary, draws the curves."""
         bound = self._bound(state, self.config.evaluation.final_rows)
         self.goodput.save()
-        if jax.process_index() == 0:
+        if hosts.is_first():
             best = self.lm.best_possible(self.dataset.heldout)
             report.show_summary(self.console, self.config, self.workdir, bound, best)
             draw_curves([self.workdir])

@@ -37,6 +37,30 @@ def one_device():
 
 
 @pytest.fixture
+def stop_after(monkeypatch):
+    """Returns a function that makes the next run believe in a SIGTERM after some steps."""
+    from dlms_jax import trainer as trainer_module
+
+    def arrange(steps):
+        class Signals:
+            asked = 0
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                monkeypatch.undo()
+
+            def at(self, step):
+                Signals.asked += 1
+                return "SIGTERM" if Signals.asked >= steps else None
+
+        monkeypatch.setattr(trainer_module, "StopSignals", Signals)
+
+    return arrange
+
+
+@pytest.fixture
 def vocabulary() -> Vocabulary:
     """Five symbols of text and the special ones."""
     return Vocabulary(size=9, pad_id=5, bos_id=6, eos_id=7, mask_id=8)

@@ -13,6 +13,7 @@ import time
 from conftest import CACHE
 import jax
 import numpy as np
+from parallel.processes import write_recipe
 import pytest
 from test_commands import RECIPE, ROOT, STEPS
 
@@ -72,15 +73,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recipe")
-    (folder / "corpus").mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(60):
-        text = " ".join(rng.choice(["to", "be", "or", "not"], 80))
-        (folder / "corpus" / f"{number}.txt").write_text(text)
-    path = folder / "recipe.py"
-    path.write_text(f"CORPUS = {str(folder / 'corpus')!r}\n{RECIPE}")
-    return path
+    return write_recipe(tmp_path_factory.mktemp("recipe"), RECIPE)
 
 
 @pytest.fixture(scope="module")

@@ -54,29 +54,6 @@ def weights(workdir, config):
 
 
 @pytest.fixture
-def stop_after(monkeypatch):
-    """Returns a function that makes the next run believe in a SIGTERM after some steps."""
-
-    def arrange(steps):
-        class Signals:
-            asked = 0
-
-            def __enter__(self):
-                return self
-
-            def __exit__(self, *_):
-                monkeypatch.undo()
-
-            def at(self, step):
-                Signals.asked += 1
-                return "SIGTERM" if Signals.asked >= steps else None
-
-        monkeypatch.setattr(trainer_module, "StopSignals", Signals)
-
-    return arrange
-
-
-@pytest.fixture
 def on_devices(monkeypatch):
     """Returns a function that lets the next runs see so many devices."""
 

@@ -67,11 +67,11 @@ def _write_weights(source, folder, layout, dtype, shard_bytes, console) -> str:
     arrays, tensors, size = source.arrays, source.tensors, source.tokenizer.size
     wanted = DTYPES[dtype] if dtype else None
     rename = LAYOUTS[layout].rename
-    _check_space(folder, tensors, wanted)
+    total = (wanted or DTYPES["float32"]).itemsize * sum(tensor.size for tensor in tensors)
+    _check_space(folder, total)
     writer, padding, types = WeightsWriter(folder, shard_bytes), {}, set()
-    total = sum(tensor.size for tensor in tensors)
     with byte_progress(console) as progress:
-        task = progress.add_task("weights", total=total * (wanted or DTYPES["float32"]).itemsize)
+        task = progress.add_task("weights", total=total)
         for tensor in tensors:
             for name, array in arrays_of(tensor, arrays):
                 array = array if wanted is None else array.astype(wanted)
@@ -97,9 +97,7 @@ def _schedule(source: Source) -> np.ndarray | None:
     return source.arrays.read("embed/schedule") if "embed/schedule" in paths else None
 
 
-def _check_space(folder, tensors, dtype):
-    item = (dtype or DTYPES["float32"]).itemsize
-    needed = item * sum(tensor.size for tensor in tensors)
+def _check_space(folder, needed: int):
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(

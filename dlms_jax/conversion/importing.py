@@ -7,8 +7,6 @@ import signal
 import threading
 from typing import Any
 
-import jax
-from jax.experimental.multihost_utils import sync_global_devices
 from rich.console import Console
 
 from dlms_jax.config import from_dict
@@ -25,6 +23,7 @@ from dlms_jax.data import tokenizers
 from dlms_jax.data.tokenizers import ROLES, Tokenizer
 from dlms_jax.data.tokenizers.hugging_face import load_hugging_face
 from dlms_jax.errors import UserError
+from dlms_jax.parallel import hosts
 from dlms_jax.training import checkpoint
 from dlms_jax.training.denoiser import vocabulary_of
 
@@ -46,7 +45,7 @@ def import_model(
     context: tokens of a row; None: the model's own, for others' models 2048 at most. roles: which
     special token has which role, where the tokenizer's files do not say it or say it otherwise.
     """
-    leads = jax.process_index() == 0
+    leads = hosts.is_first()
     console = console or Console(soft_wrap=True, quiet=not leads)
     roles = {role: token for role, token in (roles or {}).items() if token}
     with finished_folder(out, lambda text: console.print(text, highlight=False), leads) as workdir:
@@ -67,7 +66,7 @@ def import_model(
         with _uninterrupted():  # orbax's threads write on, or crash, where Ctrl-C breaks in
             checkpoint.save_weights(workdir, step, params, about)
             del params  # the check has no use for them
-            sync_global_devices("dlms_jax: checkpoint written")
+            hosts.wait_for_all("checkpoint written")
             source = open_source(workdir / checkpoint.FOLDER / str(step))  # all take part in it
         return verify_import(source, model, foreign, known, verify, console) if leads else {}
 

@@ -27,15 +27,15 @@ def get_config():
 """
 
 
-def write_recipe(folder: pathlib.Path) -> pathlib.Path:
-    """Writes a recipe and its corpus to a folder; returns the recipe's path."""
+def write_recipe(folder: pathlib.Path, recipe: str = RECIPE) -> pathlib.Path:
+    """Writes a recipe, in which CORPUS is known, and that corpus; returns the recipe's path."""
     (folder / "corpus").mkdir()
     rng = np.random.default_rng(0)
     for number in range(60):
         text = " ".join(rng.choice(["to", "be", "or", "not"], 80))
         (folder / "corpus" / f"{number}.txt").write_text(text)
     path = folder / "recipe.py"
-    path.write_text(f"CORPUS = {str(folder / 'corpus')!r}\n{RECIPE}")
+    path.write_text(f"CORPUS = {str(folder / 'corpus')!r}\n{recipe}")
     return path
 
 

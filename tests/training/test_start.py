@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dlms_jax import Trainer, trainer as trainer_module
+from dlms_jax import Trainer
 from dlms_jax.config import MeshConfig
 from dlms_jax.data import tokenizers
 from dlms_jax.data.builder import DatasetBuilder
@@ -110,7 +110,7 @@ def test_the_moving_average_comes_onto_any_mesh_bit_for_bit(ar, mesh_shape):
 
 
 def test_a_run_says_where_it_comes_from_and_its_resume_reads_it_no_more(
-    ar, corpus, tmp_path, monkeypatch
+    ar, corpus, tmp_path, stop_after
 ):
     """Cut, with the checkpoint that it began from gone, it ends with the bits of the whole one."""
     began = tmp_path / "began"
@@ -122,20 +122,7 @@ def test_a_run_says_where_it_comes_from_and_its_resume_reads_it_no_more(
     printed = train(tmp_path / "whole", config)
     assert f"starting from the weights of {folder} (autoregressive)" in printed
 
-    class Signals:
-        asked = 0
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            monkeypatch.undo()
-
-        def at(self, step):
-            Signals.asked += 1
-            return "SIGTERM" if Signals.asked == 3 else None
-
-    monkeypatch.setattr(trainer_module, "StopSignals", Signals)
+    stop_after(3)
     with pytest.raises(Interrupted, match="saved step 3"):
         train(tmp_path / "cut", config)
     shutil.rmtree(began)
