@@ -74,7 +74,8 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     norm_epsilon: float = 1e-6
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation; the state is float32
-    attention: Literal["xla"] = "xla"
+    # auto: by the devices, splash (TPU), cudnn (GPU) or xla (CPU, and where no kernel fits).
+    attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
     # How time and class reach the layers: film scales and shifts; adaln_zero gates too (DiT).

@@ -1,10 +1,26 @@
-"""Who may attend to whom, and the attention itself by the name of its implementation.
+"""Who may attend to whom, and plain attention.
 
 A layout is diffusion's Layout, or anything that has its fields.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+
+from dlms_jax.models.spans import Spans, make_spans
+
+
+class Seen(NamedTuple):
+    """What every query may see: a mask, and the same as Spans, where they can say it."""
+
+    mask_Bx1xLxS: jax.Array
+    spans: Spans | None = None
+
+
+def seen_in_row(layout, kind: str, doubled: bool = False) -> Seen:
+    """Returns what the positions of a layout see of it. doubled: it is of [x_t, x_0]."""
+    return Seen(attention_mask(layout, layout, kind), make_spans(layout, kind, doubled))
 
 
 def attention_mask(queries, keys, kind: str) -> jax.Array:
@@ -43,16 +59,21 @@ def attention_mask(queries, keys, kind: str) -> jax.Array:
     return (mask_BxLxS & (together | before | (q_clean & k_clean & finished)))[:, None]
 
 
-def source_masks(layout) -> tuple[jax.Array, jax.Array]:
-    """Returns (own_Bx1xLxL, source_Bx1xLxL) for prompts that an encoder reads: of its own sequence
-    a position sees all of its document but the given tokens, of the encoder's the given tokens and
-    BOS. BOS is in both, so that a document without a prompt has something to see."""
+def seen_of_source(layout) -> tuple[Seen, Seen]:
+    """Returns (own, source) for prompts that an encoder reads: of its own sequence a position sees
+    all of its document but the given tokens, of the encoder's the given tokens and BOS. BOS is in
+    both, so that a document without a prompt has something to see."""
     same_Bx1xLxL = attention_mask(layout, layout, "full")
     segments_BxL, given_BxL = layout.segments_BxL, layout.given_BxL
     if given_BxL is None:
         given_BxL = jnp.zeros(segments_BxL.shape, bool)
     source_BxL = given_BxL | (layout.positions_BxL == 0) | (segments_BxL == 0)
-    return same_Bx1xLxL & ~given_BxL[:, None, None], same_Bx1xLxL & source_BxL[:, None, None]
+
+    def only(keys_BxS):
+        spans = Spans(segments_BxL, jnp.where(keys_BxS, segments_BxL, -1))
+        return Seen(same_Bx1xLxL & keys_BxS[:, None, None], spans)
+
+    return only(~given_BxL), only(source_BxL)
 
 
 def columns(layout, start, number: int):
@@ -63,8 +84,11 @@ def columns(layout, start, number: int):
     )
 
 
-def attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, mask_Bx1xLxS, implementation: str) -> jax.Array:
-    """Returns softmax(q k^T / sqrt(K)) v as y_BxLxHxK; H is a multiple of G (grouped queries)."""
+def attend(
+    q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, seen: Seen, implementation: str = "xla"
+) -> jax.Array:  # fmt: skip
+    """Returns softmax(q k^T / sqrt(K)) v as y_BxLxHxK; H is a multiple of G (grouped queries).
+    implementation: as jax.nn.dot_product_attention names them."""
     return jax.nn.dot_product_attention(
-        q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, mask=mask_Bx1xLxS, implementation=implementation
+        q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, mask=seen.mask_Bx1xLxS, implementation=implementation
     )

@@ -5,17 +5,23 @@ heads, K head size, F feed-forward size, V vocabulary rows, N layers, C chunk of
 conditioning: its size), S length of what is attended to, E size of noisy embeddings.
 """
 
+from collections.abc import Callable
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dlms_jax.config import ModelConfig
-from dlms_jax.models.attention import attend
+from dlms_jax.models.attention import Seen
+from dlms_jax.models.splash import SAVED
 
 INIT_STD = 0.02
 REMAT = {  # what the backward pass finds kept, by config.model.remat
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # matmuls' results
+    "dots": jax.checkpoint_policies.save_from_both_policies(  # matmuls' results, attention kernels'
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(SAVED),
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,  # each layer's input only
 }
 
@@ -77,10 +83,11 @@ class Attention(nn.Module):
     """Grouped-query attention with rotary positions and optional per-head QK norm.
 
     As a function it is self-attention. Its two halves, `keys` and `read`, serve attention to
-    another sequence or to a cache.
+    another sequence or to a cache. `attend` is attention.py's, or does the same.
     """
 
     config: ModelConfig
+    attend: Callable
 
     def setup(self):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
@@ -92,9 +99,9 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(c.norm_epsilon, dtype)
             self.k_norm = RMSNorm(c.norm_epsilon, dtype)
 
-    def __call__(self, x_BxLxD, mask_Bx1xLxL, rotary) -> jax.Array:
+    def __call__(self, x_BxLxD, seen: Seen, rotary) -> jax.Array:
         """Returns what self-attention adds, y_BxLxD."""
-        return self.read(x_BxLxD, self.keys(x_BxLxD, rotary), mask_Bx1xLxL, rotary)
+        return self.read(x_BxLxD, self.keys(x_BxLxD, rotary), seen, rotary)
 
     def keys(self, x_BxSxD, rotary) -> tuple[jax.Array, jax.Array]:
         """Returns (k_BxSxGxK, v_BxSxGxK) of what is attended to; rotary: of its positions."""
@@ -103,13 +110,13 @@ class Attention(nn.Module):
             k_BxSxGxK = self.k_norm(k_BxSxGxK)
         return rotate(k_BxSxGxK, rotary), self._heads(self.v_proj(x_BxSxD))
 
-    def read(self, x_BxLxD, keys, mask_Bx1xLxS, rotary) -> jax.Array:
+    def read(self, x_BxLxD, keys, seen: Seen, rotary) -> jax.Array:
         """Returns y_BxLxD of queries from x; keys: what `keys` returned. rotary: of x."""
         q_BxLxHxK = self._heads(self.q_proj(x_BxLxD))
         if self.config.qk_norm:
             q_BxLxHxK = self.q_norm(q_BxLxHxK)
         q_BxLxHxK = rotate(q_BxLxHxK, rotary)
-        y_BxLxHxK = attend(q_BxLxHxK, *keys, mask_Bx1xLxS, self.config.attention)
+        y_BxLxHxK = self.attend(q_BxLxHxK, *keys, seen)
         return self.o_proj(y_BxLxHxK.reshape(*y_BxLxHxK.shape[:2], -1))
 
     def _heads(self, y_BxLxO):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dlms_jax.config import GaussianConfig, ModelConfig
+from dlms_jax.models.attention import attend
 from dlms_jax.models.conditioning import Conditioning, Modulation
 from dlms_jax.models.inputs import Head, Inputs, NoisyInputs, output_size, project
 from dlms_jax.models.layers import RMSNorm
@@ -18,8 +19,8 @@ class Network(nn.Module):
     `features(inputs, t_BxL, layout, attention)`, runs them.
 
     gaussian: None where tokens are read. `constrain` may pin where x_BxLxD lives (parallel.mesh),
-    `outputs` compute experts on several devices (parallel.experts); the network itself knows no
-    mesh.
+    `attend` be a kernel (training.kernels), `outputs` compute experts on several devices
+    (parallel.experts); the network itself knows no mesh.
     """
 
     config: ModelConfig
@@ -27,6 +28,7 @@ class Network(nn.Module):
     constrain: Callable = lambda x, whole=False: x
     gaussian: GaussianConfig | None = None
     schedule_size: int = 0
+    attend: Callable = attend
     outputs: Callable = expert_outputs
 
     def setup(self):

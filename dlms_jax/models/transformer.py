@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from dlms_jax.config import ModelConfig
-from dlms_jax.models.attention import attention_mask, columns, source_masks
+from dlms_jax.models.attention import (
+    Seen,
+    attention_mask,
+    columns,
+    seen_in_row,
+    seen_of_source,
+)
 from dlms_jax.models.conditioning import modulated_norm
 from dlms_jax.models.layers import MLP, REMAT, Attention, RMSNorm, rotary_angles
 from dlms_jax.models.moe import ROUTER, MoE
@@ -18,15 +24,15 @@ from dlms_jax.models.network import Network
 class Around(NamedTuple):
     """What every layer is told alike, besides its input.
 
-    source: (x_BxLxD, mask_Bx1xLxL) of the encoder that read the prompts, None where there is none.
+    source: (x_BxLxD, Seen) of the encoder that read the prompts, None where there is none.
     start: the place in the cache at which the input's keys and values go, None without a cache.
     valid_BxL: False at padding, which no expert gets.
     """
 
-    mask_Bx1xLxS: jax.Array
+    seen: Seen
     rotary: tuple[jax.Array, jax.Array]
     c_BxLxC: jax.Array | None = None
-    source: tuple[jax.Array, jax.Array] | None = None
+    source: tuple[jax.Array, Seen] | None = None
     start: jax.Array | int | None = None
     valid_BxL: jax.Array | None = None
 
@@ -37,28 +43,30 @@ class Layer(nn.Module):
 
     config: ModelConfig
     constrain: Callable
+    attend: Callable
     outputs: Callable
 
     @nn.compact
     def __call__(self, x_BxLxD, cache, around: Around):
         """Returns (x_BxLxD, cache); cache: this layer's (k_BxSxGxK, v_BxSxGxK), or None."""
-        c, (mask_Bx1xLxS, rotary, c_BxLxC, source, start, valid_BxL) = self.config, around
+        c, (seen, rotary, c_BxLxC, source, start, valid_BxL) = self.config, around
         h_BxLxD, gate = modulated_norm(c, "attn", x_BxLxD, c_BxLxC)
-        attn = Attention(c, name="attn")
+        attn = Attention(c, self.attend, name="attn")
         keys = jax.tree.map(self.whole, attn.keys(h_BxLxD, rotary))
         if cache is not None:
             keys = cache = jax.tree.map(
                 lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1),
                 cache, keys,
             )  # fmt: skip
-        x_BxLxD = x_BxLxD + gate * attn.read(h_BxLxD, keys, mask_Bx1xLxS, rotary)
+        x_BxLxD = x_BxLxD + gate * attn.read(h_BxLxD, keys, seen, rotary)
         if source is not None:
             h_BxLxD, gate = modulated_norm(c, "cross_attn", x_BxLxD, c_BxLxC)
-            cross_attn, (source_BxLxD, mask_Bx1xLxL) = Attention(c, name="cross_attn"), source
+            cross_attn = Attention(c, self.attend, name="cross_attn")
+            source_BxLxD, seen = source
             # With rotary positions: prompt and answer stand in one document, and what fills a hole
             # has to know which given tokens are next to it.
             keys = jax.tree.map(self.whole, cross_attn.keys(source_BxLxD, rotary))
-            x_BxLxD = x_BxLxD + gate * cross_attn.read(h_BxLxD, keys, mask_Bx1xLxL, rotary)
+            x_BxLxD = x_BxLxD + gate * cross_attn.read(h_BxLxD, keys, seen, rotary)
         h_BxLxD, gate = modulated_norm(c, "mlp", x_BxLxD, c_BxLxC)
         if c.experts:
             x_BxLxD = x_BxLxD + gate * MoE(c, self.outputs, name="mlp")(h_BxLxD, valid_BxL)
@@ -99,23 +107,23 @@ class Transformer(Network):
             length=number,
             unroll=1 if c.scan_layers else number,
         )
-        return stack(c, self.constrain, self.outputs)
+        return stack(c, self.constrain, self.attend, self.outputs)
 
-    def features(self, inputs, t_BxL, layout, attention: str) -> jax.Array:
+    def features(self, inputs, t_BxL, layout, attention: str, doubled: bool = False) -> jax.Array:
         """Returns h_BxLxD, which the head multiplies into logits.
 
         inputs: tokens_BxL, or (z_BxLxE, estimate_BxLxE). layout: diffusion's Layout. attention: a
-        kind that models/attention.py knows; "full" where prompts have an encoder.
+        kind that models/attention.py knows; "full" where prompts have an encoder. doubled: the row
+        is [x_t, x_0], which lets block attention run in a kernel.
         """
         x_BxLxD = self.constrain(self.embed(inputs))
         rotary = self._rotary(layout)
         if self.config.source == "concatenation":
-            around = Around(attention_mask(layout, layout, attention), rotary)
+            around = Around(seen_in_row(layout, attention, doubled), rotary)
         elif attention == "full":
-            own_Bx1xLxL, source_Bx1xLxL = source_masks(layout)
-            source_BxLxD, _ = self.source_layers(x_BxLxD, None, Around(source_Bx1xLxL, rotary))
-            source = self.source_norm(source_BxLxD), source_Bx1xLxL
-            around = Around(own_Bx1xLxL, rotary, source=source)
+            own, of_source = seen_of_source(layout)
+            source_BxLxD, _ = self.source_layers(x_BxLxD, None, Around(of_source, rotary))
+            around = Around(own, rotary, source=(self.source_norm(source_BxLxD), of_source))
         else:
             raise ValueError(
                 f"attention {attention!r} and prompts read by an encoder exclude each other"
@@ -134,8 +142,8 @@ class Transformer(Network):
         and values it puts in the cache. layout: of the cache's whole length, of which it lets a
         position see what `attention` says; what is to be seen must have been read before."""
         here = columns(layout, start, t_BxC.shape[1])
-        mask_Bx1xCxL = attention_mask(here, layout, attention)
-        around = Around(mask_Bx1xCxL, self._rotary(here), start=start)
+        seen = Seen(attention_mask(here, layout, attention))
+        around = Around(seen, self._rotary(here), start=start)
         x_BxCxD = self.constrain(self.embed(inputs))
         h_BxCxD, cache = self._features(x_BxCxD, t_BxC, here, around, cache)
         return self.project(h_BxCxD), cache

@@ -33,10 +33,10 @@ class UNet(Network):
 
         def blocks(level):
             kind = attends(c, level)
-            return [block(deep, self.constrain, kind) for _ in range(c.unet_blocks)]
+            return [block(deep, self.constrain, self.attend, kind) for _ in range(c.unet_blocks)]
 
         self.down = [blocks(level) for level in range(c.unet_levels)]
-        self.mid = block(deep, self.constrain, attends(c, c.unet_levels - 1))
+        self.mid = block(deep, self.constrain, self.attend, attends(c, c.unet_levels - 1))
         self.up = [blocks(level) for level in range(c.unet_levels)]
         # These start so that they keep the size of what they read; most cells hold two tokens.
         between = range(c.unet_levels - 1)

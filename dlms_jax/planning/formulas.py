@@ -1,14 +1,19 @@
 """What a step moves, by formula: for where no compiler can be asked, and to compare with.
 
-Bytes to and from HBM: attention's scores are 4-byte arrays that are written and read several times,
-which a compiled step of `large` for v5p showed to be 16 bytes a pair forward, 21 when recomputed
-and 21 backward; a layer's other arrays are each moved twice a pass, of which backward is two; what
-is kept for the backward pass is written and read once more.
+Bytes to and from HBM: without a kernel attention's scores are 4-byte arrays that are written and
+read several times, which a compiled step of `large` for v5p showed to be 16 bytes a pair forward,
+21 when recomputed and 21 backward; a layer's other arrays are each moved twice a pass, of which
+backward is two; what is kept for the backward pass is written and read once more.
+
+The kernel (models/splash.py) has three passes, one forward and two backward, each of which reads
+one side of the pairs again for every tile of the other; backward makes the scores, and their
+gradients, in both.
 """
 
 import jax
 
 from dlms_jax.models.sizes import attended_pairs
+from dlms_jax.models.splash import tile_of
 from dlms_jax.planning import memory
 from dlms_jax.planning.program import Program
 
@@ -18,12 +23,17 @@ _PAIR_BYTES = {"forward": 16, "again": 21, "backward": 21}
 def executed_flops(program: Program) -> float:
     """Returns the FLOPs of a step with those that remat computes a second time."""
     c, useful = program.config.model, program.flops()
-    if c.name == "unet" or c.remat == "none":
+    if c.name == "unet":
         return useful
     pair = 2 * 2 * c.num_heads * c.per_head * attended_pairs(
         program.config, program.config.data.sequence_length
     )  # fmt: skip
     attention = program.tokens * c.num_layers * pair
+    kernel = memory.in_kernel(program)
+    if kernel:  # seven matmuls backward in place of four
+        useful += 3 / 2 * attention
+    if c.remat == "none" or (c.remat == "dots" and kernel):
+        return useful
     if c.remat == "dots":  # matmuls' results are kept; those of attention, which are batched, not
         return useful + attention
     copies = 2 if program.config.objective.name == "block" else 1
@@ -41,17 +51,32 @@ def hbm_bytes(program: Program) -> float:
     parts = config.training.accumulation_steps
     size = 2 if c.dtype == "bfloat16" else 4
     again = c.remat == "full"
-    tokens, pairs = memory.local_tokens(program), memory.scores(program)
+    tokens = memory.local_tokens(program)
     heads = (c.num_heads + 2 * c.kv_heads) * c.per_head / tensor
     arrays = 6 * c.width + 3 * heads + 3 * memory.feed_forward(program) / tensor
     per_pair = _PAIR_BYTES["forward"] + _PAIR_BYTES["backward"]
     per_pair += _PAIR_BYTES["again"] * (c.remat != "none")
-    layer = pairs * per_pair + (4 if again else 3) * 2 * size * tokens * arrays
+    scores = 0 if memory.in_kernel(program) else memory.pairs(program)
+    layer = scores * per_pair + (4 if again else 3) * 2 * size * tokens * arrays
     weights = (8 if again else 6) * size * memory.gathered_parameters(program)
     state = [program.state.params, program.state.ema, program.state.optimizer]
     update = 2 * sum(map(memory.local_bytes, jax.tree.leaves(state)))
     kept = 2 * memory.temporaries(program)[memory.KEPT]
-    return parts * (memory.depth(program) * layer + weights + kept) + update
+    return parts * (memory.depth(program) * layer + weights + kept) + update + read_again(program)
+
+
+def read_again(program: Program) -> float:
+    """Returns the bytes that the attention kernel reads from HBM beside each of its operands once:
+    at most, for tiles in which no pair sees each other are left out. 0 without the kernel."""
+    if not memory.in_kernel(program):
+        return 0
+    config = program.config
+    c, size = config.model, 2 if config.model.dtype == "bfloat16" else 4
+    keys = config.data.sequence_length * (2 if config.objective.name == "block" else 1)
+    passes = 4 if c.remat == "full" else 3
+    per_pair = passes * 2 * c.per_head * size / tile_of(keys) * (1 - tile_of(keys) / keys)
+    layers = config.training.accumulation_steps * memory.depth(program)
+    return layers * memory.pairs(program) * per_pair
 
 
 def sent_bytes(program: Program) -> dict[tuple[str, ...], dict[str, float]]:

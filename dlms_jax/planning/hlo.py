@@ -16,6 +16,7 @@ _BYTES = {
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^{}]*\})?")
 _LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_END = re.compile(r"\}(,|$)")  # "}}," ends what a kernel notes of itself over several lines
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
@@ -130,7 +131,7 @@ def parse(text: str) -> Module:
             if head and " = " not in line.split(" (")[0]:
                 current = computations.setdefault(head[2], {})
                 entry = head[2] if head[1] else entry
-        elif line.startswith("}"):
+        elif _END.match(line):
             current = None
         elif found := _LINE.match(line):
             instruction = _instruction(found[2], found[3], bool(found[1]))

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from dlms_jax.planning.program import Program
+from dlms_jax.training.kernels import attention_kernel
 
 GIB = 2**30
 KEPT = "kept for the backward pass"
@@ -73,7 +74,7 @@ def temporaries(program: Program) -> dict[str, float]:
 
     Kept: each layer's input (remat full), and its matmuls' results (dots), and its scores and what
     is between the matmuls, which is taken to be twice as much (none). At work: a layer's backward
-    pass, with attention's scores whole, as config.model.attention=xla has them (two in float32, one
+    pass, with attention's scores whole where no kernel keeps them on the chip (two in float32, one
     in the network's type); or the head, where that is more: a chunk's logits three times, the
     gathered kernel and its float32 gradient (all logits where it is plain). Gradients: float32,
     laid out as the parameters, twice where they are accumulated. Weights: two gathered layers.
@@ -81,7 +82,7 @@ def temporaries(program: Program) -> dict[str, float]:
     config, mesh = program.config, program.mesh.shape
     c, tensor = config.model, mesh["tensor"]
     size = 2 if c.dtype == "bfloat16" else 4
-    tokens, pairs = local_tokens(program), scores(program)
+    tokens, scores = local_tokens(program), 0 if in_kernel(program) else pairs(program)
     layers, width = depth(program), c.width
     heads = (c.num_heads + 2 * c.kv_heads) * c.per_head / tensor
     hidden = feed_forward(program) / tensor
@@ -91,7 +92,7 @@ def temporaries(program: Program) -> dict[str, float]:
         + {
             "full": 0,
             "dots": matmuls,
-            "none": 3 * matmuls + pairs * (4 + size),
+            "none": 3 * matmuls + scores * (4 + size),
         }["none" if c.name == "unet" else c.remat]
     )
     accumulated = config.training.accumulation_steps > 1
@@ -99,7 +100,7 @@ def temporaries(program: Program) -> dict[str, float]:
     return {
         KEPT: layers * kept,
         "a layer or the head at work": max(
-            pairs * (4 + 4 + size) + 2 * matmuls, _head(program, tokens, size)
+            scores * (4 + 4 + size) + 2 * matmuls, _head(program, tokens, size)
         ),
         "gradients": gradients * (2 if accumulated else 1),
         "gathered weights": 2 * gathered_parameters(program) / layers * size,
@@ -141,11 +142,16 @@ def local_tokens(program: Program) -> float:
     return program.local_rows * length * copies
 
 
-def scores(program: Program) -> float:
-    """Returns how many scores a layer's attention has on a device: all pairs, hidden ones too."""
+def in_kernel(program: Program) -> bool:
+    """Returns whether attention's scores never leave the chip."""
+    return attention_kernel(program.config, program.mesh) == "splash"
+
+
+def pairs(program: Program) -> float:
+    """Returns of how many pairs, hidden ones too, a layer's heads have scores on a device."""
     c, shape = program.config.model, program.mesh.shape
-    pairs = local_tokens(program) ** 2 / program.local_rows * shape.get("sequence", 1)
-    return pairs * c.num_heads / shape["tensor"]
+    places = local_tokens(program) ** 2 / program.local_rows * shape.get("sequence", 1)
+    return places * c.num_heads / shape["tensor"]
 
 
 def _head(program: Program, tokens: float, size: int) -> float:

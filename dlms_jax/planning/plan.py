@@ -69,7 +69,7 @@ def make_plan(config: Config, topology: Topology, compile_it: bool) -> Plan:
     chunks = _head_chunks(program)
     collectives = find_collectives(module, dict(program.mesh.shape), chunks)
     sent = sent_by_axes(collectives)
-    moved = traffic.hbm_bytes(module, chunks)
+    moved = traffic.hbm_bytes(module, chunks) + formulas.read_again(program)
     return found._replace(
         sent=sent,
         hbm_bytes=moved,

@@ -11,6 +11,7 @@ from dlms_jax.planning import formulas, roofline
 from dlms_jax.planning.advice import advise
 from dlms_jax.planning.memory import GIB
 from dlms_jax.planning.plan import Plan
+from dlms_jax.training.kernels import attention_kernel
 
 BY_FORMULA = (
     "by formula alone; for the step as it is compiled: pip install -e '.[plan]', and no --formula"
@@ -26,7 +27,8 @@ def show(console: Console, plan: Plan):
         console,
         f"{config.name}: {config.objective.name} {config.model.name}, {training.batch_size} rows "
         f"of {config.data.sequence_length} in {training.accumulation_steps} part(s), "
-        f"{training.steps} steps, remat {config.model.remat}",
+        f"{training.steps} steps, attention {attention_kernel(config, plan.program.mesh)}, "
+        f"remat {config.model.remat}",
     )
     _say(console, f"{topology.text}: {topology.chips} chip(s) ({shape})")
     measured = f"compiled for this topology in {plan.seconds:.0f} s"
@@ -53,6 +55,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "slices": plan.topology.slices,
         "chips": plan.topology.chips,
         "mesh": plan.mesh_shape,
+        "attention": attention_kernel(plan.program.config, plan.program.mesh),
         "compiled": plan.compiled,
         "compile_seconds": plan.seconds,
         "unread": plan.unread,

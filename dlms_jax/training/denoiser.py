@@ -24,11 +24,13 @@ from dlms_jax.models import (
 from dlms_jax.parallel.experts import over_experts
 from dlms_jax.parallel.mesh import SEQUENCE_AXIS, check_length, constrain_places
 from dlms_jax.training.cross_entropy import fused_nll
+from dlms_jax.training.kernels import make_attend
 
 
 def make_model(config: Config, rows: int, mesh: Mesh) -> Network:
     """Returns the network of a config, its activations pinned to the mesh by rows and places, its
-    experts spread over it. Raises UserError where the mesh splits rows that it cannot."""
+    experts spread over it, its attention by the devices' kernel. Raises UserError where the mesh
+    splits rows that it cannot, or has no such kernel."""
     check_length(mesh, config.data.sequence_length)
     if config.model.name == "unet" and mesh.shape[SEQUENCE_AXIS] > 1:
         raise UserError(
@@ -38,8 +40,8 @@ def make_model(config: Config, rows: int, mesh: Mesh) -> Network:
     pin = functools.partial(constrain_places, mesh=mesh)
     gaussian = gaussian_of(config)
     network = {"transformer": Transformer, "unet": UNet}[config.model.name]
-    outputs = over_experts(expert_outputs, mesh)
-    return network(config.model, rows, pin, gaussian, schedule_size(config), outputs)
+    attend, outputs = make_attend(config, mesh), over_experts(expert_outputs, mesh)
+    return network(config.model, rows, pin, gaussian, schedule_size(config), attend, outputs)
 
 
 def make_denoiser(
@@ -59,10 +61,10 @@ def make_denoiser(
 def _denoiser(config, model, params, objective, mesh, routed) -> Denoiser:
     """Returns the Denoiser whose outputs stand where the network gives them."""
 
-    def apply(*inputs, method=None):
+    def apply(*inputs, **how):
         if routed is None or not config.model.experts:
-            return model.apply({"params": params}, *inputs, method=method)
-        outputs, left = model.apply({"params": params}, *inputs, method=method, mutable=[ROUTER])
+            return model.apply({"params": params}, *inputs, **how)
+        outputs, left = model.apply({"params": params}, *inputs, **how, mutable=[ROUTER])
         routed["sums"] = left[ROUTER]["layers"]["mlp"]["sums"]
         return outputs
 
@@ -85,8 +87,13 @@ def _denoiser(config, model, params, objective, mesh, routed) -> Denoiser:
     if config.training.head == "plain":
         return Denoiser.from_logits(logits, cached=cached)
 
+    # What is trained and scored; samplers of blocks ask for logits of single rows.
+    in_pairs = {"doubled": True} if config.objective.name == "block" else {}
+
     def nll(inputs, t_BxL, layout, targets_BxL, weights_BxL, bias_V):
-        h_BxLxD = apply(inputs, t_BxL, layout, objective.attention, method="features")
+        h_BxLxD = apply(
+            inputs, t_BxL, layout, objective.attention, **in_pairs, method="features"
+        )  # fmt: skip
         kernel_DxV = head_kernel_DxV(params)
         return fused_nll(
             h_BxLxD, kernel_DxV, targets_BxL, jax.lax.stop_gradient(weights_BxL), bias_V,

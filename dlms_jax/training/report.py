@@ -16,6 +16,7 @@ from dlms_jax.diffusion import schedule_size
 from dlms_jax.models import count_parameters
 from dlms_jax.training import hardware
 from dlms_jax.training.goodput import read_goodput, totals
+from dlms_jax.training.kernels import attention_kernel
 from dlms_jax.training.progress import duration, with_unit
 from dlms_jax.training.writer import read_metrics
 
@@ -74,7 +75,7 @@ def show_start(
     say(
         console,
         f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s) ({shape}); "
-        f"peak {with_unit(flops)}FLOP/s ({source})",
+        f"attention {attention_kernel(config, mesh)}; peak {with_unit(flops)}FLOP/s ({source})",
     )
 
 

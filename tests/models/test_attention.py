@@ -7,7 +7,7 @@ import pytest
 
 from dlms_jax.config import from_dict
 from dlms_jax.diffusion import Layout
-from dlms_jax.models.attention import attention_mask, columns, source_masks
+from dlms_jax.models.attention import attention_mask, columns, seen_of_source
 from dlms_jax.models.sizes import attended_pairs
 
 KINDS = ["full", "causal", "block", "block_causal"]
@@ -70,19 +70,18 @@ def test_block_masks_are_the_masks_that_they_are_made_of():
 
 def test_prompts_that_an_encoder_reads_are_keys_of_the_source_only():
     layout = packed(LENGTHS)
-    own, source = (np.asarray(m)[:, 0] for m in source_masks(layout))
+    own, source = (np.asarray(seen.mask_Bx1xLxS)[:, 0] for seen in seen_of_source(layout))
     same = mask(layout, layout, "full")
     given, bos = np.asarray(layout.given_BxL), np.asarray(layout.positions_BxL) == 0
     np.testing.assert_array_equal(own, same & ~given[:, None])
     np.testing.assert_array_equal(source, same & (given | bos)[:, None])
     assert own.any(axis=2).all() and source.any(axis=2).all()
     anywhere = np.where(layout.segments_BxL > 0, layout.positions_BxL, 5)  # padding has no position
-    np.testing.assert_array_equal(
-        source_masks(layout._replace(positions_BxL=anywhere))[1][:, 0], source
-    )
-    nothing = source_masks(layout._replace(given_BxL=None))
-    np.testing.assert_array_equal(nothing[0][:, 0], same)
-    np.testing.assert_array_equal(nothing[1][:, 0], same & bos[:, None])
+    _, again = seen_of_source(layout._replace(positions_BxL=anywhere))
+    np.testing.assert_array_equal(again.mask_Bx1xLxS[:, 0], source)
+    own, source = seen_of_source(layout._replace(given_BxL=None))
+    np.testing.assert_array_equal(own.mask_Bx1xLxS[:, 0], same)
+    np.testing.assert_array_equal(source.mask_Bx1xLxS[:, 0], same & bos[:, None])
 
 
 @pytest.mark.parametrize(

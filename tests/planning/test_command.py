@@ -151,6 +151,8 @@ def test_large_fits_a_v5p_slice_as_it_is_compiled():
     assert given == pytest.approx(3 * 4 * 1_732_895_744 / 16, rel=0.01)
     kinds = plan["sent_bytes"]["fsdp"]
     assert kinds["all-gather"] > kinds["all-reduce"] and kinds["reduce-scatter"] > 0
+    assert plan["attention"] == "splash"
+    assert plan["hbm_bytes"] < 635e9 / 2  # what it moved when scores went to HBM and back
     assert plan["memory_by_formula"] == pytest.approx(plan["memory"]["total"], rel=0.3)
 
 

@@ -92,6 +92,18 @@ def test_loops_are_followed_by_the_constant_in_their_condition():
     assert "x" not in times  # what a sum applies is not what a run executes
 
 
+def test_what_a_kernel_notes_of_itself_does_not_end_a_computation():
+    """Pallas's kernels come with lines of JSON, whose braces close at a line's start."""
+    kernel = """  %kernel = bf16[16,32]{1,0:T(8,128)(2,1)} custom-call(%shard), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(step)/splash_mha_fwd"}
+"""  # noqa: E501
+    gather = "  %all-gather.1 ="
+    module = hlo.parse(TPU.replace(gather, kernel + gather))
+    times = {i.name: n for i, _, n in module.executed(unknown_trips=5)}
+    assert times == {i.name: n for i, _, n in hlo.parse(TPU).executed(5)} | {"kernel": 3}
+
+
 def test_collectives_by_hand():
     found = by_kind(find_collectives(hlo.parse(TPU), MESH, unknown_trips=5))
     gather, scatter = found["all-gather"], found["reduce-scatter"]

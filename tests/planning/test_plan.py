@@ -97,6 +97,34 @@ def test_recomputation_adds_a_forward_pass_of_the_layers():
     )
 
 
+def test_the_attention_kernel_keeps_scores_on_the_chip_and_makes_them_twice_backward():
+    def program(attention, remat="none"):
+        config = small_config(
+            training__batch_size=16, model__remat=remat, model__attention=attention,
+            data__sequence_length=1024,
+        )  # fmt: skip
+        return make_program(config, make_mesh(MeshConfig(8, 1, 1)))
+
+    plain, kernel = program("xla"), program("splash")
+    scores = 2 * 1024**2 * 4  # rows of a device, pairs, heads
+    saved = {
+        kind: memory.temporaries(plain)[kind] - memory.temporaries(kernel)[kind]
+        for kind in memory.temporaries(plain)
+    }
+    assert saved[memory.KEPT] == 2 * scores * (4 + 4)
+    assert saved["a layer or the head at work"] > 0
+    pairs = 2 * 2 * 2 * 4 * 8 * 1024  # layers, q k^T and p v, multiply-add
+    more = formulas.executed_flops(kernel) - formulas.executed_flops(plain)
+    assert more == 16 * 1024 * pairs * 3 / 2
+    # Its result is kept with the matmuls'; plain attention's is made again.
+    kept = formulas.executed_flops(program("splash", "dots"))
+    assert kept == formulas.executed_flops(kernel)
+    # Two tiles of 512: each pass reads two arrays once more than its operands count.
+    assert formulas.read_again(kernel) == 2 * 3 * 2 * (2 * 4 * 1024 * 8 * 4)
+    assert formulas.read_again(plain) == 0
+    assert formulas.hbm_bytes(kernel) < formulas.hbm_bytes(plain) / 2
+
+
 def test_roofline_by_hand():
     topology = parse_topology("v5e:4x4")
     share, chip = roofline.SHARES, topology.chip

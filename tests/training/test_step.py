@@ -30,7 +30,7 @@ TOKENIZER = ByteTokenizer()
 
 def rows_of_text(batch_size=16, length=32) -> Rows:
     rng = np.random.default_rng(0)
-    documents = [rng.integers(97, 123, rng.integers(3, 40)) for _ in range(60)]
+    documents = [rng.integers(97, 123, rng.integers(3, 40)) for _ in range(2 * length)]
     t = TOKENIZER
     packed = join(pack(documents, length, t.bos_id, t.eos_id, t.pad_id), length)
     return packed.take(slice(batch_size))
