@@ -74,9 +74,10 @@ def rotary_angles(positions_BxL: jax.Array, size: int, theta: float):
 def rotate(x_BxLxHxK: jax.Array, rotary) -> jax.Array:
     """Returns x turned by its position's angles, the two halves of K as pairs (rotate-half)."""
     cos, sin = (angle[:, :, None, :] for angle in rotary)
-    first, second = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BxLxHxK.dtype)
+    # Halved before it is float32: a TPU would write the float32 array to memory.
+    first, second = (x.astype(jnp.float32) for x in jnp.split(x_BxLxHxK, 2, axis=-1))
+    turned = first * cos - second * sin, second * cos + first * sin
+    return jnp.concatenate([x.astype(x_BxLxHxK.dtype) for x in turned], axis=-1)
 
 
 class Attention(nn.Module):
