@@ -1,8 +1,8 @@
 """Attention by what the devices of a mesh have for it."""
 
 from collections.abc import Callable
-import functools
 
+import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from dlms_jax.config import Config
@@ -18,9 +18,7 @@ _BY_PLATFORM = {"tpu": "splash", "gpu": "cudnn"}
 def make_attend(config: Config, mesh: Mesh) -> Callable:
     """Returns the function (q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, seen) -> y_BxLxHxK of a config."""
     kernel = attention_kernel(config, mesh)
-    if kernel == "splash":
-        return _splash_over(mesh)
-    return functools.partial(attend, implementation=kernel)
+    return _splash_over(mesh) if kernel == "splash" else {"cudnn": _cudnn, "xla": attend}[kernel]
 
 
 def attention_kernel(config: Config, mesh: Mesh) -> str:
@@ -79,6 +77,12 @@ def _cudnn_misfit(config: Config, mesh: Mesh) -> str | None:
     if mesh.shape[SEQUENCE_AXIS] > 1:
         return f"does not split rows; change config.mesh.sequence={mesh.shape[SEQUENCE_AXIS]}"
     return None
+
+
+def _cudnn(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, seen: Seen) -> jax.Array:
+    """Returns what `attend` does, by cuDNN, whose backward pass takes even lengths only."""
+    even = q_BxLxHxK.shape[1] % 2 == 0 and k_BxSxGxK.shape[1] % 2 == 0
+    return attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, seen, "cudnn" if even else "xla")
 
 
 def _splash_over(mesh: Mesh) -> Callable:

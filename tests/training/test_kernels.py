@@ -69,6 +69,18 @@ def test_kernels_that_are_named_are_taken_anywhere_they_run():
     assert choice(devices("tpu"), "xla") == "xla"
 
 
+def test_cudnn_is_asked_for_even_lengths_only(monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *_, **how: asked.append(how))
+    config = small_config(model__attention="cudnn", model__dtype="bfloat16")
+    by_cudnn = make_attend(config, devices("gpu", "9.0"))
+    seen = seen_in_row(packed(), "full")
+    for queries, keys in ((12, 12), (1, 12), (6, 7)):
+        by_cudnn(jnp.zeros((3, queries, 4, 8)), *jnp.zeros((2, 3, keys, 2, 8)), seen)
+    assert [how["implementation"] for how in asked] == ["cudnn", "xla", "xla"]
+    assert asked[0]["mask"] is seen.mask_Bx1xLxS
+
+
 @pytest.mark.parametrize(
     "shape", [MESHES["mixed"], dict(data=2, tensor=2, sequence=2)], ids=["mixed", "sequence"]
 )
