@@ -1,0 +1,81 @@
+"""The table of docs/scale.md: every recipe on slices that it is meant for, compiled.
+
+    pip install -e '.[plan]'
+    python benchmarks/plan_table.py
+    python benchmarks/plan_table.py --only=large
+
+Each row is one `python -m dlms_jax.plan`, in a process of its own; a program takes minutes on two
+cores. Rows are printed as they come, in Markdown.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+GIB = 2**30
+IN_FOUR = "training.accumulation_steps=4"
+ROWS = (  # recipe, slice, settings
+    ("tiny", "v5e:1x1", ""),
+    ("small", "v5e:1x1", ""),
+    ("base", "v5e:1x1", IN_FOUR),
+    ("base", "v5e:2x4", ""),
+    ("gaussian_base", "v5e:2x4", ""),
+    ("medium", "v5e:2x4", ""),
+    ("large", "v5e:4x4", IN_FOUR),
+    ("large", "v6e:4x4", ""),
+    ("large", "v5p:4x4x4", "mesh.data=4 mesh.fsdp=16"),
+    ("moe", "v5p:4x4x4", "mesh.expert=8 mesh.fsdp=8"),
+    ("xl_8b", "v5p:4x4x4", "mesh.fsdp=32 mesh.data=2"),
+    ("xl_8b", "v6e:16x16", "mesh.fsdp=32 mesh.data=8"),
+    ("xl_8b", "v5e:16x16", "mesh.fsdp=32 mesh.data=8"),
+)
+HEADER = (
+    "recipe", "slice", "settings", "state", "temporaries", "together", "of", "by formula",
+    "matmuls s", "HBM s", "network s", "step s", "MFU", "days", "chip-hours",
+)  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", metavar="RECIPE", help="its rows alone")
+    parser.add_argument("--formula", action="store_true", help="do not compile: seconds a row")
+    arguments = parser.parse_args()
+    print("| " + " | ".join(HEADER) + " |\n|" + "-|" * len(HEADER))
+    for recipe, slice_, settings in ROWS:
+        if arguments.only in (None, recipe):
+            print(row(recipe, slice_, settings.split(), arguments.formula), flush=True)
+
+
+def row(recipe: str, slice_: str, settings: list[str], formula: bool) -> str:
+    """Returns a row of the table; of a plan that failed, its error."""
+    command = [
+        sys.executable, "-m", "dlms_jax.plan", f"--config={ROOT / 'configs' / recipe}.py",
+        f"--topology={slice_}", "--json", *(f"--config.{setting}" for setting in settings),
+        *(["--formula"] if formula else []),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    start = f"| `{recipe}` | {slice_} | {' '.join(settings)} |"
+    if done.returncode:
+        return f"{start} {done.stderr.strip().splitlines()[-1]} |"
+    plan = json.loads(done.stdout)
+    memory, time = plan["memory"], plan["time"]
+    mark = " f" if plan["unread"] or not plan["compiled"] else ""
+    cells = [
+        *(f"{size / GIB:.2f}" for size in (
+            sum(memory["arguments"].values()), sum(memory["temporaries"].values()),
+            memory["total"], memory["available"], plan["memory_by_formula"],
+        )),
+        f"{time['matmuls']:.3g}", f"{time['hbm']:.3g}{mark}",
+        f"{time['ici'] + time['dcn']:.2g}{mark}", f"{time['step']:.3g}{mark}",
+        f"{time['mfu']:.0%}", f"{time['days']:.2g}", f"{time['chip_hours']:,.0f}",
+    ]  # fmt: skip
+    return f"{start} {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
