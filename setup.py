@@ -14,6 +14,7 @@ DATA = [
 HUB = ["datasets>=4.0"]
 BEAM = ["apache-beam>=2.70"]
 TORCH = ["torch>=2.6", "transformers>=5.0"]
+QUANT = ["qwix>=0.1.8"]
 
 setup(
     name="dlms_jax",
@@ -45,12 +46,14 @@ setup(
         "hub": HUB,
         "beam": BEAM,
         "torch": TORCH,
+        "quant": QUANT,
         "eval": [*TORCH, "lm-eval[hf]>=0.4.9"],
         "tfds": ["tensorflow-datasets>=4.9"],
         "test": [
             *DATA,
             *HUB,
             *BEAM,
+            *QUANT,
             "hypothesis>=6.100",
             "pytest>=8.0",
             "pytest-xdist>=3.6",

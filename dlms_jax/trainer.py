@@ -18,7 +18,7 @@ from dlms_jax.config import Config, from_dict
 from dlms_jax.data import tokenizers
 from dlms_jax.data.dataset import Dataset, build_dataset
 from dlms_jax.data.loader import train_batches
-from dlms_jax.errors import UserError
+from dlms_jax.errors import UserError, optional_import
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
 from dlms_jax.model import DiffusionLM
 from dlms_jax.models import train_flops
@@ -85,6 +85,8 @@ class _Run:
         training = config.training
         if training.deterministic:
             check_deterministic()
+        if config.model.matmuls != "dtype":
+            optional_import("qwix", "quant")  # where it is missing, before any data is read
         check_rows(
             self.mesh, training.batch_size // training.accumulation_steps, "training.batch_size"
         )

@@ -294,6 +294,9 @@ def test_wrong_type_in_a_recipe(line, recipe):
             {"model": {"source": "cross_attention", "name": "unet"}},
             "model.source=cross_attention",
         ),
+        ({"model": {"name": "unet", "remat": "offload"}}, "model.remat=offload"),
+        ({"model": {"name": "unet", "matmuls": "int8"}}, "model.matmuls=int8"),
+        ({"model": {"experts": 4, "matmuls": "fp8"}}, "model.matmuls=fp8"),
         ({"model": {"classes": 2, "conditioning": "film"}}, "model.classes=2"),
         (
             {"model": {"classes": 2}, "data": {"mixture": {"a": 1.0, "b": 1.0}}},

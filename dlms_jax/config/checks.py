@@ -144,6 +144,17 @@ def _check_model(config):
             f"config.model.classes={model.classes}: classes are the corpora of config.data.mixture,"
             f" which has {len(config.data.mixture)}"
         )
+    if model.name == "unet" and model.remat == "offload":
+        raise UserError(
+            "config.model.remat=offload is for config.model.name=transformer, whose layers are "
+            "alike; use dots or full"
+        )
+    if model.matmuls != "dtype" and (model.name == "unet" or model.experts):
+        what = "a U-Net's blocks" if model.name == "unet" else "experts"
+        raise UserError(
+            f"config.model.matmuls={model.matmuls} leaves {what} as they are; it is for a "
+            "Transformer without experts, so leave it at dtype"
+        )
     if objective.name == "gaussian" and model.tie_embeddings:
         raise UserError(
             "config.model.tie_embeddings has nothing to tie in Gaussian diffusion, whose network "

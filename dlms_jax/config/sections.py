@@ -74,10 +74,12 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     norm_epsilon: float = 1e-6
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation; the state is float32
+    # Of the layers' matrices, in the train step: of dtype, or quantised (docs/performance.md).
+    matmuls: Literal["dtype", "int8", "fp8"] = "dtype"
     # auto: by the devices, splash (TPU), cudnn (GPU) or xla (CPU, and where no kernel fits).
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
     scan_layers: bool = True
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Literal["none", "dots", "offload", "full"] = "none"  # docs/scale.md says what is kept
     # How time and class reach the layers: film scales and shifts; adaln_zero gates too (DiT).
     conditioning: Literal["none", "film", "adaln_zero"] = "none"
     conditioning_size: int = 128

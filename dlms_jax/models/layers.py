@@ -9,18 +9,26 @@ from collections.abc import Callable
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
 from dlms_jax.config import ModelConfig
 from dlms_jax.models.attention import Seen
+from dlms_jax.models.quantised import quantised_product
 from dlms_jax.models.splash import SAVED
 
 INIT_STD = 0.02
-REMAT = {  # what the backward pass finds kept, by config.model.remat
-    "dots": jax.checkpoint_policies.save_from_both_policies(  # matmuls' results, attention kernels'
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(SAVED),
+# What the backward pass finds kept, by config.model.remat. By name: a policy that goes by the kind
+# of operation misses ragged_dot, and keeps the int32 that an int8 product is before its scales.
+MATMUL, LAYER_INPUT = "matmul", "layer_input"
+REMAT = {
+    "dots": jax.checkpoint_policies.save_only_these_names(MATMUL, SAVED),  # and each layer's input
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(  # the same, on the host
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[MATMUL, SAVED, LAYER_INPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
     ),
     "full": jax.checkpoint_policies.nothing_saveable,  # each layer's input only
 }
@@ -41,13 +49,15 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Module):
-    """x @ kernel (+ bias), computed in `dtype` from float32 parameters."""
+    """x @ kernel (+ bias), computed in `dtype` from float32 parameters; the product of what
+    `matmuls` names, as config.model.matmuls does."""
 
     features: int
     dtype: jnp.dtype
     use_bias: bool = False
     std: float = INIT_STD
     bias_std: float = 0.0
+    matmuls: str = "dtype"
 
     @nn.compact
     def __call__(self, x_BxLxI):
@@ -55,7 +65,11 @@ class Linear(nn.Module):
         kernel = self.param("kernel", init, (x_BxLxI.shape[-1], self.features))
         # As one 2-D product: XLA's CPU backend takes twice as long for the 3-D one's gradient.
         x_PxI = x_BxLxI.reshape(-1, x_BxLxI.shape[-1]).astype(self.dtype)
-        y_BxLxO = (x_PxI @ kernel.astype(self.dtype)).reshape(*x_BxLxI.shape[:-1], -1)
+        if self.matmuls == "dtype":
+            y_PxO = x_PxI @ kernel.astype(self.dtype)
+        else:
+            y_PxO = quantised_product(x_PxI, kernel, self.matmuls)
+        y_BxLxO = checkpoint_name(y_PxO.reshape(*x_BxLxI.shape[:-1], -1), MATMUL)
         if self.use_bias:
             init = nn.initializers.normal(self.bias_std)
             bias = self.param("bias", init, (self.features,))
@@ -92,10 +106,10 @@ class Attention(nn.Module):
 
     def setup(self):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        self.q_proj = Linear(c.num_heads * c.per_head, dtype, c.qkv_bias)
-        self.k_proj = Linear(c.kv_heads * c.per_head, dtype, c.qkv_bias)
-        self.v_proj = Linear(c.kv_heads * c.per_head, dtype, c.qkv_bias)
-        self.o_proj = Linear(c.width, dtype, std=output_std(c))
+        self.q_proj = Linear(c.num_heads * c.per_head, dtype, c.qkv_bias, matmuls=c.matmuls)
+        self.k_proj = Linear(c.kv_heads * c.per_head, dtype, c.qkv_bias, matmuls=c.matmuls)
+        self.v_proj = Linear(c.kv_heads * c.per_head, dtype, c.qkv_bias, matmuls=c.matmuls)
+        self.o_proj = Linear(c.width, dtype, std=output_std(c), matmuls=c.matmuls)
         if c.qk_norm:
             self.q_norm = RMSNorm(c.norm_epsilon, dtype)
             self.k_norm = RMSNorm(c.norm_epsilon, dtype)
@@ -132,9 +146,9 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_BxLxD):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        gate_BxLxF = Linear(c.hidden, dtype, name="gate_proj")(x_BxLxD)
-        up_BxLxF = Linear(c.hidden, dtype, name="up_proj")(x_BxLxD)
-        down = Linear(c.width, dtype, std=output_std(c), name="down_proj")
+        gate_BxLxF = Linear(c.hidden, dtype, matmuls=c.matmuls, name="gate_proj")(x_BxLxD)
+        up_BxLxF = Linear(c.hidden, dtype, matmuls=c.matmuls, name="up_proj")(x_BxLxD)
+        down = Linear(c.width, dtype, std=output_std(c), matmuls=c.matmuls, name="down_proj")
         return down(jax.nn.silu(gate_BxLxF) * up_BxLxF)
 
 

@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from dlms_jax.config import ModelConfig
-from dlms_jax.models.layers import INIT_STD, Linear, output_std
+from dlms_jax.models.layers import INIT_STD, MATMUL, Linear, output_std
 
 ROUTER = "router"  # the collection in which a pass leaves its RouterSums, where that is mutable
 
@@ -152,9 +153,12 @@ def expert_outputs(x_BxLxD, choice: Choice, kernels, first=0) -> jax.Array:
     here_Ax1 = (expert_A[order_A] < experts)[:, None]
     x_TxD = jnp.reshape(x_BxLxD, (rows * length, -1))
     x_AxD = jnp.where(here_Ax1, x_TxD[token_A], 0)
-    gate_AxF = jax.lax.ragged_dot(x_AxD, gate_ExDxF, group_E)
-    up_AxF = jax.lax.ragged_dot(x_AxD, up_ExDxF, group_E)
-    y_AxD = jax.lax.ragged_dot(jax.nn.silu(gate_AxF) * up_AxF, down_ExFxD, group_E)
+
+    def product(x_AxI, kernel_ExIxO):
+        return checkpoint_name(jax.lax.ragged_dot(x_AxI, kernel_ExIxO, group_E), MATMUL)
+
+    hidden_AxF = jax.nn.silu(product(x_AxD, gate_ExDxF)) * product(x_AxD, up_ExDxF)
+    y_AxD = product(hidden_AxF, down_ExFxD)
     y_AxD = weight_A[:, None] * jnp.where(here_Ax1, y_AxD, 0).astype(jnp.float32)
     y_TxD = jnp.zeros(x_TxD.shape, jnp.float32).at[token_A].add(y_AxD)
     return y_TxD.reshape(x_BxLxD.shape).astype(x_BxLxD.dtype)

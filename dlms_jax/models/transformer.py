@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from dlms_jax.config import ModelConfig
@@ -16,7 +17,7 @@ from dlms_jax.models.attention import (
     seen_of_source,
 )
 from dlms_jax.models.conditioning import modulated_norm
-from dlms_jax.models.layers import MLP, REMAT, Attention, RMSNorm, rotary_angles
+from dlms_jax.models.layers import LAYER_INPUT, MLP, REMAT, Attention, RMSNorm, rotary_angles
 from dlms_jax.models.moe import ROUTER, MoE
 from dlms_jax.models.network import Network
 
@@ -50,6 +51,7 @@ class Layer(nn.Module):
     def __call__(self, x_BxLxD, cache, around: Around):
         """Returns (x_BxLxD, cache); cache: this layer's (k_BxSxGxK, v_BxSxGxK), or None."""
         c, (seen, rotary, c_BxLxC, source, start, valid_BxL) = self.config, around
+        x_BxLxD = checkpoint_name(x_BxLxD, LAYER_INPUT)
         h_BxLxD, gate = modulated_norm(c, "attn", x_BxLxD, c_BxLxC)
         attn = Attention(c, self.attend, name="attn")
         keys = jax.tree.map(self.whole, attn.keys(h_BxLxD, rotary))

@@ -12,6 +12,17 @@ from dlms_jax.planning.plan import Plan
 _SPARE = 0.05  # of HBM: what a change must leave, for the model's errors
 _LANES = 128  # columns of a TPU tile
 _WORTH = 0.02  # of a step's time: less is no advice
+# offload stands last: how fast a chip and its host exchange arrays is not known here.
+_MORE_REMAT = {
+    "none": ("dots", "full", "offload"),
+    "dots": ("full", "offload"),
+    "full": ("offload",),
+    "offload": ("full",),
+}
+_LESS_REMAT = {"none": (), "dots": ("none",), "full": ("none", "dots"), "offload": ("none", "dots")}
+_SMALLER_BY = {
+    "dots": "recompute more", "full": "recompute more", "offload": "keep arrays on the host"
+}  # fmt: skip
 
 
 def advise(plan: Plan) -> list[str]:
@@ -49,15 +60,15 @@ def _make_it_fit(plan: Plan) -> list[str]:
 def _smaller(plan: Plan) -> Iterator[tuple[str, str, Config]]:
     """Yields (what, flags, config) of changes that take less memory, cheapest first."""
     config = plan.program.config
-    parts, remats = _parts(plan), _more_remat(config)
+    parts, remats = _parts(plan), _MORE_REMAT[config.model.remat]
     for number in parts:
         yield _change(config, "more accumulation", ("training", "accumulation_steps", number))
     for remat in remats:
-        yield _change(config, "recompute more", ("model", "remat", remat))
+        yield _change(config, _SMALLER_BY[remat], ("model", "remat", remat))
     for remat in remats:
         for number in parts:
             yield _change(
-                config, "recompute and accumulate more",
+                config, f"{_SMALLER_BY[remat]} and accumulate more",
                 ("model", "remat", remat), ("training", "accumulation_steps", number),
             )  # fmt: skip
     for name in ("fsdp", "tensor"):
@@ -75,8 +86,7 @@ def _faster(plan: Plan) -> Iterator[str]:
     config = plan.program.config
     changes = [
         _change(config, "recompute less", ("model", "remat", remat))
-        for remat in ("none", "dots")
-        if _REMAT.index(remat) < _REMAT.index(config.model.remat)
+        for remat in _LESS_REMAT[config.model.remat]
     ]
     steps = config.training.accumulation_steps
     changes += [
@@ -131,13 +141,6 @@ def _network(plan: Plan) -> Iterator[str]:
         "(config.training.batch_size, or fewer accumulation_steps) spread it over more work, or "
         f"make {text} shorter in config.mesh"
     )
-
-
-_REMAT = ("none", "dots", "full")
-
-
-def _more_remat(config: Config) -> tuple[str, ...]:
-    return _REMAT[_REMAT.index(config.model.remat) + 1 :]
 
 
 def _parts(plan: Plan) -> list[int]:

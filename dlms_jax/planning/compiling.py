@@ -76,6 +76,7 @@ def compile_step(program: Program, topology: Topology) -> Compiled:
             outputs=stats.output_size_in_bytes,
             aliased=stats.alias_size_in_bytes,
             code=stats.generated_code_size_in_bytes,
+            host=stats.host_temp_size_in_bytes,
         ),
         text,
         float((costs[0] if isinstance(costs, list) else costs).get("flops", 0)),

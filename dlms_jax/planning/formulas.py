@@ -32,16 +32,30 @@ def executed_flops(program: Program) -> float:
     kernel = memory.in_kernel(program)
     if kernel:  # seven matmuls backward in place of four
         useful += 3 / 2 * attention
-    if c.remat == "none" or (c.remat == "dots" and kernel):
+    if c.remat == "none" or (c.remat != "full" and kernel):
         return useful
-    if c.remat == "dots":  # matmuls' results are kept; those of attention, which are batched, not
+    if c.remat != "full":  # matmuls' results are kept; those of plain attention are not
         return useful + attention
-    copies = 2 if program.config.objective.name == "block" else 1
-    layers = copies * 2 * memory.gathered_parameters(program) * program.mesh.shape["tensor"]
     if c.experts:  # of a layer's parameters a token sees few
         share = 6 * program.head_share * c.width * program.head_rows * program.tokens
         return useful + (useful - share) / 3
-    return useful + program.tokens * layers + attention
+    return useful + _layers_flops(program) + attention
+
+
+def int8_flops(program: Program) -> float:
+    """Returns which of the executed FLOPs are int8's: of the three products of a layer's matrix
+    two, and the one that remat repeats."""
+    c = program.config.model
+    if c.matmuls != "int8":
+        return 0.0
+    return _layers_flops(program) * (3 if c.remat == "full" else 2)
+
+
+def _layers_flops(program: Program) -> float:
+    """Returns the FLOPs of the layers' matrices in one forward pass of a step."""
+    copies = 2 if program.config.objective.name == "block" else 1
+    whole = memory.gathered_parameters(program) * program.mesh.shape["tensor"]
+    return program.tokens * copies * 2 * whole
 
 
 def hbm_bytes(program: Program) -> float:
@@ -61,8 +75,9 @@ def hbm_bytes(program: Program) -> float:
     weights = (8 if again else 6) * size * memory.gathered_parameters(program)
     state = [program.state.params, program.state.ema, program.state.optimizer]
     update = 2 * sum(map(memory.local_bytes, jax.tree.leaves(state)))
-    kept = 2 * memory.temporaries(program)[memory.KEPT]
-    return parts * (memory.depth(program) * layer + weights + kept) + update + read_again(program)
+    kept = 2 * memory.kept_by_layer(program)
+    update += read_again(program)
+    return parts * (memory.depth(program) * (layer + kept) + weights) + update
 
 
 def read_again(program: Program) -> float:
@@ -97,9 +112,10 @@ def sent_bytes(program: Program) -> dict[tuple[str, ...], dict[str, float]]:
         return (mesh[axis] - 1) / mesh[axis]
 
     if mesh["fsdp"] > 1:
-        gathers = 2 * weights + head  # forward and backward
+        forth = 1 if c.matmuls != "dtype" else size  # quantised before they are sent
+        gathers = 2 * forth * weights + size * head  # forward and backward
         table["fsdp",] = {
-            "all-gather": parts * size * gathers * share("fsdp"),
+            "all-gather": parts * gathers * share("fsdp"),
             "reduce-scatter": parts * (size * weights + 4 * head) * share("fsdp"),
         }
     if mesh["data"] > 1:

@@ -14,6 +14,7 @@ from dlms_jax.training.kernels import attention_kernel
 
 GIB = 2**30
 KEPT = "kept for the backward pass"
+_FETCHED = 2  # layers whose offloaded arrays are on the device: the one at work, and the next
 
 
 class Memory(NamedTuple):
@@ -22,7 +23,8 @@ class Memory(NamedTuple):
     arguments: by kind, exact. padding: what tiles round the arguments up to, less those that the
     step does not use. temporaries: by kind
     where they are a model's, else one number. code: the program. aliased: of the outputs, which
-    stand where the arguments stood. available: what the chip has.
+    stand where the arguments stood. available: what the chip has. host: what stands in the memory
+    of its host (remat offload).
     """
 
     arguments: dict[str, int]
@@ -32,6 +34,7 @@ class Memory(NamedTuple):
     outputs: int = 0
     aliased: int = 0
     code: int = 0
+    host: float = 0
 
     @property
     def total(self) -> float:
@@ -72,39 +75,67 @@ def local_bytes(leaf) -> int:
 def temporaries(program: Program) -> dict[str, float]:
     """Returns {kind: bytes} of a step's temporaries on one device, by this model:
 
-    Kept: each layer's input (remat full), and its matmuls' results (dots), and its scores and what
-    is between the matmuls, which is taken to be twice as much (none). At work: a layer's backward
-    pass, with attention's scores whole where no kernel keeps them on the chip (two in float32, one
-    in the network's type); or the head, where that is more: a chunk's logits three times, the
-    gathered kernel and its float32 gradient (all logits where it is plain). Gradients: float32,
-    laid out as the parameters, twice where they are accumulated. Weights: two gathered layers.
+    Kept: of each layer what `kept_by_layer` says, or of two where it is offloaded. At work: a
+    layer's backward pass, with attention's scores whole where no kernel keeps them on the chip (two
+    in float32, one in the network's type); or the head, where that is more: a chunk's logits three
+    times, the gathered kernel and its float32 gradient (all logits where it is plain). Gradients:
+    float32, laid out as the parameters, twice where they are accumulated. Weights: two gathered
+    layers.
     """
-    config, mesh = program.config, program.mesh.shape
-    c, tensor = config.model, mesh["tensor"]
+    config, c = program.config, program.config.model
     size = 2 if c.dtype == "bfloat16" else 4
-    tokens, scores = local_tokens(program), 0 if in_kernel(program) else pairs(program)
-    layers, width = depth(program), c.width
-    heads = (c.num_heads + 2 * c.kv_heads) * c.per_head / tensor
-    hidden = feed_forward(program) / tensor
-    matmuls = tokens * size * (heads + 2 * width + 2 * hidden)
-    kept = (
-        tokens * size * width
-        + {
-            "full": 0,
-            "dots": matmuls,
-            "none": 3 * matmuls + scores * (4 + size),
-        }["none" if c.name == "unet" else c.remat]
-    )
+    tokens, layers = local_tokens(program), depth(program)
+    scores = 0 if in_kernel(program) else pairs(program)
+    there = min(layers, _FETCHED) if c.remat == "offload" else layers
     accumulated = config.training.accumulation_steps > 1
     gradients = sum(map(local_bytes, jax.tree.leaves(program.state.params)))
     return {
-        KEPT: layers * kept,
+        KEPT: there * kept_by_layer(program),
         "a layer or the head at work": max(
-            scores * (4 + 4 + size) + 2 * matmuls, _head(program, tokens, size)
+            scores * (4 + 4 + size) + 2 * _matmuls(program), _head(program, tokens, size)
         ),
         "gradients": gradients * (2 if accumulated else 1),
         "gathered weights": 2 * gathered_parameters(program) / layers * size,
     }
+
+
+def kept_by_layer(program: Program) -> float:
+    """Returns the bytes that the backward pass finds of a layer: its input (remat full); with what
+    its matmuls gave as far as it is asked for, which is not what is only added, and what its kernel
+    of attention gave (dots, offload); or with all, its scores, where no kernel keeps them on the
+    chip, and what is between the matmuls, taken to be twice their results (none)."""
+    c = program.config.model
+    size = 2 if c.dtype == "bfloat16" else 4
+    tokens = local_tokens(program)
+    remat = "none" if c.name == "unet" else c.remat
+    kept = tokens * size * c.width
+    if remat == "none":
+        scores = 0 if in_kernel(program) else pairs(program)
+        return kept + 3 * _matmuls(program) + scores * (4 + size)
+    if remat == "full":
+        return kept
+    if in_kernel(program):  # its result, and each row's sum of exponentials
+        kept += tokens * c.num_heads / program.mesh.shape["tensor"] * (c.per_head * size + 4)
+    added = 0 if c.experts else tokens * size * c.width  # experts' outputs are weighed first
+    return kept + _matmuls(program) - added
+
+
+def host(program: Program) -> float:
+    """Returns the bytes that a device keeps in its host's memory."""
+    offloaded = program.config.model.remat == "offload"
+    return depth(program) * kept_by_layer(program) if offloaded else 0
+
+
+def _matmuls(program: Program) -> float:
+    """Returns the bytes of all that a layer's matmuls give; peers along `expert` have room for all
+    choices of one another's rows."""
+    c, mesh = program.config.model, program.mesh.shape
+    size = 2 if c.dtype == "bfloat16" else 4
+    heads = (c.num_heads + 2 * c.kv_heads) * c.per_head
+    choices = c.experts_per_token if c.experts else 1
+    attention = heads / mesh["tensor"] + c.width
+    mlp = 2 * feed_forward(program) / mesh["tensor"] + choices * c.width
+    return local_tokens(program) * size * (attention + mesh["expert"] * mlp)
 
 
 def gathered_parameters(program: Program) -> float:

@@ -83,7 +83,10 @@ def by_formula(config: Config, topology: Topology) -> Plan:
     shape = mesh_shape(config.mesh, topology.chips, topology.slices)
     mesh = AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     program = make_program(config, mesh)
-    sizes = Memory(memory.arguments(program), memory.temporaries(program), topology.chip.hbm)
+    sizes = Memory(
+        memory.arguments(program), memory.temporaries(program), topology.chip.hbm,
+        host=memory.host(program),
+    )  # fmt: skip
     sent, moved = formulas.sent_bytes(program), formulas.hbm_bytes(program)
     times = _roofline(program, topology, sent, moved)
     return Plan(program, topology, False, sizes, sizes, sent, moved, times)
@@ -94,6 +97,7 @@ def _roofline(program: Program, topology: Topology, sent: Sent, moved: float) ->
     return roofline.estimate(
         topology, formulas.executed_flops(program), moved, within, across,
         program.flops(), program.tokens, program.config.training.steps,
+        formulas.int8_flops(program),
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def show(console: Console, plan: Plan):
         f"{config.name}: {config.objective.name} {config.model.name}, {training.batch_size} rows "
         f"of {config.data.sequence_length} in {training.accumulation_steps} part(s), "
         f"{training.steps} steps, attention {attention_kernel(config, plan.program.mesh)}, "
-        f"remat {config.model.remat}",
+        f"remat {config.model.remat}, matmuls {config.model.matmuls}",
     )
     _say(console, f"{topology.text}: {topology.chips} chip(s) ({shape})")
     measured = f"compiled for this topology in {plan.seconds:.0f} s"
@@ -70,11 +70,13 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             "total": memory.total,
             "available": memory.available,
             "margin": memory.margin,
+            "host": memory.host,
         },
         "memory_by_formula": plan.model.total,
         "flops": {
             "formula": times.useful,
             "executed": formulas.executed_flops(plan.program),
+            "int8": formulas.int8_flops(plan.program),
             "compiler": plan.counted_flops,
         },
         "hbm_bytes": plan.hbm_bytes,
@@ -117,6 +119,13 @@ def _show_memory(console: Console, plan: Plan):
     verdict = "fits" if memory.fits else "DOES NOT FIT"
     word = "left" if memory.fits else "over"
     _say(console, f"{verdict}: {abs(memory.margin):.1%} {word}")
+    if memory.host:
+        parts = plan.program.config.training.accumulation_steps
+        _say(
+            console,
+            f"in its host's memory: {memory.host / GIB:.3f} GiB a chip, sent there and back "
+            f"{parts} time(s) a step, which the time below leaves out",
+        )
 
 
 def _show_sent(console: Console, plan: Plan):
@@ -140,8 +149,10 @@ def _show_time(console: Console, plan: Plan):
     best, worst = times.bounds
     table = _table(console, "a step, estimated", "", right=False)
     executed = formulas.executed_flops(plan.program)
+    int8 = formulas.int8_flops(plan.program)
     rows = {
-        "FLOPs by formula": f"{times.useful:.3e}; with what remat repeats {executed:.3e}",
+        "FLOPs by formula": f"{times.useful:.3e}; with what remat repeats {executed:.3e}"
+        + (f", {int8 / executed:.0%} of them int8's" if int8 else ""),
         "FLOPs, the compiler's count": ""
         if plan.counted_flops is None
         else f"{plan.counted_flops:.3e} (a loop's body once, so too few)",

@@ -12,6 +12,7 @@ from dlms_jax.planning.chips import Topology
 
 # Assumed, not measured: what a well-compiled step gets of the data sheet's figures.
 SHARES = {"matmuls": 0.75, "HBM": 0.85, "network": 0.7}
+_INT8 = 2  # times the FLOP/s of bfloat16: so Google of v5e and v6e; of v5p it says nothing
 _DAY = 86_400
 
 
@@ -62,18 +63,20 @@ class Roofline(NamedTuple):
 
 def estimate(
     topology: Topology, executed: float, hbm_bytes: float, ici_bytes: float, dcn_bytes: float,
-    useful: float, tokens: int, steps: int,
+    useful: float, tokens: int, steps: int, int8: float = 0.0,
 ) -> Roofline:  # fmt: skip
     """Returns the Roofline of a step.
 
-    executed: FLOPs of all chips, recomputation included; the bytes are those of one chip."""
+    executed: FLOPs of all chips, recomputation included, of which int8 are of int8 products; the
+    bytes are those of one chip."""
     chip = topology.chip
 
     def network(sent, bandwidth):
         return sent / (bandwidth * SHARES["network"]) if sent else 0.0
 
     return Roofline(
-        matmuls=executed / (topology.chips * chip.flops * SHARES["matmuls"]),
+        matmuls=(executed - int8 + int8 / _INT8)
+        / (topology.chips * chip.flops * SHARES["matmuls"]),
         hbm=hbm_bytes / (chip.hbm_bandwidth * SHARES["HBM"]),
         ici=network(ici_bytes, topology.ici_bandwidth),
         dcn=network(dcn_bytes, chip.dcn_bandwidth),

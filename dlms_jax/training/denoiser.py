@@ -1,5 +1,6 @@
 """The network with its weights, as the `Denoiser` that objectives and samplers take."""
 
+import dataclasses
 import functools
 
 import jax
@@ -29,8 +30,9 @@ from dlms_jax.training.kernels import make_attend
 
 def make_model(config: Config, rows: int, mesh: Mesh) -> Network:
     """Returns the network of a config, its activations pinned to the mesh by rows and places, its
-    experts spread over it, its attention by the devices' kernel. Raises UserError where the mesh
-    splits rows that it cannot, or has no such kernel."""
+    experts spread over it, its attention by the devices' kernel. Its layers multiply in
+    config.model.dtype: what config.model.matmuls says is for the train step alone. Raises UserError
+    where the mesh splits rows that it cannot, or has no such kernel."""
     check_length(mesh, config.data.sequence_length)
     if config.model.name == "unet" and mesh.shape[SEQUENCE_AXIS] > 1:
         raise UserError(
@@ -41,7 +43,8 @@ def make_model(config: Config, rows: int, mesh: Mesh) -> Network:
     gaussian = gaussian_of(config)
     network = {"transformer": Transformer, "unet": UNet}[config.model.name]
     attend, outputs = make_attend(config, mesh), over_experts(expert_outputs, mesh)
-    return network(config.model, rows, pin, gaussian, schedule_size(config), attend, outputs)
+    model = dataclasses.replace(config.model, matmuls="dtype")
+    return network(model, rows, pin, gaussian, schedule_size(config), attend, outputs)
 
 
 def make_denoiser(

@@ -16,6 +16,7 @@ _FREE = (
     "data.workers",
     "data.repeat",
     "model.attention",
+    "model.matmuls",
     "model.scan_layers",
     "model.remat",
 )

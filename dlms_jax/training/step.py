@@ -27,11 +27,12 @@ def make_train_step(config: Config, model: Network, objective: Objective, tx, me
     does any after training.max_skipped_steps of them in a row.
     """
     shardings = abstract_shardings(config, model, tx, mesh)
+    learning = model.clone(config=config.model)  # with config.model.matmuls
     accumulate = config.training.accumulation_steps
 
     def microbatch(params, batch, key, step, scored_per_routed):
         routed = {}
-        denoise = make_denoiser(config, model, params, objective, mesh, routed)
+        denoise = make_denoiser(config, learning, params, objective, mesh, routed)
         loss = objective.loss(denoise, batch, key, step)
         routers = routed.get("sums")
         # The sums over routed tokens will be divided by the number of scored ones, as all is.

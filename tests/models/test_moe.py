@@ -215,6 +215,19 @@ def test_scan_and_remat_change_nothing():
         np.testing.assert_allclose(g, e, rtol=1e-3, atol=1e-5 * float(np.abs(e).max()))
 
 
+@pytest.mark.parametrize(("remat", "kept"), [("dots", [24, 24, 32]), ("full", [])])
+def test_what_the_backward_pass_finds_of_experts(remat, kept):
+    """Their three products, of 2 choices of each of 36 tokens, in 2 layers; 24 is F, 32 is D."""
+    model, params = network(**MOE, remat=remat)
+
+    def loss(p):
+        return jnp.sum(model.apply({"params": p}, TOKENS, TIMES, LAYOUT, "full"))
+
+    kept_by_vjp = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)
+    shapes = [x.shape for x in jax.tree.leaves(kept_by_vjp)]
+    assert sorted(s[-1] for s in shapes if s[:-1] == (2, 72)) == kept
+
+
 def test_sizes_of_all_and_of_active_parameters():
     config = small_config(**{f"model__{key}": value for key, value in MOE.items()})
     model, params = network(**MOE, feed_forward=64)

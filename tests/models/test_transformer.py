@@ -85,7 +85,7 @@ def test_scan_and_remat_change_nothing():
         return jax.tree.leaves(jax.jit(jax.grad(loss))(params))
 
     expected = gradient()
-    for scan, remat in ((True, "dots"), (False, "full")):
+    for scan, remat in ((True, "dots"), (False, "full"), (True, "offload")):
         for g, e in zip(gradient(scan_layers=scan, remat=remat), expected, strict=True):
             np.testing.assert_allclose(g, e, rtol=1e-3, atol=1e-5 * float(np.abs(e).max()))
 

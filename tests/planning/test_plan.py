@@ -85,13 +85,14 @@ def test_fsdp_gathers_every_matrix_for_each_pass_and_scatters(compiled_fsdp):
 
 def test_recomputation_adds_a_forward_pass_of_the_layers():
     flops = {}
-    for remat in ("none", "dots", "full"):
+    for remat in ("none", "dots", "offload", "full"):
         config = small_config(training__batch_size=16, model__remat=remat)
         program = make_program(config, make_mesh(MeshConfig(8, 1, 1)))
         flops[remat] = formulas.executed_flops(program)
     tokens, pairs = 16 * 32, 2 * 2 * 2 * 4 * 8 * 32  # layers, q k^T and p v, multiply-add
     assert flops["none"] == program.flops()
     assert flops["dots"] - flops["none"] == tokens * pairs
+    assert flops["offload"] == flops["dots"]
     assert flops["full"] - flops["none"] == tokens * (
         pairs + 2 * memory.gathered_parameters(program)
     )
@@ -125,6 +126,53 @@ def test_the_attention_kernel_keeps_scores_on_the_chip_and_makes_them_twice_back
     assert formulas.hbm_bytes(kernel) < formulas.hbm_bytes(plain) / 2
 
 
+def test_what_is_offloaded_is_on_the_host_and_two_layers_of_it_here():
+    def found(remat, mesh=(8, 1, 1), **settings):
+        settings = {"training__batch_size": 16, "model__num_layers": 6} | settings
+        mesh = make_mesh(MeshConfig(*mesh))
+        program = make_program(small_config(model__remat=remat, **settings), mesh)
+        return memory.temporaries(program)[memory.KEPT], memory.host(program)
+
+    # A layer's input, q, k, v, attention's output, gate and up, of 2 rows of 32 tokens in float32.
+    layer = 2 * 32 * 4 * (32 + 8 * (4 + 2 + 2) + 32 + 2 * 64)
+    assert found("dots") == (6 * layer, 0) and found("offload") == (2 * layer, 6 * layer)
+    assert found("offload", model__num_layers=1) == (layer, layer)
+    assert found("full") == (6 * 2 * 32 * 4 * 32, 0)
+    # Of experts all three products: they are weighed before they are added.
+    experts = dict(model__experts=4, model__experts_per_token=2, model__expert_feed_forward=24)
+    more = 2 * 32 * 4 * 2 * (24 + 24 + 32) - 2 * 32 * 4 * 2 * 64
+    assert found("dots", **experts)[0] == 6 * (layer + more)
+    # Two peers read each other's rows, and have room for all choices of both.
+    more += 2 * 32 * 4 * 2 * (24 + 24 + 32)
+    assert found("dots", (4, 1, 1, 2), **experts)[0] == 6 * (layer + more)
+
+
+def test_moments_in_bfloat16_are_half_of_the_optimizers_memory_and_traffic():
+    found = {}
+    for moments in ("float32", "bfloat16"):
+        config = small_config(training__batch_size=16, optimizer__moments=moments)
+        program = make_program(config, make_mesh(MeshConfig(1, 8, 1)))
+        sizes = memory.arguments(program)
+        found[moments] = sizes["parameters"], sizes["optimizer"], formulas.hbm_bytes(program)
+    (params, full, moved), (_, half, moved_less) = found["float32"], found["bfloat16"]
+    assert full == pytest.approx(2 * params, abs=16) and half == pytest.approx(params, abs=16)
+    assert moved - moved_less == 2 * (full - half)  # each is read and written
+
+
+def test_int8_is_two_of_three_products_of_the_layers_matrices():
+    """And of four, where remat repeats the first; it travels as it is multiplied."""
+    found = {}
+    for matmuls, remat in (("dtype", "none"), ("int8", "none"), ("int8", "full"), ("fp8", "none")):
+        config = small_config(training__batch_size=16, model__matmuls=matmuls, model__remat=remat)
+        program = make_program(config, make_mesh(MeshConfig(1, 8, 1)))
+        sent = formulas.sent_bytes(program)["fsdp",]["all-gather"]
+        found[matmuls, remat] = formulas.int8_flops(program), sent
+    once = 16 * 32 * 2 * memory.gathered_parameters(program)
+    assert [flops for flops, _ in found.values()] == [0, 2 * once, 3 * once, 0]
+    gathered = 2 * memory.gathered_parameters(program) * 7 / 8
+    assert found["dtype", "none"][1] - found["int8", "none"][1] == (4 - 1) * gathered
+
+
 def test_roofline_by_hand():
     topology = parse_topology("v5e:4x4")
     share, chip = roofline.SHARES, topology.chip
@@ -141,6 +189,8 @@ def test_roofline_by_hand():
     assert times.days == pytest.approx(times.seconds)  # as many steps as a day has seconds
     assert times.chip_hours == pytest.approx(times.days * 24 * 16)
     assert times.tokens_per_day == pytest.approx(86_400e6 / times.seconds)
+    low = roofline.estimate(topology, 4e15, 8e10, 1e9, 0.0, 3e15, 10**6, 86_400, int8=2e15)
+    assert low.matmuls == pytest.approx(times.matmuls * 3 / 4)  # half of it in half the time
 
 
 def test_between_slices_goes_what_the_slices_have_summed():
@@ -192,6 +242,16 @@ class TestAdvice:
     def test_spare_memory_buys_less_recomputation(self):
         lines = advise(self.plan(topology="v5p:4x4x4", model__remat="full"))
         assert "recompute less" in lines[0] and "--config.model.remat=none" in lines[0]
+
+    def test_what_no_recomputation_makes_fit_goes_to_the_host(self):
+        """Layers' inputs alone are too much here, and there is one row a device."""
+        settings = dict(model__num_layers=512, training__batch_size=8, model__num_heads=4)
+        settings |= dict(model__feed_forward=512, data__sequence_length=8192, model__num_kv_heads=4)
+        settings |= dict(model__attention="xla")  # whose scores no other remat makes fit
+        plan = self.plan(model__remat="full", **settings)
+        assert not plan.memory.fits
+        assert advise(plan)[0].startswith("keep arrays on the host: about")
+        assert "--config.model.remat=offload" in advise(plan)[0]
 
     def test_what_is_best_gets_none(self):
         assert advise(self.plan(topology="v5p:4x4x4")) == []
