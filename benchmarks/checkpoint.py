@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from train_step import prepare
+from steps import prepare
 
 from dlms_jax.config import load_config
 from dlms_jax.training.checkpoint import Checkpoints
@@ -32,11 +32,11 @@ def main():
     parser.add_argument("--saves", type=int, default=3, help="(%(default)s)")
     arguments = parser.parse_args()
     config = load_config(arguments.config)
-    one_step, _, _ = prepare(config)
+    take = prepare(config).take
 
     def step():
         begun = time.perf_counter()
-        state, metrics = one_step()
+        state, metrics = take()
         jax.block_until_ready(metrics)
         return state, time.perf_counter() - begun
 

@@ -21,13 +21,12 @@ import importlib
 import itertools
 import json
 import pathlib
-import re
-import subprocess
 import sys
 import tempfile
 import time
 
 import numpy as np
+from processes import peak_mib, run_again
 from rich.console import Console
 from rich.table import Table
 
@@ -60,9 +59,7 @@ def main():
         found = {way: [] for way in LIBRARIES}
         for number, way in itertools.product(range(arguments.repeats), LIBRARIES):
             flags = "--way", way, "--folder", folder, "--shard-size", arguments.shard_size
-            command = [sys.executable, __file__, *map(str, flags)]
-            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            found[way].append(json.loads(printed.splitlines()[-1]))
+            found[way].append(run_again(__file__, *flags))
             for name in ("out", "back") if way == "from-torch" else ("other",):
                 if (folder / name).exists():
                     (folder / name).rename(folder / f"{name}-{number}-{way}")
@@ -110,14 +107,9 @@ def measured(way, folder, shard_bytes):
         importlib.import_module(name)
     if "jax" in sys.modules:
         sys.modules["jax"].devices()
-    before, start = peak(), time.perf_counter()
+    before, start = peak_mib(), time.perf_counter()
     WAYS[way](folder, shard_bytes)
-    return {"seconds": time.perf_counter() - start, "before": before, "after": peak()}
-
-
-def peak():  # not getrusage: its peak is the parent's, from before exec
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) // 1024
+    return {"seconds": time.perf_counter() - start, "before": before, "after": peak_mib()}
 
 
 def to_torch(folder, shard_bytes):

@@ -27,3 +27,11 @@ def seconds_in_turns(programs: dict, repeats: int, after_each_turn=None) -> dict
 def temporary_bytes(jitted, *arguments) -> int:
     """Returns the bytes that the compiled program needs beside its arguments and results."""
     return jitted.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+
+def program_bytes(compiled) -> int:
+    """Returns the bytes of a compiled program: arguments, results in memory of their own, and what
+    it needs beside them."""
+    m = compiled.memory_analysis()
+    results = m.output_size_in_bytes - m.alias_size_in_bytes
+    return m.argument_size_in_bytes + results + m.temp_size_in_bytes

@@ -1,117 +1,103 @@
-"""The train step against this machine's own matmul peak, and against its variants.
+"""The train step against its variants and against a newcomer's (newcomer.py), at three sizes.
 
     python benchmarks/train_step.py
-    python benchmarks/train_step.py --config=configs/tiny.py
+    python benchmarks/train_step.py --sizes small --repeats 1   # quickly
+    python benchmarks/train_step.py --config=configs/tiny.py --variants dlms_jax autoregressive
 
-The default is width 512. The variants run in turns; the peak is the best matmul of all those timed
-before, between and after them. MFU: the FLOPs that the step needs by formula (models/sizes.py), not
-those that it does, over the peak.
+At the three sizes dlms_jax is the step of the default settings, but for float32 and for chunks of
+the head that suit so few tokens; each variant changes one thing of it (or of the recipe). All
+consume their state, and the newcomer's, with AdamW, does the same job. On a CPU attention is XLA's
+in each, so that "plain attention, unscanned" differs in scanning only.
+
+seconds   the median; the steps of a size run in turns, in one process
+MFU       the FLOPs that the step needs by formula (models/sizes.py: of masked diffusion half the
+          logits), whatever it does, over the peak: on a CPU the best matmul of all those timed
+          before, between and after the steps; elsewhere the data sheet's
+program   MiB of the compiled program: its arguments, results and temporary arrays
+process   MiB of a process that only takes a step, at most, once it is compiled: libraries and what
+          the compiler leaves too (of an accelerator's memory nothing)
 """
 
 import argparse
-import dataclasses
+import json
 
 import jax
-import numpy as np
-from rich.console import Console
-from rich.table import Table
-from timing import seconds_in_turns, temporary_bytes
+from processes import forget_peak, peak_mib, run_again
+from steps import NEWCOMER, VARIANTS, check_newcomer, prepare, settings
+from timing import seconds_in_turns
 
 from dlms_jax.config import from_dict, load_config
-from dlms_jax.data.packing import Rows
-from dlms_jax.data.tokenizers import ByteTokenizer
-from dlms_jax.diffusion import make_objective
-from dlms_jax.models import train_flops
-from dlms_jax.parallel.mesh import make_mesh, to_global
-from dlms_jax.training.denoiser import make_model, vocabulary_of
-from dlms_jax.training.hardware import measure_matmul
-from dlms_jax.training.optimizer import make_optimizer
-from dlms_jax.training.state import sharded_state
-from dlms_jax.training.step import make_train_step
+from dlms_jax.errors import command_line
+from dlms_jax.studies.tables import hardware, markdown
+from dlms_jax.training.hardware import peak_flops
 
-WIDTH_512 = {
-    "model": {"width": 512, "num_layers": 4, "num_heads": 8, "dtype": "float32",
-              "scan_layers": False},
-    "data": {"sequence_length": 256},
-    "training": {"batch_size": 16},
-}  # fmt: skip
-VARIANTS = {
-    "as configured": {},
-    "plain head": {"training": {"head": "plain"}},
-    "scanned layers": {"model": {"scan_layers": True}},
-    "unrolled layers": {"model": {"scan_layers": False}},
-    "muon": {"optimizer": {"name": "muon"}},
-    "adamw": {"optimizer": {"name": "adamw"}},
-    "autoregressive": {"objective": {"name": "autoregressive"}},
+SIZES = {  # rows of 256 tokens, vocabularies as of small tokenizers
+    "small": settings(width=128, layers=4, vocabulary=8_192, length=256, batch=16),
+    "medium": settings(width=256, layers=6, vocabulary=16_384, length=256, batch=16),
+    "large": settings(width=512, layers=8, vocabulary=32_768, length=256, batch=16),
 }
+COMPARED = ("dlms_jax", "full logits", "plain attention, unscanned", NEWCOMER)
+HEADER = ("step", "parameters", "seconds", "tokens/s", "MFU", "program MiB", "process MiB")
 
 
-def main():
+@command_line
+def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", help="a recipe (default: width 512, 4 layers, 16 x 256 bytes)")
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
-    config = load_config(arguments.config) if arguments.config else from_dict(WIDTH_512)
+    what, add = parser.add_mutually_exclusive_group(), parser.add_argument
+    what.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES),
+                      help="(default: all)")  # fmt: skip
+    what.add_argument("--config", help="a recipe in place of the sizes")
+    add("--variants", nargs="+", choices=(*VARIANTS, NEWCOMER), default=COMPARED,
+        help=f"(default: {'; '.join(COMPARED)})")  # fmt: skip
+    add("--repeats", type=int, default=5)
+    add("--peak-of", help=argparse.SUPPRESS)  # one variant, in the process it is measured in
+    arguments = parser.parse_args(argv)
+    for size in [arguments.config] if arguments.config else arguments.sizes:
+        config = load_config(size) if arguments.config else from_dict(SIZES[size])
+        if arguments.peak_of:
+            print(json.dumps(peak_of(config, arguments.peak_of)))
+            return
+        if NEWCOMER in arguments.variants:
+            check_newcomer(config)
+        flags = "--config" if arguments.config else "--sizes", size, "--peak-of"
+        peaks = {name: run_again(__file__, *flags, name) for name in arguments.variants}
+        measure(size, config, peaks, arguments.repeats)
 
-    peaks = [measure_matmul()]
-    programs, memory, flops, seen = {}, {}, {}, []
-    for name, changes in VARIANTS.items():
-        variant = config
-        for section, values in changes.items():
-            part = dataclasses.replace(getattr(variant, section), **values)
-            variant = dataclasses.replace(variant, **{section: part})
-        if variant not in seen:
-            seen.append(variant)
-            programs[name], memory[name], flops[name] = prepare(variant)
-    seconds = seconds_in_turns(programs, arguments.repeats, lambda: peaks.append(measure_matmul()))
 
-    peak = max(peaks)
-    tokens = config.training.batch_size * config.data.sequence_length
-    device = jax.devices()[0].device_kind
-    table = Table(
-        title=f"train step, width {config.model.width}, {config.model.num_layers} layers, "
-        f"{tokens} tokens; {device}, matmul peak {peak / 1e9:.0f} GFLOP/s"
+def peak_of(config, name) -> dict:
+    """Returns the peaks of this process in MiB: before anything is there, and in a step."""
+    jax.devices()
+    before = peak_mib()
+    step = prepare(config, name)
+    forget_peak()  # what compiling took
+    jax.block_until_ready(step.take())
+    return {"before": before, "stepping": peak_mib()}
+
+
+def measure(size, config, peaks, repeats):
+    """Prints the table of a size."""
+    steps = {name: prepare(config, name) for name in peaks}
+    best = [peak_flops()[0]]
+    seconds = seconds_in_turns(
+        {name: step.take for name, step in steps.items()},
+        repeats,
+        lambda: best.append(peak_flops()[0]),
     )
-    for column in ("variant", "seconds", "tokens/s", "MFU", "temporary memory"):
-        table.add_column(column)
-    for name in memory:
-        table.add_row(
-            name, f"{seconds[name]:.3f}", f"{tokens / seconds[name]:.0f}",
-            f"{flops[name] * tokens / seconds[name] / peak:.0%}", f"{memory[name] / 2**20:.0f} MiB",
-        )  # fmt: skip
-    Console().print(table)
-
-
-def prepare(config):
-    """Returns (a function that takes one step, its temporary bytes, its FLOPs for a token)."""
-    mesh = make_mesh(config.mesh)
-    vocabulary = vocabulary_of(ByteTokenizer())
-    objective = make_objective(config, vocabulary)
-    model = make_model(config, vocabulary.rows, mesh)
-    tx = make_optimizer(config.optimizer, config.training.steps)
-    state = sharded_state(config, model, tx, mesh)
-    step = make_train_step(config, model, objective, tx, mesh)
-    shape = config.training.batch_size, config.data.sequence_length
-    tokens = np.random.default_rng(0).integers(0, 256, shape, np.int32)
-    tokens[:, 0] = vocabulary.bos_id
-    positions = np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1))
-    classes = np.zeros(shape[0], np.int32)
-    rows = Rows(tokens, np.ones(shape, np.int32), positions, positions > 0, classes)
-    rows = to_global(rows, mesh)
-    memory = temporary_bytes(step, state, rows)
-
-    def one_step():
-        nonlocal state
-        state, metrics = step(state, rows)
-        return state, metrics
-
-    flops = train_flops(
-        config, vocabulary.rows, shape[1],
-        head_share=0.5 if config.objective.name in ("masked", "block") else 1.0,
-    )  # fmt: skip
-    return one_step, memory, flops
+    c, tokens = config.model, config.training.batch_size * config.data.sequence_length
+    print(
+        f"{size}: width {c.width}, {c.num_layers} layers, {c.dtype}, {config.training.batch_size} "
+        f"rows of {config.data.sequence_length}; {hardware()}, at best {max(best) / 1e9:.0f} "
+        f"GFLOP/s; of a process {min(peak['before'] for peak in peaks.values())} MiB are libraries"
+    )
+    rows = [
+        (name, f"{step.parameters / 1e6:.2f}M", f"{seconds[name]:.3f}",
+         f"{tokens / seconds[name]:.0f}", f"{step.flops / seconds[name] / max(best):.0%}",
+         f"{step.memory / 2**20:.0f}", f"{peaks[name]['stepping']}")
+        for name, step in steps.items()
+    ]  # fmt: skip
+    print(f"\n{markdown(HEADER, rows)}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,111 @@
+"""The train steps that the benchmarks compare: this project's, its variants, and a newcomer's."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import newcomer
+import numpy as np
+from timing import program_bytes
+
+from dlms_jax.config import Config
+from dlms_jax.data.packing import Rows
+from dlms_jax.errors import UserError
+from dlms_jax.parallel.mesh import make_mesh, to_global
+from dlms_jax.planning.program import make_program
+from dlms_jax.training.state import sharded_state
+
+NEWCOMER = "newcomer"
+VARIANTS = {
+    "dlms_jax": {},
+    "full logits": {"training": {"head": "plain"}},
+    "plain attention, unscanned": {"model": {"attention": "xla", "scan_layers": False}},
+    "recomputed layers": {"model": {"remat": "dots"}},
+    "muon": {"optimizer": {"name": "muon"}},
+    "autoregressive": {"objective": {"name": "autoregressive"}},
+}
+
+
+class Step(NamedTuple):
+    """take: does one step and returns (state, metrics); the next one consumes that state.
+    memory: bytes of the compiled program. flops: that the step needs by formula."""
+
+    take: Callable
+    memory: int
+    flops: float
+    parameters: int
+
+
+def settings(width: int, layers: int, vocabulary: int, length: int, batch: int) -> dict:
+    """Returns the settings of a masked step with heads of 64, in float32 as CPUs like it."""
+    return {
+        "model": {"width": width, "num_layers": layers, "num_heads": width // 64,
+                  "dtype": "float32"},
+        "tokenizer": {"name": "bpe", "vocab_size": vocabulary},
+        "data": {"sequence_length": length},
+        # A chunk small beside the masked positions: the last one is never full.
+        "training": {"batch_size": batch, "head_chunk": 256},
+    }  # fmt: skip
+
+
+def prepare(config: Config, name: str = "dlms_jax") -> Step:
+    """Returns a step of NEWCOMER or VARIANTS, compiled, with random weights and random tokens."""
+    if name == NEWCOMER:
+        return _newcomer(config)
+    for section, values in VARIANTS[name].items():
+        part = dataclasses.replace(getattr(config, section), **values)
+        config = dataclasses.replace(config, **{section: part})
+    program = make_program(config, make_mesh(config.mesh))
+    state = sharded_state(config, program.network, program.tx, program.mesh)
+    rows = to_global(_rows(program), program.mesh)
+    compiled = program.step().lower(state, rows).compile()
+    return _step(compiled, state, (rows,), program.flops())
+
+
+def check_newcomer(config: Config):
+    """Raises UserError where a config has what the newcomer's step has nothing like."""
+    c = config.model
+    plain = c.source == "concatenation" and c.conditioning == "none" and not c.experts
+    if config.objective.name != "masked" or c.name != "transformer" or not plain:
+        raise UserError(
+            f"the recipe {config.name!r} is no masked Transformer without experts, conditioning "
+            f"and encoder, which the newcomer's step is; name --variants without {NEWCOMER!r}"
+        )
+
+
+def _newcomer(config: Config) -> Step:
+    check_newcomer(config)
+    c = config.model
+    program = make_program(config, make_mesh(devices=jax.devices()[:1]))
+    vocabulary, length = program.objective.vocabulary, config.data.sequence_length
+    model = newcomer.Denoiser(
+        vocabulary.rows, c.width, c.num_layers, c.num_heads, c.per_head,
+        3 * c.hidden // 2,  # two matrices that weigh as much as the three of SwiGLU
+        c.dtype, vocabulary.pad_id,
+    )  # fmt: skip
+    state = newcomer.make_state(model, length, jax.random.key(0))
+    arguments = jax.device_put(_rows(program).tokens_RxL), jax.random.key(1)
+    step = newcomer.make_step(vocabulary.mask_id)
+    compiled = step.lower(state, *arguments).compile()
+    return _step(compiled, state, arguments, program.flops())
+
+
+def _step(compiled, state, arguments, flops) -> Step:
+    def take():
+        nonlocal state
+        state, metrics = compiled(state, *arguments)
+        return state, metrics
+
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    return Step(take, program_bytes(compiled), flops, parameters)
+
+
+def _rows(program) -> Rows:
+    """Random rows of one document each."""
+    vocabulary, (rows, length) = program.objective.vocabulary, program.rows.tokens_RxL.shape
+    tokens = np.random.default_rng(0).choice(vocabulary.text_ids(), (rows, length))
+    tokens[:, 0] = vocabulary.bos_id
+    positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+    segments, classes = np.ones_like(positions), np.zeros(rows, np.int32)
+    return Rows(tokens, segments, positions, positions > 0, classes)
