@@ -42,4 +42,5 @@ def get_config():
     c.model.unet_levels = 4
     c.model.unet_blocks = 2
     c.model.unet_attention_levels = 2
+    c.model.remat = "none"
     return c

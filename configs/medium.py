@@ -21,7 +21,6 @@ def get_config():
     c.model.num_layers = 24
     c.model.num_heads = 16
     c.model.feed_forward = 3584
-    c.model.remat = "dots"
 
     c.tokenizer.name = "bpe"
     c.tokenizer.vocab_size = 16_384

@@ -27,6 +27,7 @@ def get_config():
     c.model.feed_forward = 352
     c.model.dtype = "float32"  # CPUs compute bfloat16 no faster
     c.model.scan_layers = False  # four layers compile fast enough, and run faster unrolled
+    c.model.remat = "none"  # and so few arrays need not be computed again
 
     c.data.corpus = "python-prose"
     c.data.sequence_length = 256

@@ -71,7 +71,7 @@ def small_config(**settings) -> Config:
     base = {
         "name": "small",
         "model": {"width": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2,
-                  "feed_forward": 64, "dtype": "float32"},
+                  "feed_forward": 64, "dtype": "float32", "remat": "none"},
         "data": {"corpus": "python-docs", "sequence_length": 32},
         "optimizer": {"warmup_steps": 2, "peak_learning_rate": 3e-3},
         "training": {"batch_size": 8, "steps": 6, "log_every": 1, "head_chunk": 16},

@@ -29,6 +29,7 @@ def get_config():
     c.model.conditioning_size = 64  # where a process has conditioning on its time
     c.model.dtype = "float32"
     c.model.scan_layers = False
+    c.model.remat = "none"
 
     c.tokenizer.name = "bpe"
     c.tokenizer.vocab_size = 1024

@@ -79,7 +79,7 @@ class ModelConfig:
     # auto: by the devices, splash (TPU), cudnn (GPU) or xla (CPU, and where no kernel fits).
     attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
     scan_layers: bool = True
-    remat: Literal["none", "dots", "offload", "full"] = "none"  # docs/scale.md says what is kept
+    remat: Literal["none", "dots", "offload", "full"] = "dots"  # docs/scale.md says what is kept
     # How time and class reach the layers: film scales and shifts; adaln_zero gates too (DiT).
     conditioning: Literal["none", "film", "adaln_zero"] = "none"
     conditioning_size: int = 128

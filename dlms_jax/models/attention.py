@@ -89,6 +89,21 @@ def attend(
 ) -> jax.Array:  # fmt: skip
     """Returns softmax(q k^T / sqrt(K)) v as y_BxLxHxK; H is a multiple of G (grouped queries).
     implementation: as jax.nn.dot_product_attention names them."""
+    if implementation == "xla" and q_BxLxHxK.shape[2] == k_BxSxGxK.shape[2]:
+        return _ungrouped(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, seen.mask_Bx1xLxS)
     return jax.nn.dot_product_attention(
         q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, mask=seen.mask_Bx1xLxS, implementation=implementation
     )
+
+
+def _ungrouped(q_BxLxHxK, k_BxSxHxK, v_BxSxHxK, mask_Bx1xLxS):
+    """What jax.nn's does. That one goes over groups of heads, here of one, for which XLA's CPU
+    backend transposes the scores (benchmarks/train_step.py: a tenth of a step, more in long rows).
+    """
+    scores_BxHxLxS = jnp.einsum(
+        "blhk,bshk->bhls", q_BxLxHxK, k_BxSxHxK, preferred_element_type=jnp.float32
+    )
+    scores_BxHxLxS *= q_BxLxHxK.shape[-1] ** -0.5
+    hidden = jnp.finfo(jnp.float32).min
+    weights_BxHxLxS = jax.nn.softmax(jnp.where(mask_Bx1xLxS, scores_BxHxLxS, hidden))
+    return jnp.einsum("bhls,bshk->blhk", weights_BxHxLxS.astype(v_BxSxHxK.dtype), v_BxSxHxK)

@@ -1,5 +1,7 @@
 """Who may see whom, against the definition pair by pair."""
 
+import jax
+import jax.numpy as jnp
 from models.reference import mask
 from models.small import doubled, packed
 import numpy as np
@@ -7,7 +9,13 @@ import pytest
 
 from dlms_jax.config import from_dict
 from dlms_jax.diffusion import Layout
-from dlms_jax.models.attention import attention_mask, columns, seen_of_source
+from dlms_jax.models.attention import (
+    attend,
+    attention_mask,
+    columns,
+    seen_in_row,
+    seen_of_source,
+)
 from dlms_jax.models.sizes import attended_pairs
 
 KINDS = ["full", "causal", "block", "block_causal"]
@@ -82,6 +90,28 @@ def test_prompts_that_an_encoder_reads_are_keys_of_the_source_only():
     own, source = seen_of_source(layout._replace(given_BxL=None))
     np.testing.assert_array_equal(own.mask_Bx1xLxS[:, 0], same)
     np.testing.assert_array_equal(source.mask_Bx1xLxS[:, 0], same & bos[:, None])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 0.02)])
+def test_heads_with_keys_of_their_own_are_as_jaxs_attention(dtype, tolerance):
+    seen = seen_in_row(packed(LENGTHS), "causal")
+    rng = np.random.default_rng(0)
+    q, k, v, weights = jnp.asarray(rng.normal(size=(4, 4, 12, 4, 8)), dtype)
+
+    def both(attention):
+        def total(*x):
+            y = attention(*x)
+            return jnp.sum((weights * y).astype(jnp.float32)), y
+
+        (_, y), gradients = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(q, k, v)
+        assert y.dtype == dtype
+        return [x.astype(jnp.float32) for x in (y, *gradients)]
+
+    mask = seen.mask_Bx1xLxS
+    found = both(lambda *x: attend(*x, seen))
+    expected = both(lambda *x: jax.nn.dot_product_attention(*x, mask=mask, implementation="xla"))
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, atol=tolerance * np.abs(y).max())
 
 
 @pytest.mark.parametrize(
