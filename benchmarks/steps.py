@@ -21,7 +21,7 @@ VARIANTS = {
     "dlms_jax": {},
     "full logits": {"training": {"head": "plain"}},
     "plain attention, unscanned": {"model": {"attention": "xla", "scan_layers": False}},
-    "recomputed layers": {"model": {"remat": "dots"}},
+    "everything kept": {"model": {"remat": "none"}},
     "muon": {"optimizer": {"name": "muon"}},
     "autoregressive": {"objective": {"name": "autoregressive"}},
 }
