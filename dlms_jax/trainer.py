@@ -6,7 +6,6 @@ Use:
     Trainer().resume("runs/tiny")
 """
 
-import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -30,6 +29,7 @@ from dlms_jax.training.compiled import CacheHits, keep_compiled
 from dlms_jax.training.determinism import check_deterministic
 from dlms_jax.training.goodput import Goodput
 from dlms_jax.training.interrupt import Interrupted, StopSignals
+from dlms_jax.training.local_saves import LocalSaves, check_local_saves
 from dlms_jax.training.optimizer import learning_rate, make_optimizer
 from dlms_jax.training.profiling import Profile
 from dlms_jax.training.progress import Clock, Progress
@@ -112,6 +112,9 @@ class _Run:
             "chat_template": self.dataset.chat_template,
             "versions": checkpoint.versions(),
         }
+        if config.checkpoint.local_directory:
+            check_local_saves(config.checkpoint, self.mesh)
+            self.about["run"] = (saved or {}).get("run") or f"{hosts.random_number():08x}"
         if origin := self.start.origin() if self.start else (saved or {}).get("start_from"):
             self.about["start_from"] = origin
         if saved and saved["data"] != self.about["data"]:
@@ -148,9 +151,11 @@ class _Run:
         self.peak = hardware.peak_flops()
         workdir.mkdir(parents=True, exist_ok=True)
         hosts.check_shared(workdir)
+        own = config.checkpoint.local_directory
         self.checkpoints = checkpoint.Checkpoints(
-            workdir, config.checkpoint, lambda text: report.say(console, text)
-        )
+            workdir, config.checkpoint, lambda text: report.say(console, text),
+            LocalSaves(config.checkpoint, self.about["run"], self.mesh) if own else None,
+        )  # fmt: skip
 
     def train(self) -> dict[str, float]:
         """Runs to the last step; returns the final metrics."""
@@ -205,19 +210,23 @@ class _Run:
                 done += 1
                 goodput.step(done, compiles=clock is None)
                 profile.before(done)
-                with CacheHits() if clock is None else contextlib.nullcontext() as found:
-                    state, metrics = step_fn(state, batch)
                 if clock is None:
-                    jax.block_until_ready(metrics)  # compiled: what comes now is the speed
-                    clock = Clock(first_step=done, last_step=steps)
+                    with CacheHits() as found:
+                        step_fn = step_fn.lower(state, batch).compile()
+                    hosts.wait_long_for_all()
                     if found.number:
                         self._say(f"the train step was found compiled, in {self.compiled}")
+                state, metrics = step_fn(state, batch)
+                if clock is None:
+                    jax.block_until_ready(metrics)  # what comes now is the speed
+                    clock = Clock(first_step=done, last_step=steps)
                 profile.after(done, metrics)
                 watchdog.beat(done)
                 stopping = stop.at(done)
                 evaluate = done == steps or done % config.evaluation.every == 0
                 due = done % config.checkpoint.every == 0
-                if evaluate or due or stopping or done % training.log_every == 0:
+                own = config.checkpoint.local_every and done % config.checkpoint.local_every == 0
+                if evaluate or due or own or stopping or done % training.log_every == 0:
                     metrics = jax.device_get(metrics)
                     goodput.now("evaluation" if evaluate else "other")
                     metrics = self._metrics(done, metrics, clock)
@@ -232,6 +241,8 @@ class _Run:
                     # Saved are good steps alone, for a rollback, but for those that end the run.
                     if not bad and (done == steps or stopping or (due and not in_a_row)):
                         self.checkpoints.save(done, state, self._about(), metrics.get("bound"))
+                    elif own and not in_a_row:
+                        self.checkpoints.save_locally(done, state, self.rollbacks.offset)
                     elif bad and not stopping:  # where it is to stop, its resume comes here again
                         state, done = self._roll_back(state, *bad)
                         writer.go_back(done)
@@ -248,7 +259,7 @@ class _Run:
                         f"python -m dlms_jax.main --resume={self.workdir}"
                     )
         goodput.now("checkpoint")
-        self.checkpoints.wait()
+        self.checkpoints.finish()
         goodput.now("evaluation")
         return state
 

@@ -63,6 +63,8 @@ _NEEDED = {
     },
     "model.unet_attention_levels": {"model.unet_levels": 4},
     "gaussian.parameterisation": {"gaussian.head": "embedding"},
+    "checkpoint.local_directory": {"checkpoint.local_every": 2},
+    "checkpoint.local_every": {"checkpoint.local_directory": "disk"},
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,7 +30,8 @@ KILLS = 5
 class Pair:
     """Both processes of a run, each with one CPU device; their output goes to files."""
 
-    def __init__(self, recipe: pathlib.Path, workdir: pathlib.Path, folder: pathlib.Path):
+    def __init__(self, recipe: pathlib.Path, workdir: pathlib.Path, folder: pathlib.Path, more=()):
+        """more: arguments of each."""
         with socket.socket() as free:
             free.bind(("", 0))
             port = free.getsockname()[1]
@@ -42,7 +44,7 @@ class Pair:
             command = [
                 sys.executable, "-m", "dlms_jax.main", f"--config={recipe}",
                 f"--workdir={workdir}", f"--coordinator=localhost:{port}", "--num_processes=2",
-                f"--process_id={process}",
+                f"--process_id={process}", *(more[process] if more else ()),
             ]  # fmt: skip
             with open(output, "w") as file:
                 self.processes.append(
@@ -122,3 +124,31 @@ def test_sigterm_to_one_stops_both_at_the_same_step(recipe, whole, tmp_path):
     pair = Pair(recipe, tmp_path / "run", tmp_path)
     assert pair.end() == [0, 0], pair.text()
     assert_same_run(tmp_path / "run", whole)
+
+
+def test_the_machines_own_saves_carry_a_run_over_a_lost_machine(recipe, whole, tmp_path):
+    """Between checkpoints of every 20 steps each process saves every 3 to a disk of its own. Both
+    are killed. One disk is lost: the other has its part. Both are lost: the checkpoint is read."""
+    disks = [tmp_path / "disk-0", tmp_path / "disk-1"]
+    more = [["--config.checkpoint.every=20", "--config.checkpoint.local_every=3",
+             f"--config.checkpoint.local_directory={disk}"] for disk in disks]  # fmt: skip
+
+    def cut(step, lost):
+        pair = Pair(recipe, tmp_path / "run", tmp_path, more)
+        pair.wait_for_step(step)
+        for process in pair.processes[::-1]:
+            process.kill()
+        pair.end()
+        for disk in lost:
+            shutil.rmtree(disk)
+        return pair.outputs[0].read_text()
+
+    cut(29, disks[1:])
+    text = cut(35, disks)
+    resumed = int(re.search(r"resuming .* after step (\d+)", text)[1])
+    assert resumed in (24, 27) and f"step {resumed} is the machines' own save" in text, text
+    pair = Pair(recipe, tmp_path / "run", tmp_path, more)
+    assert pair.end() == [0, 0], pair.text()
+    assert re.search(r"resuming .* after step 20\n", pair.outputs[0].read_text())
+    assert_same_run(tmp_path / "run", whole)
+    assert not any(disk.exists() and any(disk.iterdir()) for disk in disks)  # of no more use

@@ -24,7 +24,7 @@ _AT_LEAST = types.MappingProxyType({
     "objective.prompt_drop objective.random_context objective.anneal_steps model.classes "
     "model.unet_attention_levels model.experts model.expert_feed_forward "
     "model.load_balance_weight model.z_loss_weight training.spike_factor training.max_rollbacks "
-    "training.hang_minutes",
+    "training.hang_minutes checkpoint.local_every",
 })  # fmt: skip
 _ABOVE_0 = (
     "model.rope_theta", "objective.schedule_power", "data.heldout_fraction", "sampling.top_p"
@@ -78,6 +78,12 @@ def check(config):
     _check_model(config)
     _check_experts(config)
     _check_objective(config)
+    local = config.checkpoint
+    if bool(local.local_directory) != bool(local.local_every):
+        raise UserError(
+            f"config.checkpoint.local_directory={local.local_directory!r} and "
+            f"config.checkpoint.local_every={local.local_every} go together; set both, or neither"
+        )
     training = config.training
     if 0 < training.spike_factor <= 1:
         raise UserError(

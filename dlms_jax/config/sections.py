@@ -204,6 +204,8 @@ class CheckpointConfig:
     every: int = 5000
     keep_latest: int = 2
     keep_best: int = 1
+    local_directory: str = ""  # a disk or RAM disk of each machine, for saves between those
+    local_every: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

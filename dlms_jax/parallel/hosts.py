@@ -9,10 +9,12 @@ and no names where a process does not come.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
 import sys
+import time
 import traceback
 import uuid
 
@@ -26,6 +28,8 @@ from dlms_jax.parallel.roll_call import Cluster, call_roll
 
 TIMEOUT = 300  # seconds for all to come
 _GRACE = 5  # seconds for others to fail alike
+_LAST = 1  # second that process 0 gives the others to end
+_LONG_WAITS = itertools.count()  # each barrier has a name of its own
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
@@ -127,14 +131,25 @@ def wait_for_all(name: str):
     multihost_utils.sync_global_devices(name)
 
 
+def wait_long_for_all():
+    """Returns when every process has come to this place, which may take an hour. (On CPUs, a
+    process that waits in a collective gives up after 30 s.)"""
+    if distributed.global_state.client is not None:
+        place = f"dlms_jax/long/{next(_LONG_WAITS)}"
+        distributed.global_state.client.wait_at_barrier(place, 3_600_000)
+
+
+def random_number() -> int:
+    """Returns a number by chance, the same on every process; all must ask."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(uuid.uuid4().int % 2**31)))
+
+
 def check_shared(folder: pathlib.Path):
     """Raises UserError where the processes do not see the same folder: checkpoints, of which each
     writes its part, would come to nothing."""
     if jax.process_count() == 1:
         return
-    number = uuid.uuid4().int % 2**31
-    number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-    mark = folder / f".process-0-{number}"
+    mark = folder / f".process-0-{random_number()}"
     if is_first():
         mark.touch()
     wait_for_all("marked")
@@ -147,6 +162,19 @@ def check_shared(folder: pathlib.Path):
             f"{folder} is not the same folder everywhere: process {blind} does not see what "
             "process 0 writes there; give a --workdir on a file system that all machines share"
         )
+
+
+def leave(status: int, grace: float):
+    """Ends this process at once, with others that come here within so many seconds.
+
+    Process 0 goes last: its end takes JAX's connection from the others, which aborts them."""
+    client = distributed.global_state.client
+    if client is not None:
+        with contextlib.suppress(Exception):  # some do not come, or are gone
+            client.wait_at_barrier("dlms_jax/leave", int(1000 * grace))
+        if is_first():
+            time.sleep(_LAST)
+    os._exit(status)
 
 
 @contextlib.contextmanager

@@ -23,10 +23,8 @@ def make_mesh(config: MeshConfig | None = None, devices=None) -> Mesh:
     devices = jax.devices() if devices is None else devices
     slices = _slices(devices)
     shape = mesh_shape(config or MeshConfig(), len(devices), slices)
-    types = (AxisType.Auto,) * len(AXES)
-    if devices[0].platform != "tpu":
-        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
-    # jax.make_mesh knows no slices, and refuses what must split a side of a three-sided one.
+    # jax.make_mesh refuses slices, several machines of GPUs (which it takes for slices), and what
+    # must split a side of a three-sided slice.
     split = {"allow_split_physical_axes": True}
     if slices == 1:
         arranged = mesh_utils.create_device_mesh(shape, devices, **split)
@@ -34,7 +32,7 @@ def make_mesh(config: MeshConfig | None = None, devices=None) -> Mesh:
         within = (shape[0] // slices, *shape[1:])
         across = (slices, *(1 for _ in AXES[1:]))
         arranged = mesh_utils.create_hybrid_device_mesh(within, across, devices, **split)
-    return Mesh(arranged, AXES, axis_types=types)
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def mesh_shape(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, ...]:
@@ -60,8 +58,9 @@ def mesh_shape(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, 
 
 
 def _slices(devices) -> int:
-    """Returns in how many slices of TPUs the devices stand (GPUs' hosts are told apart alike, but
-    their network is fast enough for any axis)."""
+    """Returns in how many slices of TPUs the devices stand. (JAX gives machines of GPUs, or their
+    NVLink domains, a slice_index too. They stand in its order, so the first axes go over them; but
+    any axis may, for their network is fast enough.)"""
     if devices[0].platform != "tpu":
         return 1
     return len({getattr(device, "slice_index", 0) for device in devices})

@@ -7,10 +7,10 @@ from dlms_jax.config import Config
 from dlms_jax.errors import UserError
 from dlms_jax.parallel.mesh import batch_shards
 from dlms_jax.planning import memory, plan as plans
+from dlms_jax.planning.collectives import SLICES
 from dlms_jax.planning.plan import Plan
 
 _SPARE = 0.05  # of HBM: what a change must leave, for the model's errors
-_LANES = 128  # columns of a TPU tile
 _WORTH = 0.02  # of a step's time: less is no advice
 # offload stands last: how fast a chip and its host exchange arrays is not known here.
 _MORE_REMAT = {
@@ -110,21 +110,29 @@ def _faster(plan: Plan) -> Iterator[str]:
 
 
 def _gathers(plan: Plan) -> Iterator[str]:
-    """Yields a line where fsdp leaves less than a tile's width of a matrix: there the TPU compiler
-    gathers by adding up, which sends twice as much."""
-    mesh, width = plan.mesh_shape, plan.program.config.model.width
-    summed = sum(k.get("all-reduce", 0) for axes, k in plan.sent.items() if axes == ("fsdp",))
-    whole = sum(sum(kinds.values()) for axes, kinds in plan.sent.items() if axes == ("fsdp",))
+    """Yields a line where fsdp is a whole slice: over that the TPU compiler gathers and scatters by
+    adding up, which sends twice as much."""
+    mesh, topology = plan.mesh_shape, plan.topology
     fsdp = mesh["fsdp"]
-    if not plan.compiled or fsdp == 1 or width / fsdp >= _LANES or summed < whole / 2:
+    kinds = plan.sent.get(("fsdp",), {})
+    summed, whole = kinds.get("all-reduce", 0), sum(kinds.values())
+    if not plan.compiled or fsdp == 1 or fsdp != topology.slice_chips or summed < whole / 2:
         return
-    better = max((n for n in range(1, fsdp) if fsdp % n == 0 and width / n >= _LANES), default=1)
-    yield (
-        f"fsdp={fsdp} leaves {width / fsdp:.0f} columns of a width of {width}, less than a tile of "
-        f"{_LANES}, and {summed / whole:.0%} of what fsdp sends are all-reduces in place of "
-        f"all-gathers and reduce-scatters; --config.mesh.fsdp={better} "
-        f"--config.mesh.data={mesh['data'] * fsdp // better} leaves {width // better}"
+    better = fsdp // min(side for side in topology.shape if side > 1)
+    _, flags, config = _change(
+        plan.program.config,
+        "",
+        ("mesh", "fsdp", better),
+        ("mesh", "data", topology.chips // better),
     )
+    total = _total(plan, config)
+    if total is not None and total <= topology.chip.hbm * (1 - _SPARE):
+        yield (
+            f"fsdp={fsdp} is a whole slice, over which the compiler gathers and scatters by adding "
+            f"up: {summed / whole:.0%} of what fsdp sends are all-reduces, of twice the bytes; "
+            f"with a side of the slice left to data, about {total / memory.GIB:.1f} GiB a chip: "
+            f"{flags}"
+        )
 
 
 def _network(plan: Plan) -> Iterator[str]:
@@ -133,13 +141,13 @@ def _network(plan: Plan) -> Iterator[str]:
     if times.network <= times.matmuls + times.hbm:
         return
     axes, kinds = max(plan.sent.items(), key=lambda item: sum(item[1].values()))
-    text = "+".join(axes)
+    along = "between slices" if axes == (SLICES,) else f"along {'+'.join(axes)}"
     share = sum(kinds.values()) / sum(sum(k.values()) for k in plan.sent.values())
     yield (
         f"the network decides: {times.network:.3f} s against {times.matmuls + times.hbm:.3f} s of "
-        f"work; {share:.0%} of what is sent goes along {text}: more rows a device "
-        "(config.training.batch_size, or fewer accumulation_steps) spread it over more work, or "
-        f"make {text} shorter in config.mesh"
+        f"work; {share:.0%} of what is sent goes {along}: more rows a device "
+        "(config.training.batch_size, or fewer accumulation_steps) spread it over more work"
+        + ("" if axes == (SLICES,) else f", or make {'+'.join(axes)} shorter in config.mesh")
     )
 
 

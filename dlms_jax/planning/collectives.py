@@ -2,6 +2,10 @@
 
 Bytes are those that one device sends, by a ring's count over n peers: a shard n - 1 times in an
 all-gather, (n - 1) / n of the whole in a reduce-scatter or all-to-all, twice that in an all-reduce.
+
+The program of several slices is that of one: devices are numbered within the slice, and what goes
+to other slices is handed to the host (a `send` with Megascale's attributes) once the slice is done
+with its own part. That stands here as the axis `slices`; the rest of `data` is what is within one.
 """
 
 from collections import defaultdict
@@ -17,11 +21,17 @@ KINDS = (
     "all-gather", "reduce-scatter", "all-reduce", "all-to-all", "ragged-all-to-all",
     "collective-permute", "collective-broadcast",
 )  # fmt: skip
+Sent = dict[tuple[str, ...], dict[str, float]]  # {axes: {kind: bytes}}
+SLICES = "slices"  # no axis of the mesh: the part of `data` that goes from slice to slice
+_BETWEEN = {
+    "ALL_REDUCE": "all-reduce", "ALL_GATHER": "all-gather", "REDUCE_SCATTER": "reduce-scatter",
+    "ALL_TO_ALL": "all-to-all", "ONE_TO_ONE": "collective-permute",
+}  # fmt: skip
 
 
 class Collective(NamedTuple):
-    """axes: of the mesh, along which peers differ. peers: of a group. size: bytes of a device's
-    operands. times: how often a step runs it."""
+    """axes: of the mesh, along which peers differ, or SLICES. peers: of a group. size: bytes of a
+    device's operands. times: how often a step runs it."""
 
     kind: str
     axes: tuple[str, ...]
@@ -44,14 +54,20 @@ class Collective(NamedTuple):
 
 
 def find_collectives(
-    module: Module, mesh_shape: dict[str, int], unknown_trips: float = 1
+    module: Module, mesh_shape: dict[str, int], unknown_trips: float = 1, slices: int = 1
 ) -> list[Collective]:
     """Returns the collectives of a step, largest first. mesh_shape: {axis: size} in the mesh's
     order, in which partitions are numbered."""
     found = []
+    if slices > 1:
+        mesh_shape = mesh_shape | {"data": mesh_shape["data"] // slices}
     for instruction, computation, times in module.executed(unknown_trips):
         fused = instruction.kind == "fusion"
         if instruction.goes_on:
+            continue
+        if kind := _between_slices(instruction):
+            size = instruction.arrays[0].bytes
+            found.append(Collective(kind, (SLICES,), slices, size, times, instruction.source))
             continue
         inner = module.inside(instruction) if fused else {instruction.name: instruction}
         for each in inner.values():
@@ -69,12 +85,20 @@ def find_collectives(
     return sorted(found, key=lambda c: -c.sent)
 
 
-def sent_by_axes(collectives: Iterable[Collective]) -> dict[tuple[str, ...], dict[str, float]]:
-    """Returns {axes: {kind: bytes that a device sends in a step}}."""
+def sent_by_axes(collectives: Iterable[Collective]) -> Sent:
+    """Returns what a device sends in a step."""
     table = defaultdict(lambda: defaultdict(float))
     for collective in collectives:
         table[collective.axes][collective.kind] += collective.sent
     return {axes: dict(kinds) for axes, kinds in table.items()}
+
+
+def _between_slices(instruction: Instruction) -> str | None:
+    """Returns the kind of a send to other slices; None of what is none."""
+    if instruction.kind != "send":
+        return None
+    found = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
+    return _BETWEEN[found[1]] if found else None
 
 
 def _takes_part(inner: Computation) -> bool:

@@ -9,6 +9,7 @@ _ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_LOG_DIR": "disabled",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two plans at a time, or one beside a run
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # a program without its chips cannot be read again
 }
 
 

@@ -15,6 +15,7 @@ import jax
 from dlms_jax.models.sizes import attended_pairs
 from dlms_jax.models.splash import tile_of
 from dlms_jax.planning import memory
+from dlms_jax.planning.collectives import Sent
 from dlms_jax.planning.program import Program
 
 _PAIR_BYTES = {"forward": 16, "again": 21, "backward": 21}
@@ -94,11 +95,10 @@ def read_again(program: Program) -> float:
     return layers * memory.pairs(program) * per_pair
 
 
-def sent_bytes(program: Program) -> dict[tuple[str, ...], dict[str, float]]:
-    """Returns {axes: {kind: bytes}} that one device sends in a step: fsdp gathers every matrix for
-    each pass and scatters its gradient, data adds gradients up, tensor adds up what each layer
-    gives, twice forward and twice backward. Peers along `expert` gather the rows of all and
-    scatter what they add."""
+def sent_bytes(program: Program) -> Sent:
+    """Returns what one device sends in a step: fsdp gathers every matrix for each pass and scatters
+    its gradient, data adds gradients up, tensor adds up what each layer gives, twice forward and
+    twice backward. Peers along `expert` gather the rows of all and scatter what they add."""
     config, mesh = program.config, program.mesh.shape
     c, parts = config.model, config.training.accumulation_steps
     size = 2 if c.dtype == "bfloat16" else 4

@@ -97,9 +97,10 @@ class Module:
             elif instruction.kind in ("call", "async-start"):
                 inner = instruction.called("to_apply") or instruction.called("calls")
                 yield from self._executed(inner, times, unknown)
-            elif instruction.kind == "conditional":
-                for branch in _branches(instruction.attributes):
-                    yield from self._executed(branch, times, unknown)
+            elif instruction.kind == "conditional":  # one branch runs: any, as likely as another
+                branches = _branches(instruction.attributes)
+                for branch in branches:
+                    yield from self._executed(branch, times / len(branches), unknown)
 
     def trips(self, loop: Instruction) -> int | None:
         """Returns how often a while loop runs: what XLA noted, else the constant below which its

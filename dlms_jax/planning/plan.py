@@ -9,12 +9,10 @@ from dlms_jax.config import Config
 from dlms_jax.parallel.mesh import AXES, make_mesh, mesh_shape
 from dlms_jax.planning import compiling, formulas, hlo, memory, roofline, traffic
 from dlms_jax.planning.chips import Topology
-from dlms_jax.planning.collectives import Collective, find_collectives, sent_by_axes
+from dlms_jax.planning.collectives import Collective, Sent, find_collectives, sent_by_axes
 from dlms_jax.planning.memory import Memory
 from dlms_jax.planning.program import Program, make_program
 from dlms_jax.planning.roofline import Roofline
-
-Sent = dict[tuple[str, ...], dict[str, float]]
 
 
 class Plan(NamedTuple):
@@ -67,7 +65,7 @@ def make_plan(config: Config, topology: Topology, compile_it: bool) -> Plan:
         return found
     module = hlo.parse(compiled.text)
     chunks = _head_chunks(program)
-    collectives = find_collectives(module, dict(program.mesh.shape), chunks)
+    collectives = find_collectives(module, dict(program.mesh.shape), chunks, slices=topology.slices)
     sent = sent_by_axes(collectives)
     moved = traffic.hbm_bytes(module, chunks) + formulas.read_again(program)
     return found._replace(
@@ -87,13 +85,16 @@ def by_formula(config: Config, topology: Topology) -> Plan:
         memory.arguments(program), memory.temporaries(program), topology.chip.hbm,
         host=memory.host(program),
     )  # fmt: skip
-    sent, moved = formulas.sent_bytes(program), formulas.hbm_bytes(program)
+    sent = roofline.split_by_network(
+        formulas.sent_bytes(program), dict(program.mesh.shape), topology.slices
+    )
+    moved = formulas.hbm_bytes(program)
     times = _roofline(program, topology, sent, moved)
     return Plan(program, topology, False, sizes, sizes, sent, moved, times)
 
 
 def _roofline(program: Program, topology: Topology, sent: Sent, moved: float) -> Roofline:
-    within, across = roofline.over_networks(sent, dict(program.mesh.shape), topology.slices)
+    within, across = roofline.over_networks(sent)
     return roofline.estimate(
         topology, formulas.executed_flops(program), moved, within, across,
         program.flops(), program.tokens, program.config.training.steps,

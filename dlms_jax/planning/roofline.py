@@ -6,9 +6,11 @@ two add up; the network works beside them, as FSDP's gathers can. So the estimat
 max(matmuls + HBM, network); the bounds are the largest of the three, and their sum.
 """
 
+import math
 from typing import NamedTuple
 
 from dlms_jax.planning.chips import Topology
+from dlms_jax.planning.collectives import SLICES, Sent
 
 # Assumed, not measured: what a well-compiled step gets of the data sheet's figures.
 SHARES = {"matmuls": 0.75, "HBM": 0.85, "network": 0.7}
@@ -87,24 +89,31 @@ def estimate(
     )
 
 
-def over_networks(
-    sent: dict[tuple[str, ...], dict[str, float]], mesh_shape: dict[str, int], slices: int
-) -> tuple[float, float]:
-    """Returns (bytes that a chip sends within its slice, bytes to other slices).
+def split_by_network(sent: Sent, mesh_shape: dict[str, int], slices: int) -> Sent:
+    """Returns what a formula says is sent, with what goes to other slices under SLICES.
 
     `data` goes over slices first. A sum over all of `data` is taken to be made within the slices
     and then, of the part that each chip then holds, across them."""
-    ici = dcn = 0.0
+    if slices == 1:
+        return sent
+    split, between = {}, {}
     for axes, kinds in sent.items():
-        size = sum(kinds.values())
-        if slices == 1 or "data" not in axes:
-            ici += size
+        if "data" not in axes:
+            split[axes] = kinds
             continue
-        peers = 1
-        for axis in axes:
-            peers *= mesh_shape[axis]
+        peers = math.prod(mesh_shape[axis] for axis in axes)
         within = peers // slices
-        whole = size * peers / (peers - 1)  # a ring's count of the array, twice in an all-reduce
-        ici += whole * (within - 1) / within
-        dcn += whole * (slices - 1) / slices / within
-    return ici, dcn
+        for kind, size in kinds.items():
+            whole = size * peers / (peers - 1)  # by a ring's count, twice it in an all-reduce
+            if within > 1:
+                split.setdefault(axes, {})[kind] = whole * (within - 1) / within
+            moved = whole * (slices - 1) / slices / within
+            between[kind] = between.get(kind, 0) + moved
+    return split | ({(SLICES,): between} if between else {})
+
+
+def over_networks(sent: Sent) -> tuple[float, float]:
+    """Returns (bytes that a chip sends within its slice, bytes to other slices)."""
+    sizes = {axes: sum(kinds.values()) for axes, kinds in sent.items()}
+    across = sizes.pop((SLICES,), 0.0)
+    return sum(sizes.values()), across

@@ -22,6 +22,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 from dlms_jax.config import CheckpointConfig
 from dlms_jax.errors import UserError
 from dlms_jax.parallel import hosts
+from dlms_jax.training.local_saves import LocalSaves
+from dlms_jax.training.rollback import Rollbacks
 from dlms_jax.training.spikes import nothing_seen
 from dlms_jax.training.state import TrainState
 
@@ -37,10 +39,14 @@ class Checkpoints:
     """The checkpoints of a run that is being trained. Saves are asynchronous and atomic: a
     directory has its final name only when all of it is on disk."""
 
-    def __init__(self, workdir: pathlib.Path, config: CheckpointConfig, say: Callable[[str], None]):
-        """say: where to report checkpoints that could not be used."""
+    def __init__(
+        self, workdir: pathlib.Path, config: CheckpointConfig, say: Callable[[str], None],
+        local: LocalSaves | None = None,
+    ):  # fmt: skip
+        """say: where to report checkpoints that could not be used. local: where the saves between
+        them go."""
         self._folder = (workdir / FOLDER).absolute()
-        self._say = say
+        self._say, self._local = say, local
         for path in sorted(self._folder.glob(f"*{_HALF_WRITTEN}*")):
             say(f"{path} was half-written when its run ended; removed")
         best = policies.BestN(
@@ -77,12 +83,22 @@ class Checkpoints:
         with self._writable():
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
 
+    def save_locally(self, step: int, state: TrainState, left_out: int):
+        """Starts to save to the machines' own disks; returns as soon as the state is copied."""
+        with self._writable(self._local.folder):
+            self._local.save(step, state, left_out)
+
     def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Returns (state, about) of the newest checkpoint that can be read; None where none is.
 
+        Where the machines' own saves are newer, and whole, the state is theirs.
         One that cannot be read is named, moved aside to WORKDIR/checkpoints_broken, and the one
         before it is tried. Where none can be read, UserError: a run is never silently begun anew.
         """
+        if self._local:
+            if found := self._restore_locally(abstract):
+                return found
+            self._local.forget()  # they would be in the way of the next ones
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             path = self.path(step)
@@ -120,6 +136,8 @@ class Checkpoints:
         if not good:
             return None
         to = max(regular or good)
+        if self._local:
+            self._local.forget()
         for step in steps:
             if step > to:
                 self._manager.delete(step)
@@ -131,15 +149,27 @@ class Checkpoints:
 
     def wait(self):
         """Returns when all saves are on disk."""
+        if self._local:
+            with self._writable(self._local.folder):
+                self._local.wait()
         with self._writable():
             self._manager.wait_until_finished()
 
+    def finish(self):
+        """Returns when all saves are on disk and the machines' own, of no more use, deleted."""
+        self.wait()
+        if self._local:
+            self._local.close(delete=True)
+            self._local = None
+
     def close(self):
+        if self._local:
+            self._local.close()
         with self._writable():
             self._manager.close()
 
     @contextlib.contextmanager
-    def _writable(self):
+    def _writable(self, folder: pathlib.Path | None = None):
         """Turns what goes wrong in a save, here or in its background thread, into one line."""
         try:
             yield
@@ -148,15 +178,32 @@ class Checkpoints:
         else:
             return
         gc.collect()  # of the unfinished writes, which would complain when the process ends
-        raise self._cannot_write(said)
+        raise self._cannot_write(said, folder)
 
-    def _cannot_write(self, why: str) -> UserError:
+    def _cannot_write(self, why: str, folder: pathlib.Path | None = None) -> UserError:
         whole = [_step_of(folder) for folder in _step_folders(self._folder)]
         after = f"goes on after step {max(whole)}" if whole else "begins anew"
         return UserError(
-            f"cannot write a checkpoint to {self._folder} ({why}); free some space there or mend "
-            f"it, then run the same command, which {after}"
+            f"cannot write a checkpoint to {folder or self._folder} ({why}); free some space there "
+            f"or mend it, then run the same command, which {after}"
         )
+
+    def _restore_locally(self, abstract):
+        """Returns (state, about) where the machines' own saves are newer than the checkpoints."""
+        shared, step = self._manager.latest_step(), self._local.latest_step()
+        if shared is None or step is None or step <= shared:
+            return None
+        about, state = None, None
+        with contextlib.suppress(UserError):
+            about = load_about(self.path(shared))
+        if hosts.on_all(about is not None):
+            left_out = Rollbacks(about.get("rollbacks", [])).offset
+            state = self._local.restore(step, abstract, left_out)
+        if state is None:
+            self._say(f"the machines' own saves of step {step} cannot be used")
+            return None
+        self._say(f"step {step} is the machines' own save; {self._folder} ends with step {shared}")
+        return state, about
 
     def _restore(self, step, abstract):
         wanted = _items(abstract)

@@ -95,28 +95,30 @@ def _local_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, *, chunk, 
         total += jnp.sum(weights_C * nll_C)
         nll_P = nll_P.at[at_C].set(nll_C, mode="drop")
         if gradients:
-            dh_PxD, dkernel_DxV = sums
+            dh_PxD, dkernel_VxD = sums
             # A column outside this device's part matches none: 0, never a wrapped index.
             hit_CxV = columns_C[:, None] == jnp.arange(kernel_DxV.shape[1])[None, :]
             dlogits_CxV = weights_C[:, None] * (p_CxV - hit_CxV)
             dlogits_CxV = dlogits_CxV.astype(h_PxD.dtype)
             dh_CxD = jax.lax.psum(project(dlogits_CxV, kernel_DxV.T), VOCABULARY_AXIS)
             dh_PxD = dh_PxD.at[at_C].set(dh_CxD.astype(dh_PxD.dtype), mode="drop")
-            sums = dh_PxD, dkernel_DxV + project(h_CxD.T, dlogits_CxV)
+            sums = dh_PxD, dkernel_VxD + project(dlogits_CxV.T, h_CxD)
         return i + 1, total, nll_P, *sums
 
     zero = jnp.zeros((), jnp.float32)
     state = (jnp.zeros((), num_chunks.dtype), zero, jnp.zeros(positions, jnp.float32))
     if gradients:
-        state += (jnp.zeros_like(h_PxD), jnp.zeros(kernel_DxV.shape, jnp.float32))
+        state += (jnp.zeros_like(h_PxD), jnp.zeros(kernel_DxV.shape[::-1], jnp.float32))
     _, total, nll_P, *sums = jax.lax.while_loop(lambda s: s[0] < num_chunks, one_chunk, state)
 
     total = jax.lax.psum(total, split)
     if gradients:
-        dh_PxD, dkernel_DxV = sums
-        dkernel_DxV = jax.lax.psum(dkernel_DxV, tuple(axis for axis in split if axis != "fsdp"))
-        dkernel_DxV = jax.lax.psum_scatter(dkernel_DxV, "fsdp", scatter_dimension=0, tiled=True)
-        sums = dh_PxD.reshape(*shape, width), dkernel_DxV
+        dh_PxD, dkernel_VxD = sums
+        dkernel_VxD = jax.lax.psum(dkernel_VxD, tuple(axis for axis in split if axis != "fsdp"))
+        # Along the last axis, which is D here: TPUs scatter that one whatever V is; along D as the
+        # first, they add up the whole where V has 393 tiles (50,304), say.
+        dkernel_VxD = jax.lax.psum_scatter(dkernel_VxD, "fsdp", scatter_dimension=1, tiled=True)
+        sums = dh_PxD.reshape(*shape, width), dkernel_VxD.T
     return total, nll_P.reshape(shape), tuple(sums)
 
 

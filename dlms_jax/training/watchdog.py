@@ -6,7 +6,6 @@ when it hangs, stacks-PROCESS.txt.
 
 import contextlib
 import faulthandler
-import os
 import pathlib
 import sys
 import threading
@@ -14,8 +13,11 @@ import time
 
 import jax
 
+from dlms_jax.parallel import hosts
+
 HUNG = 76  # exit status of a run that config.training.hang_exit ended (EX_PROTOCOL: run it again)
 FOLDER = "logs"
+_GRACE = 5  # seconds for others to see that they hang too
 
 
 class Watchdog:
@@ -54,7 +56,7 @@ class Watchdog:
             if time.monotonic() - self._beaten > self._seconds:
                 self._report()
                 if self._ends:
-                    os._exit(HUNG)
+                    hosts.leave(HUNG, _GRACE + self._seconds / 10)  # others look at other times
                 self._beaten = time.monotonic()
 
     def _report(self):

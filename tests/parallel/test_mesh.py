@@ -1,5 +1,8 @@
 """Meshes that fit or are refused, and rules that know every parameter."""
 
+import dataclasses
+import itertools
+
 from conftest import small_config
 import jax
 import numpy as np
@@ -81,3 +84,63 @@ def test_a_size_that_does_not_divide_names_parameter_and_axis():
     tree = {"lm_head": {"kernel": jax.ShapeDtypeStruct((36, 128), np.float32)}}
     with pytest.raises(UserError, match=r"lm_head/kernel .* 36, .* config.mesh.fsdp=8"):
         rules.shardings(tree, mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeDevice:
+    """What a mesh asks of a device."""
+
+    id: int
+    process_index: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v5"
+    slice_index: int = 0
+    coords: tuple[int, ...] = (0, 0, 0)
+    core_on_chip: int = 0
+
+
+def fake_slices(slices, sides):
+    """Returns TPUs of several slices of so many chips along x, y and z, four to a host, as libtpu
+    numbers them; in an order that is none."""
+    places = [(x, y, z) for z, y, x in itertools.product(*map(range, reversed(sides)))]
+    devices = [
+        FakeDevice(s * len(places) + i, (s * len(places) + i) // 4, slice_index=s, coords=place)
+        for s in range(slices)
+        for i, place in enumerate(places)
+    ]
+    return [devices[i] for i in np.random.default_rng(0).permutation(len(devices))]
+
+
+@pytest.mark.parametrize("slices", [2, 4])
+@pytest.mark.parametrize(
+    ("asked", "sides"),
+    [((-1, 4, 1), (2, 2, 2)), ((-1, 2, 4), (2, 2, 2)), ((-1, 8, 1), (2, 2, 2)),
+     ((-1, 4, 1, 2), (2, 2, 4)), ((-1, 16, 1), (2, 2, 8))],
+)  # fmt: skip
+def test_data_alone_goes_from_slice_to_slice(slices, asked, sides):
+    """Each slice holds a run of `data`, whole in all other axes, and every device stands once."""
+    devices = fake_slices(slices, sides)
+    mesh = make_mesh(MeshConfig(*asked), devices)
+    assert set(mesh.devices.flat) == set(devices)
+    slice_of = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+    rows = slice_of.reshape(mesh.shape["data"], -1)
+    assert (rows == rows[:, :1]).all()  # fsdp, tensor, expert and sequence stay within a slice
+    expected = np.repeat(np.arange(slices), mesh.shape["data"] // slices)
+    np.testing.assert_array_equal(rows[:, 0], expected)
+    # Every slice is laid out alike, so that a sum over slices joins chips that stand alike.
+    places = np.array([device.coords for device in mesh.devices.flat]).reshape(slices, -1, 3)
+    assert (places == places[:1]).all()
+
+
+def test_data_that_does_not_go_over_the_slices_is_refused():
+    with pytest.raises(UserError, match="mesh.data=1.* over 2 slices: let mesh.data be a multiple"):
+        make_mesh(MeshConfig(1, -1), fake_slices(2, (2, 2, 2)))
+
+
+def test_over_machines_of_gpus_data_goes_first():
+    """Two machines of four GPUs, which JAX numbers machine by machine, and a process a GPU: fsdp
+    stays within a machine. (JAX gives each machine a slice_index too.)"""
+    devices = [FakeDevice(i, i, "gpu", "H100", slice_index=i // 4) for i in range(8)]
+    mesh = make_mesh(MeshConfig(-1, 4), devices[::-1])
+    ids = np.vectorize(lambda device: device.id)(mesh.devices).reshape(2, 4)
+    np.testing.assert_array_equal(ids, [[0, 1, 2, 3], [4, 5, 6, 7]])

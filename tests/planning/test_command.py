@@ -22,6 +22,8 @@ TINY = f"--config={ROOT / 'configs/tiny.py'}"
 @pytest.fixture(autouse=True)
 def no_compiler(monkeypatch):
     monkeypatch.setattr(command, "have_libtpu", lambda: False)
+    # What the command sets for itself goes with it: later tests' processes keep their programs.
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")
 
 
 def run(capsys, *arguments):
@@ -154,6 +156,29 @@ def test_large_fits_a_v5p_slice_as_it_is_compiled():
     assert plan["attention"] == "splash"
     assert plan["hbm_bytes"] < 635e9 / 2  # what it moved when scores went to HBM and back
     assert plan["memory_by_formula"] == pytest.approx(plan["memory"]["total"], rel=0.3)
+    head = 2048 * 50_304 * 4
+    largest = plan["largest_collectives"]
+    assert not any(c["kind"] == "all-reduce" and c["size"] >= head for c in largest)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not have_libtpu(), reason="no libtpu: pip install -e '.[plan]'")
+def test_between_two_slices_go_gradients_alone():
+    """Compiled for two slices, one index of `data` each: the matrices' gradients are sent once, as
+    they are split over the slice (4 bytes of the embeddings and head, 2 of the layers)."""
+    arguments = [
+        sys.executable, "-m", "dlms_jax.plan", f"--config={ROOT / 'configs/base.py'}",
+        "--topology=v5p:2x2x1", "--slices=2", "--config.mesh.data=2", "--config.mesh.fsdp=4",
+        "--json",
+    ]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    parameters = plan["memory"]["arguments"]["parameters"] / 4
+    assert not any("data" in axes for axes in plan["sent_bytes"])  # within a slice data is 1
+    assert 2 * parameters < sum(plan["sent_bytes"]["slices"].values()) < 4.1 * parameters
 
 
 def test_an_unknown_error_of_the_compiler_is_one_line(monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 
 from dlms_jax.planning import hlo, traffic
-from dlms_jax.planning.collectives import find_collectives, sent_by_axes
+from dlms_jax.planning.collectives import SLICES, find_collectives, sent_by_axes
 
 # A scan of 3 layers around a gather over fsdp, as TPUs write it (types with tiles and memories, the
 # loop's length in its condition), a loop whose length is data, and what follows.
@@ -249,3 +249,44 @@ ENTRY %main (p: bf16[4,8]) -> bf16[16,8] {{
 """
     found = find_collectives(hlo.parse(text), MESH)
     assert [(c.kind, c.sent, c.times) for c in found] == [("all-gather", 64 * 3, 1)]
+
+
+# A step of two slices of 2 x 2 chips, which fsdp splits in two, as libtpu writes one slice's: what
+# goes to the other slice is handed to the host; a permute is one of two branches, by device.
+SLICED = """HloModule jit_step, is_scheduled=true
+
+%even (a: f32[8,4]) -> f32[8,4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  ROOT %here = f32[8,4]{1,0} collective-permute(%a), channel_id=5, source_target_pairs={{0,1},{1,0}}
+}
+
+%odd (b: f32[8,4]) -> f32[8,4] {
+  %b = f32[8,4]{1,0} parameter(0)
+  ROOT %there = f32[8,4]{1,0} collective-permute(%b), channel_id=5, source_target_pairs={{2,3},{3,2}}
+}
+
+ENTRY %main (p: f32[8,4], s: pred[]) -> f32[8,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %s = pred[] parameter(1)
+  %all-reduce.1 = f32[8,4]{1,0} all-reduce(%p), channel_id=1, replica_groups={{0,2},{1,3}}, to_apply=%add
+  %all-reduce.2 = f32[8,4]{1,0} all-reduce(%p), channel_id=2, replica_groups={}, to_apply=%add
+  %token = token[] after-all()
+  %send = (f32[8,4]{1,0}, u32[], token[]) send(%all-reduce.1, %token), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send-done = token[] send-done(%send), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[8,4]{1,0}, u32[], token[]) recv(%token), channel_id=4, is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send.1 = (bf16[8,4]{1,0}, u32[], token[]) send(%p, %token), channel_id=6, is_host_transfer=true, frontend_attributes={_xla_megascale_target={{200000->100001}},_xla_megascale_transfer_type="ONE_TO_ONE"}
+  ROOT %choice = f32[8,4]{1,0} conditional(%s, %p, %p), branch_computations={%even, %odd}
+}
+"""  # noqa: E501
+
+
+def test_a_program_of_several_slices_is_one_of_them_and_what_it_hands_to_the_host():
+    mesh = {"data": 4, "fsdp": 2, "tensor": 1}
+    table = sent_by_axes(find_collectives(hlo.parse(SLICED), mesh, slices=2))
+    array = 8 * 4 * 4
+    assert table == {
+        ("data",): {"all-reduce": array},  # 2 x (2 - 1) / 2: of the two within the slice
+        ("data", "fsdp"): {"all-reduce": 2 * array * 3 / 4},  # all four of it
+        ("fsdp",): {"collective-permute": array},  # each device runs one branch
+        (SLICES,): {"all-reduce": array, "collective-permute": array / 2},
+    }

@@ -12,7 +12,7 @@ from dlms_jax.parallel.mesh import make_mesh, mesh_shape
 from dlms_jax.planning import formulas, hlo, memory, roofline
 from dlms_jax.planning.advice import advise
 from dlms_jax.planning.chips import parse_topology
-from dlms_jax.planning.collectives import find_collectives
+from dlms_jax.planning.collectives import SLICES, find_collectives
 from dlms_jax.planning.memory import Memory
 from dlms_jax.planning.plan import by_formula
 from dlms_jax.planning.program import make_program, vocabulary_from
@@ -197,10 +197,16 @@ def test_between_slices_goes_what_the_slices_have_summed():
     """All-reduce of S bytes over data 8 on 2 slices: 2 S 7/8 by a ring; a slice's four sum it up
     (2 S 3/4), and each chip sends its quarter to the other slice and back (2 S/4 / 2)."""
     sent = {("data",): {"all-reduce": 2 * 100 * 7 / 8}, ("fsdp",): {"all-gather": 30.0}}
-    within, across = roofline.over_networks(sent, {"data": 8, "fsdp": 4}, 2)
+    mesh = {"data": 8, "fsdp": 4}
+    split = roofline.split_by_network(sent, mesh, 2)
+    assert split["data",] == {"all-reduce": pytest.approx(2 * 100 * 3 / 4)}
+    assert split[(SLICES,)] == {"all-reduce": pytest.approx(2 * 100 / 4 / 2)}
+    within, across = roofline.over_networks(split)
     assert within == pytest.approx(30 + 2 * 100 * 3 / 4)
     assert across == pytest.approx(2 * 100 / 4 / 2)
-    assert roofline.over_networks(sent, {"data": 8, "fsdp": 4}, 1) == (30 + 175, 0)
+    assert roofline.over_networks(roofline.split_by_network(sent, mesh, 1)) == (30 + 175, 0)
+    one_each = roofline.split_by_network({("data",): {"all-reduce": 100.0}}, {"data": 2}, 2)
+    assert one_each == {(SLICES,): {"all-reduce": pytest.approx(100)}}
 
 
 def test_the_vocabulary_is_the_tokenizers_without_training_it():
@@ -261,17 +267,25 @@ class TestAdvice:
         assert plan.memory.fits and "the network decides" in advise(plan)[-1]
         assert "goes along fsdp" in advise(plan)[-1]
 
-    def test_fsdp_below_a_tiles_width_is_seen_where_the_compiler_adds_up(self):
+    def test_a_network_between_slices_that_decides_is_named(self):
+        """But not as an axis that could be shorter."""
+        plan = self.plan(training__batch_size=16, data__sequence_length=128, topology="v6e:4x4")
+        times = plan.roofline._replace(dcn=9.0)
+        plan = plan._replace(sent={(SLICES,): {"all-reduce": 1.0}}, roofline=times)
+        line = advise(plan)[-1]
+        assert "100% of what is sent goes between slices" in line and "config.mesh" not in line
+
+    def test_fsdp_over_a_whole_slice_is_seen_where_the_compiler_adds_up(self):
         plan = self.plan(topology="v5e:4x4", mesh__fsdp=16, training__accumulation_steps=16)
         plan = plan._replace(
             compiled=True, sent={("fsdp",): {"all-reduce": 9.0, "all-gather": 1.0}}
         )
         assert any(
-            "90% of what fsdp sends" in line and "--config.mesh.fsdp=8 --config.mesh.data=2" in line
+            "90% of what fsdp sends" in line and "--config.mesh.fsdp=4 --config.mesh.data=4" in line
             for line in advise(plan)
         )
         gathered = plan._replace(sent={("fsdp",): {"all-gather": 9.0}})
-        assert not any("columns" in line for line in advise(gathered))
+        assert not any("a whole slice" in line for line in advise(gathered))
 
 
 def test_memory_adds_up():

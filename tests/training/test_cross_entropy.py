@@ -1,5 +1,7 @@
 """The fused head equals the plain one: values and gradients, on any mesh."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
@@ -96,3 +98,12 @@ def test_all_logits_never_exist():
     text = compiled.compile().as_text()
     assert f"{B * L},{V}]" not in text and f"{B},{L},{V}]" not in text
     assert f"[4,{V}]" in text
+
+
+def test_the_kernels_gradient_is_scattered_along_its_width_as_the_last_axis():
+    """There TPUs scatter whatever the number of columns; along the first axis they would add up all
+    of a gradient of 50,304 columns (docs/scale.md)."""
+    loss = lambda *a: make_fused("fsdp 8", 4)(*a)[0]  # noqa: E731
+    text = jax.jit(jax.grad(loss, 1)).lower(*inputs()).compile().as_text()
+    scatters = re.findall(rf"= f32\[{V},{D // 8}\]\S* reduce-scatter\(.*dimensions={{1}}", text)
+    assert len(scatters) == 1

@@ -1,0 +1,137 @@
+"""Rollbacks and hangs of two real processes."""
+
+import signal
+import time
+
+import jax
+import numpy as np
+from parallel.processes import RECIPE, finish, start, write_recipe
+import pytest
+
+from dlms_jax.model import DiffusionLM
+from dlms_jax.training.checkpoint import find_checkpoint, load_about
+from dlms_jax.training.watchdog import HUNG
+from dlms_jax.training.writer import read_metrics
+
+pytestmark = pytest.mark.slow
+
+# The loss of the batches of steps 5 to 7 is NaN, whenever they are read.
+POISON = """
+import jax.numpy as jnp
+import numpy as np
+import dlms_jax.trainer as trainer
+from dlms_jax.data.dataset import build_dataset
+from dlms_jax.data.loader import train_batches
+
+make = trainer.make_train_step
+
+class Poisoned:
+    def __init__(self, objective, bad):
+        self._objective, self._bad = objective, bad
+
+    def __getattr__(self, name):
+        return getattr(self._objective, name)
+
+    def loss(self, denoise, batch, key, step):
+        loss = self._objective.loss(denoise, batch, key, step)
+        hit = jnp.isin(jnp.sum(batch.tokens_BxL), self._bad)
+        return loss._replace(total=jnp.where(hit, jnp.nan, loss.total))
+
+def poisoned(config, network, objective, tx, mesh):
+    rows = train_batches(build_dataset(config), config, np.arange(config.training.batch_size))
+    bad = np.array([int(rows[batch].tokens_RxL.sum()) for batch in range(4, 7)])
+    return make(config, network, Poisoned(objective, bad), tx, mesh)
+
+trainer.make_train_step = poisoned
+"""
+# Process 1 never gets its 8th batch.
+HANG = """
+import time
+import jax
+import dlms_jax.trainer as trainer
+
+put, given = trainer.to_global, []
+
+def to_global(local, mesh):
+    given.append(1)
+    if jax.process_index() == 1 and len(given) == 8:
+        time.sleep(1000)
+    return put(local, mesh)
+
+trainer.to_global = to_global
+"""
+
+
+def test_two_processes_go_back_to_the_same_checkpoint(tmp_path):
+    """And end with the bits of one process of two devices."""
+    recipe = write_recipe(tmp_path, RECIPE + POISON)
+    arguments = [
+        f"--config={recipe}", "--config.mesh.data=1", "--config.mesh.fsdp=2",
+        "--config.training.steps=12", "--config.training.max_skipped_steps=3",
+        "--config.evaluation.every=100",
+    ]  # fmt: skip
+    one = finish(start([*arguments, f"--workdir={tmp_path / 'one'}"], devices=2))
+    two = finish(start([*arguments, f"--workdir={tmp_path / 'two'}"], processes=2))
+    for status, out, err in one + two:
+        assert status == 0, out + err
+    for _, out, _ in (one[0], two[0]):
+        assert "3 steps in a row, from step 5: rolling back to step 4 (1 of at most 3)" in out
+    for run in ("one", "two"):
+        about = load_about(find_checkpoint(tmp_path / run))
+        assert about["rollbacks"] == [{"to": 4, "first_bad": 5, "last_bad": 7}]
+    runs = [read_metrics(tmp_path / run / "metrics.csv") for run in ("one", "two")]
+    assert [row["step"] for row in runs[1]] == [str(step) for step in range(1, 13)]
+    for a, b in zip(*runs, strict=True):
+        for column in ("loss", "grad_norm", "skipped", "rollbacks", "epoch"):
+            assert a[column] == b[column], (a["step"], column)
+    weights = [DiffusionLM.load_checkpoint(tmp_path / run).params for run in ("one", "two")]
+    jax.tree.map(np.testing.assert_array_equal, *weights)
+
+
+@pytest.fixture(scope="module")
+def hanging(tmp_path_factory):
+    """Arguments of a run of two processes whose programs are on disk, so that only what hangs takes
+    as long as the watchdog waits."""
+    recipe = write_recipe(tmp_path_factory.mktemp("hang"), RECIPE + HANG)
+    arguments = [f"--config={recipe}", "--config.evaluation.every=1000"]
+    short = [*arguments, f"--workdir={recipe.parent / 'short'}"]
+    assert [done[0] for done in finish(start(short, processes=2))] == [0, 0]
+    return [
+        *arguments, "--config.training.steps=1000", "--config.checkpoint.every=1000",
+        "--config.training.hang_minutes=0.35", "--config.training.hang_exit=true",
+    ]  # fmt: skip
+
+
+def last_steps(process: int, err: str) -> list[int]:
+    """Returns the steps of both in a process's report."""
+    report = next(line for line in err.splitlines() if "no step has ended for 0.35 minutes" in line)
+    assert report.startswith(f"process {process}: ") and "Thread 0x" in err
+    return [
+        int(part.split(":")[1]) for part in report.split("last steps: ")[1].split(";")[0].split(",")
+    ]
+
+
+def test_both_of_two_that_hang_say_where_and_end_with_their_status(hanging, tmp_path):
+    done = finish(start([*hanging, f"--workdir={tmp_path / 'run'}"], processes=2))
+    for process, (status, out, err) in enumerate(done):
+        assert status == HUNG, out + err
+        stacks = (tmp_path / f"run/logs/stacks-{process}.txt").read_text()
+        assert "in to_global" in stacks if process == 1 else "in _watch" in stacks
+        first, second = last_steps(process, err)
+        assert second == 7 and first in (7, 8)
+    assert 'recipe.py", line' in done[1][2]  # where process 1 sleeps
+
+
+def test_one_that_does_not_answer_is_named_by_its_step(hanging, tmp_path):
+    """A stopped process says nothing; the other's report has the step at which it was last."""
+    first, second = start([*hanging, f"--workdir={tmp_path / 'run'}"], processes=2)
+    for line in first.stdout:
+        if line.startswith("step 4/"):
+            break
+    second.send_signal(signal.SIGSTOP)
+    started = time.monotonic()
+    status, _, err = finish([first], timeout=120)[0]
+    second.send_signal(signal.SIGCONT)
+    second.kill()
+    assert status == HUNG and time.monotonic() - started > 21, err
+    assert last_steps(0, err)[0] >= 4
