@@ -59,7 +59,7 @@ class DiffusionLM:
         """
         folder = checkpoint.find_checkpoint(path)
         about = checkpoint.load_about(folder)
-        config = from_dict(about["config"])
+        config = checkpoint.config_of(about)
         tokenizer = tokenizers.from_dict(about["tokenizer"])
         shapes = abstract_params(config, vocabulary_of(tokenizer).rows)
         if mesh is None:

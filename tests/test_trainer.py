@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from dlms_jax import trainer as trainer_module
+from dlms_jax.conversion.source import open_source
 from dlms_jax.data.dataset import build_dataset
 from dlms_jax.data.loader import train_batches
 from dlms_jax.errors import UserError
@@ -63,6 +64,22 @@ def on_devices(monkeypatch):
         )
 
     return arrange
+
+
+def test_a_checkpoint_is_read_where_there_is_no_such_kernel_of_attention(
+    uninterrupted, monkeypatch
+):
+    """Trained on a GPU, sampled from on a laptop."""
+    workdir, config, *_ = uninterrupted
+    there = checkpoint.load_about(checkpoint.find_checkpoint(workdir))
+    there["config"]["model"]["attention"] = "cudnn"
+    monkeypatch.setattr(checkpoint, "load_about", lambda _: there)
+    lm = DiffusionLM.load_checkpoint(workdir)
+    assert lm.sample("ab", length=4)
+    assert open_source(workdir).config == lm.config
+    named = dataclasses.replace(config.model, attention="cudnn")
+    with pytest.raises(UserError, match="attention=cudnn is for NVIDIA"):
+        run(workdir, dataclasses.replace(config, model=named))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from dlms_jax.config import from_dict
 from dlms_jax.conversion.export import ABOUT, PADDING
 from dlms_jax.conversion.folder import check_checksums, finished_folder, read_json
 from dlms_jax.conversion.foreign import Foreign, foreign_model
@@ -105,7 +104,7 @@ def _ours(model: pathlib.Path, described: dict[str, Any]) -> tuple[Foreign, dict
     """Returns how an export of ours is read, and what its checkpoint said of itself."""
     saved, where = described["dlms_jax"], model / "config.json"
     try:
-        config, layout = from_dict(saved["config"]), LAYOUTS[saved["layout"]]
+        config, layout = checkpoint.config_of(saved), LAYOUTS[saved["layout"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{where}: what stands under dlms_jax lacks {error}; get it anew") from None
     if (model / ABOUT).is_file():

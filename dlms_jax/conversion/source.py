@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from dlms_jax.config import Config, from_dict
+from dlms_jax.config import Config
 from dlms_jax.conversion.checkpoint_arrays import CheckpointArrays
 from dlms_jax.conversion.names import Tensor, tensors_of
 from dlms_jax.data import tokenizers
@@ -48,7 +48,7 @@ def open_source(path: str | pathlib.Path, ema: bool | None = None) -> Source:
     if ema and not has_ema:
         raise UserError(f"{folder} has no moving average of the weights; leave --ema out")
     item = "ema" if has_ema and ema is not False else "params"
-    config = from_dict(about["config"])
+    config = checkpoint.config_of(about)
     return Source(folder, item, about, config, tokenizers.from_dict(about["tokenizer"]))
 
 

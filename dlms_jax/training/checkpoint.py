@@ -7,6 +7,7 @@ fingerprints, versions, rollbacks, as JSON).
 
 from collections.abc import Callable
 import contextlib
+import dataclasses
 import gc
 import importlib.metadata
 import logging
@@ -19,7 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from dlms_jax.config import CheckpointConfig
+from dlms_jax.config import CheckpointConfig, Config, from_dict
 from dlms_jax.errors import UserError
 from dlms_jax.parallel import hosts
 from dlms_jax.training.local_saves import LocalSaves
@@ -286,6 +287,13 @@ def load_about(step_folder: pathlib.Path) -> dict[str, Any]:
     """Returns what a checkpoint says of itself: config, tokenizer, data, versions."""
     with _readable(step_folder):
         return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(step_folder / "about")
+
+
+def config_of(about: dict[str, Any]) -> Config:
+    """Returns the config that a checkpoint was trained with, for devices of any kind: whatever
+    kernel attention had there, here it is what the devices have."""
+    config = from_dict(about["config"])
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, attention="auto"))
 
 
 def load_params(step_folder: pathlib.Path, abstract) -> Any:
