@@ -20,6 +20,10 @@ _MORE_REMAT = {
     "offload": ("full",),
 }
 _LESS_REMAT = {"none": (), "dots": ("none",), "full": ("none", "dots"), "offload": ("none", "dots")}
+_INSTEAD_OF_GATHERS = {
+    "all-reduce": "gathers and scatters by adding up, which sends twice the bytes",
+    "collective-permute": "makes rings of matmuls, whose partial sums go through HBM",
+}
 _SMALLER_BY = {
     "dots": "recompute more", "full": "recompute more", "offload": "keep arrays on the host"
 }  # fmt: skip
@@ -110,13 +114,14 @@ def _faster(plan: Plan) -> Iterator[str]:
 
 
 def _gathers(plan: Plan) -> Iterator[str]:
-    """Yields a line where fsdp is a whole slice: over that the TPU compiler gathers and scatters by
-    adding up, which sends twice as much."""
+    """Yields a line where fsdp is a whole slice: over that the TPU compiler neither gathers nor
+    scatters as it should."""
     mesh, topology = plan.mesh_shape, plan.topology
     fsdp = mesh["fsdp"]
     kinds = plan.sent.get(("fsdp",), {})
-    summed, whole = kinds.get("all-reduce", 0), sum(kinds.values())
-    if not plan.compiled or fsdp == 1 or fsdp != topology.slice_chips or summed < whole / 2:
+    most = max(_INSTEAD_OF_GATHERS, key=lambda kind: kinds.get(kind, 0))
+    share = kinds.get(most, 0) / max(sum(kinds.values()), 1)
+    if not plan.compiled or fsdp == 1 or fsdp != topology.slice_chips or share < 1 / 2:
         return
     better = fsdp // min(side for side in topology.shape if side > 1)
     _, flags, config = _change(
@@ -128,10 +133,9 @@ def _gathers(plan: Plan) -> Iterator[str]:
     total = _total(plan, config)
     if total is not None and total <= topology.chip.hbm * (1 - _SPARE):
         yield (
-            f"fsdp={fsdp} is a whole slice, over which the compiler gathers and scatters by adding "
-            f"up: {summed / whole:.0%} of what fsdp sends are all-reduces, of twice the bytes; "
-            f"with a side of the slice left to data, about {total / memory.GIB:.1f} GiB a chip: "
-            f"{flags}"
+            f"fsdp={fsdp} is a whole slice, over which the compiler {_INSTEAD_OF_GATHERS[most]} "
+            f"({share:.0%} of what fsdp sends); with a side of the slice left to data, about "
+            f"{total / memory.GIB:.1f} GiB a chip: {flags}"
         )
 
 

@@ -151,7 +151,7 @@ def _show_time(console: Console, plan: Plan):
     executed = formulas.executed_flops(plan.program)
     int8 = formulas.int8_flops(plan.program)
     rows = {
-        "FLOPs by formula": f"{times.useful:.3e}; with what remat repeats {executed:.3e}"
+        "FLOPs by formula": f"{times.useful:.3e}; with what is computed again {executed:.3e}"
         + (f", {int8 / executed:.0%} of them int8's" if int8 else ""),
         "FLOPs, the compiler's count": ""
         if plan.counted_flops is None

@@ -275,15 +275,15 @@ class TestAdvice:
         line = advise(plan)[-1]
         assert "100% of what is sent goes between slices" in line and "config.mesh" not in line
 
-    def test_fsdp_over_a_whole_slice_is_seen_where_the_compiler_adds_up(self):
+    @pytest.mark.parametrize(
+        ("kind", "what"), [("all-reduce", "by adding up"), ("collective-permute", "makes rings")]
+    )
+    def test_fsdp_over_a_whole_slice_is_seen_where_the_compiler_does_not_gather(self, kind, what):
         plan = self.plan(topology="v5e:4x4", mesh__fsdp=16, training__accumulation_steps=16)
-        plan = plan._replace(
-            compiled=True, sent={("fsdp",): {"all-reduce": 9.0, "all-gather": 1.0}}
-        )
-        assert any(
-            "90% of what fsdp sends" in line and "--config.mesh.fsdp=4 --config.mesh.data=4" in line
-            for line in advise(plan)
-        )
+        plan = plan._replace(compiled=True, sent={("fsdp",): {kind: 9.0, "all-gather": 1.0}})
+        line = next(line for line in advise(plan) if "a whole slice" in line)
+        assert what in line and "90% of what fsdp sends" in line
+        assert "--config.mesh.fsdp=4 --config.mesh.data=4" in line
         gathered = plan._replace(sent={("fsdp",): {"all-gather": 9.0}})
         assert not any("a whole slice" in line for line in advise(gathered))
 
