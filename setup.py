@@ -13,6 +13,7 @@ DATA = [
 ]
 HUB = ["datasets>=4.0"]
 BEAM = ["apache-beam>=2.70"]
+GOODPUT = ["ml-goodput-measurement>=0.2.3"]
 TORCH = ["torch>=2.6", "transformers>=5.0"]
 QUANT = ["qwix>=0.1.8"]
 
@@ -45,6 +46,7 @@ setup(
         "data": DATA,
         "hub": HUB,
         "beam": BEAM,
+        "goodput": GOODPUT,
         "torch": TORCH,
         "quant": QUANT,
         "eval": [*TORCH, "lm-eval[hf]>=0.4.9"],
@@ -53,6 +55,7 @@ setup(
             *DATA,
             *HUB,
             *BEAM,
+            *GOODPUT,
             *QUANT,
             "hypothesis>=6.100",
             "pytest>=8.0",

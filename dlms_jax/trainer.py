@@ -6,6 +6,7 @@ Use:
     Trainer().resume("runs/tiny")
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -27,7 +28,7 @@ from dlms_jax.plot import draw_curves
 from dlms_jax.training import checkpoint, hardware, report, router
 from dlms_jax.training.compiled import CacheHits, keep_compiled
 from dlms_jax.training.determinism import check_deterministic
-from dlms_jax.training.goodput import Goodput
+from dlms_jax.training.google_goodput import make_goodput
 from dlms_jax.training.interrupt import Interrupted, StopSignals
 from dlms_jax.training.local_saves import LocalSaves, check_local_saves
 from dlms_jax.training.optimizer import learning_rate, make_optimizer
@@ -79,7 +80,7 @@ class _Run:
 
     def __init__(self, config: Config, workdir: pathlib.Path, console: Console, profile_steps=None):
         self.workdir, self.console, self.profile_steps = workdir, console, profile_steps
-        self.goodput = Goodput(workdir)
+        self.goodput = make_goodput(workdir, config.training.goodput_job, self._say)
         self.compiled = keep_compiled(workdir)
         self.mesh = make_mesh(config.mesh)
         training = config.training
@@ -160,21 +161,16 @@ class _Run:
     def train(self) -> dict[str, float]:
         """Runs to the last step; returns the final metrics."""
         report.show_start(self.console, self.config, self.dataset, self.mesh, self.rows, self.peak)
-        try:
+        with self.goodput, contextlib.closing(self.checkpoints):
             state = self._restore_or_begin()
             first = int(state.step)
             self.goodput.begin(first)
             writer = make_writer(self.workdir, first, self._more_columns(first))
-            writer.write_hparams({k: str(v) for k, v in self.about["config"].items()})
-            try:
+            with contextlib.closing(writer):
+                writer.write_hparams({k: str(v) for k, v in self.about["config"].items()})
                 if first < self.config.training.steps:
                     state = self._loop(state, first, writer)
-            finally:
-                writer.close()
-                self.goodput.save()
             return self._finish(state)
-        finally:
-            self.checkpoints.close()
 
     def _restore_or_begin(self) -> TrainState:
         restored = self.checkpoints.restore_latest(self.abstract_state)

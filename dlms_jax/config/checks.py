@@ -1,6 +1,7 @@
 """Settings that no run could use are refused before anything is compiled."""
 
 import math
+import re
 import types
 
 from dlms_jax.errors import UserError
@@ -89,6 +90,11 @@ def check(config):
         raise UserError(
             f"config.training.spike_factor={training.spike_factor} would skip every other step; "
             "use 0 (off) or a number well above 1"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{0,100}", training.goodput_job):  # it goes into queries
+        raise UserError(
+            f"config.training.goodput_job={training.goodput_job!r} should be at most 100 letters, "
+            "digits, '_', '.' and '-'"
         )
     if training.batch_size % training.accumulation_steps:
         raise UserError(

@@ -183,6 +183,7 @@ class TrainingConfig:
     # end with status 76, for a launcher to start the run again.
     hang_minutes: float = 30.0
     hang_exit: bool = False
+    goodput_job: str = ""  # the name of this run in Google's goodput tools; "": not sent there
     deterministic: bool = False  # refuse a device that may give other bits when run again
     head: Literal["fused", "plain"] = "fused"  # fused: logits only where the loss looks
     head_chunk: int = 1024  # positions whose logits exist at one time, on each device

@@ -19,7 +19,10 @@ COLUMNS = ("begun", "first_step", "last_step", "furthest_step", "before", *KINDS
 
 
 class Goodput:
-    """Counts the seconds of this start, from now on as "start"."""
+    """Counts the seconds of this start, from now on as "start"; a context, which saves at its end.
+
+    Where it ends without an error, so does the run.
+    """
 
     def __init__(self, workdir: pathlib.Path, clock=time.time):
         self._path, self._clock = workdir / "goodput.csv", clock
@@ -33,6 +36,12 @@ class Goodput:
             ended = last["begun"] + sum(last[kind] for kind in KINDS)
             self._row["before"] = max(self._marked - ended, 0.0)
             self._row["furthest_step"] = max(row["furthest_step"] for row in self._earlier)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.save()
 
     def begin(self, step: int):
         """Says after which step this start goes on."""
