@@ -20,7 +20,7 @@ IN_FOUR = "training.accumulation_steps=4"
 ROWS = (  # recipe, slice, settings
     ("tiny", "v5e:1x1", ""),
     ("small", "v5e:1x1", ""),
-    ("base", "v5e:1x1", IN_FOUR),
+    ("base", "v5e:1x1", ""),
     ("base", "v5e:2x4", ""),
     ("gaussian_base", "v5e:2x4", ""),
     ("medium", "v5e:2x4", "mesh.data=2 mesh.fsdp=4"),

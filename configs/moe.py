@@ -7,7 +7,8 @@ Reproduces: the paper's mixture of experts of 8B parameters of which 1B are acti
 Command:    python -m dlms_jax.main --config=configs/moe.py --workdir=runs/moe \\
                 --config.data.corpus=PATH_TO_TEXT --config.tokenizer.path=TOKENIZER_JSON
 Hardware:   64 accelerators with 16 GB or 16 with 80 GB, in multiples of 8 (the experts' axis):
-            94 GB of state and 31 GB of gradients, split over them; the rest is activations.
+            94 GB of state and 31 GB of gradients, split over them; the rest is activations. With
+            --config.mesh.expert=8 10.5 GiB a chip on 64 of TPU v5p, as compiled (docs/scale.md).
 Hours:      estimate, not measured: 6.4e20 FLOPs, so about 1,100 chip-hours of TPU v5p at 35% MFU
             (grouped products and their gathers reach less of the peak than dense ones).
 Expected:   not measured here.

@@ -10,7 +10,7 @@ Command:    python -m dlms_jax.main --config=configs/xl_8b.py --workdir=runs/xl_
             without start_from it trains from nothing, for which 52B tokens are few)
 Hardware:   compiled for, and fits (docs/scale.md): 64 chips of TPU v5p with --config.mesh.fsdp=32
             --config.mesh.data=2; 256 of v6e or v5e with fsdp=32, data=8. 98 GB of state.
-Hours:      estimate, not measured: 4,900 chip-hours of TPU v5p, 12,900 of v5e (docs/scale.md).
+Hours:      estimate, not measured: 3,400 chip-hours of TPU v5p, 8,900 of v5e (docs/scale.md).
 Expected:   not measured here.
 
 Budget: 50k steps x 256 rows x 4096 tokens = 52B tokens, as many as DiffuLLaMA's 7B was given (65B).
