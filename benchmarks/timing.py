@@ -9,13 +9,15 @@ import numpy as np
 def seconds_in_turns(programs: dict, repeats: int, after_each_turn=None) -> dict[str, float]:
     """Returns the median seconds of each of {name: function without arguments}.
 
-    The functions run in turns, so that a machine whose speed drifts slows all of them alike.
+    The functions run in turns, so that a machine whose speed drifts slows all of them alike; twice
+    in each, for the first time has to get memory and caches back from the function before.
     """
     times = {name: [] for name in programs}
     for run in programs.values():
         jax.block_until_ready(run())  # compiles
     for _ in range(repeats):
         for name, run in programs.items():
+            jax.block_until_ready(run())
             start = time.perf_counter()
             jax.block_until_ready(run())
             times[name].append(time.perf_counter() - start)
