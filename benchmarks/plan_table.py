@@ -5,7 +5,7 @@
     python benchmarks/plan_table.py --only=large
 
 Each row is one `python -m dlms_jax.plan`, in a process of its own; a program takes minutes on two
-cores. Rows are printed as they come, in Markdown.
+cores. Rows are printed as they come, in Markdown. The status is 1 where one of them failed.
 """
 
 import argparse
@@ -46,22 +46,28 @@ def main():
     parser.add_argument("--formula", action="store_true", help="do not compile: seconds a row")
     arguments = parser.parse_args()
     print("| " + " | ".join(HEADER) + " |\n|" + "-|" * len(HEADER))
+    failed = 0
     for recipe, slice_, settings in ROWS:
         if arguments.only in (None, recipe):
-            print(row(recipe, slice_, settings.split(), arguments.formula), flush=True)
+            text, whole = row(recipe, slice_, settings.split(), arguments.formula)
+            print(text, flush=True)
+            failed += not whole
+    sys.exit(1 if failed else 0)
 
 
-def row(recipe: str, slice_: str, settings: list[str], formula: bool) -> str:
-    """Returns a row of the table; of a plan that failed, its error."""
+def row(recipe: str, slice_: str, settings: list[str], formula: bool) -> tuple[str, bool]:
+    """Returns (a row of the table, whether there was a plan); else the row has the error."""
     command = [
         sys.executable, "-m", "dlms_jax.plan", f"--config={ROOT / 'configs' / recipe}.py",
         f"--topology={slice_}", "--json", *(f"--config.{setting}" for setting in settings),
         *(["--formula"] if formula else []),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
-    start = f"| `{recipe}` | {slice_} | {' '.join(settings)} |"
+    short = [s.removeprefix("mesh.").replace(IN_FOUR, "accumulation 4") for s in settings]
+    start = f"| `{recipe}` | {slice_} | {' '.join(short) or 'none'} |"
     if done.returncode:
-        return f"{start} {done.stderr.strip().splitlines()[-1]} |"
+        said = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
+        return f"{start} {said[-1]} |", False
     plan = json.loads(done.stdout)
     memory, time = plan["memory"], plan["time"]
     mark = " f" if plan["unread"] or not plan["compiled"] else ""
@@ -74,7 +80,7 @@ def row(recipe: str, slice_: str, settings: list[str], formula: bool) -> str:
         f"{time['ici'] + time['dcn']:.2g}{mark}", f"{time['step']:.3g}{mark}",
         f"{time['mfu']:.0%}", f"{time['days']:.2g}", f"{time['chip_hours']:,.0f}",
     ]  # fmt: skip
-    return f"{start} {' | '.join(cells)} |"
+    return f"{start} {' | '.join(cells)} |", True
 
 
 if __name__ == "__main__":

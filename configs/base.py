@@ -4,8 +4,8 @@ Reproduces: the usual small setting of the masked-diffusion papers (MDLM arXiv 2
             110M parameters), on whatever text is given.
 Command:    python -m dlms_jax.main --config=configs/base.py --workdir=runs/base \\
                 --config.data.corpus=PATH_TO_TEXT
-Hardware:   one accelerator with 16 GB (10.3 GiB as compiled for TPU v5e, docs/scale.md), or 8 with
-            --config.training.accumulation_steps=4 (4.4 GiB), which changes no update.
+Hardware:   one accelerator with 16 GB: 10.3 GiB as compiled for TPU v5e (docs/scale.md); less with
+            --config.training.accumulation_steps=4, which changes no update.
 Hours:      estimate, not measured: 3.8e18 FLOPs, so 10 hours at 110 TFLOP/s (40% of a TPU v4).
 Expected:   not measured here.
 

@@ -170,6 +170,8 @@ class _Run:
                 writer.write_hparams({k: str(v) for k, v in self.about["config"].items()})
                 if first < self.config.training.steps:
                     state = self._loop(state, first, writer)
+                else:
+                    self.checkpoints.finish()
             return self._finish(state)
 
     def _restore_or_begin(self) -> TrainState:

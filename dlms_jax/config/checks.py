@@ -79,11 +79,11 @@ def check(config):
     _check_model(config)
     _check_experts(config)
     _check_objective(config)
-    local = config.checkpoint
-    if bool(local.local_directory) != bool(local.local_every):
+    directory, every = config.checkpoint.local_directory, config.checkpoint.local_every
+    if bool(directory) != bool(every):
         raise UserError(
-            f"config.checkpoint.local_directory={local.local_directory!r} and "
-            f"config.checkpoint.local_every={local.local_every} go together; set both, or neither"
+            f"config.checkpoint.local_directory={directory!r} and "
+            f"config.checkpoint.local_every={every} go together; set both, or neither"
         )
     training = config.training
     if 0 < training.spike_factor <= 1:

@@ -43,9 +43,9 @@ class Network(nn.Module):
         if self.gaussian is not None or not c.tie_embeddings:
             self.lm_head = Head(output_size(self.rows, self.gaussian))
 
-    def __call__(self, inputs, t_BxL, layout, attention: str) -> jax.Array:
+    def __call__(self, inputs, t_BxL, layout, attention: str, **how) -> jax.Array:
         """Returns logits_BxLxV in float32 (a vector_BxLxE where gaussian.head is "embedding")."""
-        return self.project(self.features(inputs, t_BxL, layout, attention))
+        return self.project(self.features(inputs, t_BxL, layout, attention, **how))
 
     def finish(self, x_BxLxD, c_BxLxC) -> jax.Array:
         """Returns h_BxLxD, which the head multiplies, of what the last layer gives."""

@@ -98,7 +98,7 @@ def _between_slices(instruction: Instruction) -> str | None:
     if instruction.kind != "send":
         return None
     found = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
-    return _BETWEEN[found[1]] if found else None
+    return _BETWEEN.get(found[1], found[1].lower()) if found else None
 
 
 def _takes_part(inner: Computation) -> bool:

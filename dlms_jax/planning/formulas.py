@@ -77,8 +77,8 @@ def hbm_bytes(program: Program) -> float:
     state = [program.state.params, program.state.ema, program.state.optimizer]
     update = 2 * sum(map(memory.local_bytes, jax.tree.leaves(state)))
     kept = 2 * memory.kept_by_layer(program)
-    update += read_again(program)
-    return parts * (memory.depth(program) * (layer + kept) + weights) + update
+    layers = memory.depth(program) * (layer + kept)
+    return parts * (layers + weights) + update + read_again(program)
 
 
 def read_again(program: Program) -> float:

@@ -99,7 +99,7 @@ class Checkpoints:
         if self._local:
             if found := self._restore_locally(abstract):
                 return found
-            self._local.forget()  # they would be in the way of the next ones
+            self._forget_local_saves()  # they would be in the way of the next ones
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             path = self.path(step)
@@ -138,7 +138,7 @@ class Checkpoints:
             return None
         to = max(regular or good)
         if self._local:
-            self._local.forget()
+            self._forget_local_saves()
         for step in steps:
             if step > to:
                 self._manager.delete(step)
@@ -164,10 +164,13 @@ class Checkpoints:
             self._local = None
 
     def close(self):
-        if self._local:
-            self._local.close()
-        with self._writable():
-            self._manager.close()
+        try:
+            if self._local:
+                with self._writable(self._local.folder):
+                    self._local.close()
+        finally:
+            with self._writable():
+                self._manager.close()
 
     @contextlib.contextmanager
     def _writable(self, folder: pathlib.Path | None = None):
@@ -188,6 +191,10 @@ class Checkpoints:
             f"cannot write a checkpoint to {folder or self._folder} ({why}); free some space there "
             f"or mend it, then run the same command, which {after}"
         )
+
+    def _forget_local_saves(self):
+        with self._writable(self._local.folder):
+            self._local.forget()
 
     def _restore_locally(self, abstract):
         """Returns (state, about) where the machines' own saves are newer than the checkpoints."""

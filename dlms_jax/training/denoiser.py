@@ -71,8 +71,8 @@ def _denoiser(config, model, params, objective, mesh, routed) -> Denoiser:
         routed["sums"] = left[ROUTER]["layers"]["mlp"]["sums"]
         return outputs
 
-    def logits(inputs, t_BxL, layout):
-        return apply(inputs, t_BxL, layout, objective.attention)
+    def logits(inputs, t_BxL, layout, **how):
+        return apply(inputs, t_BxL, layout, objective.attention, **how)
 
     if config.objective.name == "gaussian":
         return Denoiser.from_logits(
@@ -87,11 +87,11 @@ def _denoiser(config, model, params, objective, mesh, routed) -> Denoiser:
             return apply(inputs, t_BxC, layout, start, cache, objective.attention, method="step")
 
         cached = Cached(model.empty_cache, step)
-    if config.training.head == "plain":
-        return Denoiser.from_logits(logits, cached=cached)
-
-    # What is trained and scored; samplers of blocks ask for logits of single rows.
+    # Of what is trained and scored; samplers of blocks ask for logits of single rows.
     in_pairs = {"doubled": True} if config.objective.name == "block" else {}
+    if config.training.head == "plain":
+        scored = Denoiser.from_logits(functools.partial(logits, **in_pairs))
+        return Denoiser(logits, scored.nll, cached=cached)
 
     def nll(inputs, t_BxL, layout, targets_BxL, weights_BxL, bias_V):
         h_BxLxD = apply(

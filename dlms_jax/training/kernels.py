@@ -41,46 +41,62 @@ def _platform(mesh: Mesh | AbstractMesh) -> str:
 
 def _splash_misfit(config: Config, mesh: Mesh) -> str | None:
     """Returns why the rows of training do not fit JAX's TPU kernel, and what would."""
-    model, length = config.model, config.data.sequence_length
-    doubled = config.objective.name == "block"
+    length, doubled = config.data.sequence_length, config.objective.name == "block"
+    if config.model.name == "unet":
+        return "takes no U-Net, whose levels are shorter than rows; leave it"
     here = length * (2 if doubled else 1) // mesh.shape[SEQUENCE_AXIS]
     if here % TILE:
         return (
             f"takes multiples of {TILE} places, and a device holds {here} of a row; change "
-            f"config.data.sequence_length={length} or mesh.sequence"
+            f"config.data.sequence_length={length} or config.mesh.sequence"
         )
     if doubled and 2 * length > LONGEST_DOUBLED:
         return (
             f"takes rows of at most {LONGEST_DOUBLED // 2} places in block diffusion; change "
             f"config.data.sequence_length={length}"
         )
-    if model.kv_heads % mesh.shape["tensor"]:
+    return _heads_misfit(config, mesh)
+
+
+def _heads_misfit(config: Config, mesh: Mesh) -> str | None:
+    if config.model.kv_heads % mesh.shape["tensor"]:
         return (
-            f"splits heads over config.mesh.tensor={mesh.shape['tensor']}, of which "
-            f"config.model.num_kv_heads={model.kv_heads} is no multiple; change either"
+            f"splits heads over config.mesh.tensor={mesh.shape['tensor']}, of which the "
+            f"{config.model.kv_heads} of config.model.num_kv_heads are no multiple; change either"
         )
     return None
 
 
 def _cudnn_misfit(config: Config, mesh: Mesh) -> str | None:
     """Returns why a model does not fit cuDNN's kernel, and what would."""
-    model = config.model
-    if _platform(mesh) != "gpu" or float(mesh.devices.flat[0].compute_capability) < 8.0:
+    model, length = config.model, config.data.sequence_length
+    if _platform(mesh) != "gpu" or not _is_ampere(mesh.devices.flat[0]):
         return "is for NVIDIA GPUs from Ampere (8.0) on; use one"
     if model.dtype != "bfloat16":
         return f"computes in bfloat16; change config.model.dtype={model.dtype}"
     if model.per_head % 8 or model.per_head > 128:
         return (
-            f"takes heads of a multiple of 8, up to 128; change config.model.head_size="
-            f"{model.per_head}"
+            f"takes heads of a multiple of 8, up to 128, not of {model.per_head}; change "
+            "config.model.head_size"
         )
+    if length % 2:
+        return f"learns from rows of even length; change config.data.sequence_length={length}"
     if mesh.shape[SEQUENCE_AXIS] > 1:
         return f"does not split rows; change config.mesh.sequence={mesh.shape[SEQUENCE_AXIS]}"
-    return None
+    return _heads_misfit(config, mesh)
+
+
+def _is_ampere(gpu) -> bool:
+    """Returns whether a GPU is NVIDIA's, of 8.0 or later; AMD's name theirs otherwise (gfx90a)."""
+    try:
+        return float(gpu.compute_capability) >= 8.0
+    except ValueError:
+        return False
 
 
 def _cudnn(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, seen: Seen) -> jax.Array:
-    """Returns what `attend` does, by cuDNN, whose backward pass takes even lengths only."""
+    """Returns what `attend` does, by cuDNN, whose backward pass takes even lengths only; those of
+    samplers and of a U-Net's levels may be odd."""
     even = q_BxLxHxK.shape[1] % 2 == 0 and k_BxSxGxK.shape[1] % 2 == 0
     return attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, seen, "cudnn" if even else "xla")
 

@@ -6,6 +6,7 @@ another copy (another index of the mesh's `data`). What a checkpoint says of its
 that is the newest shared checkpoint's, which these saves come after.
 """
 
+import contextlib
 import hashlib
 import pathlib
 import shutil
@@ -84,7 +85,7 @@ class LocalSaves:
         self._manager.close()
         if delete:
             shutil.rmtree(self.folder, ignore_errors=True)
-            if not any(self._run.iterdir()):
+            with contextlib.suppress(OSError):  # others of this machine are still there, or were
                 self._run.rmdir()
 
     def _open(self) -> CheckpointManager:

@@ -259,6 +259,12 @@ class TestAdvice:
         assert advise(plan)[0].startswith("keep arrays on the host: about")
         assert "--config.model.remat=offload" in advise(plan)[0]
 
+    def test_a_unet_that_does_not_fit_is_told_to_accumulate_or_split(self):
+        """What it keeps for the backward pass is no matter of remat, and it refuses offload."""
+        plan = self.plan(model__name="unet", training__batch_size=8, data__sequence_length=65_536)
+        assert not plan.memory.fits
+        assert not any("--config.model.remat" in line for line in advise(plan))
+
     def test_what_is_best_gets_none(self):
         assert advise(self.plan(topology="v5p:4x4x4")) == []
 

@@ -14,7 +14,9 @@ from training.test_step import MESHES, ONE, after, assert_same_training, rows_of
 from dlms_jax.config import MeshConfig
 from dlms_jax.errors import UserError
 from dlms_jax.models.attention import attend, seen_in_row
+from dlms_jax.models.splash import splash
 from dlms_jax.parallel.mesh import AXES, make_mesh
+from dlms_jax.training import kernels
 from dlms_jax.training.kernels import attention_kernel, make_attend
 
 
@@ -40,10 +42,14 @@ def test_auto_is_the_devices_kernel_where_it_fits():
         (devices("tpu", sequence=4), {}),
         (devices("tpu", tensor=4), {}),  # two heads of keys
         (devices("tpu"), {"data__sequence_length": 2**16, "objective__name": "block"}),
+        (devices("tpu"), {"model__name": "unet"}),
         (devices("gpu", "7.0"), {}),
         (devices("gpu", "8.0"), {"model__dtype": "float32"}),
         (devices("gpu", "8.0"), {"model__head_size": 130}),
         (devices("gpu", "8.0", sequence=2), {}),
+        (devices("gpu", "8.0", tensor=4), {}),
+        (devices("gpu", "8.0"), {"data__sequence_length": 255}),
+        (devices("gpu", "gfx90a"), {}),
     ):
         assert choice(misfit[0], **misfit[1]) == "xla"
 
@@ -53,10 +59,15 @@ def test_auto_is_the_devices_kernel_where_it_fits():
     [
         ("splash", devices("tpu"), {"data__sequence_length": 200}, "multiples of 128 .* 200 of a"),
         ("splash", devices("cpu", sequence=4), {}, "holds 64 of a row; .*mesh.sequence"),
-        ("splash", devices("tpu", tensor=4), {}, "tensor=4, of which .*num_kv_heads=2"),
+        (
+            "splash",
+            devices("tpu", tensor=4),
+            {},
+            "tensor=4, of which the 2 of .*num_kv_heads",
+        ),
         ("cudnn", devices("cpu"), {}, "NVIDIA GPUs from Ampere"),
         ("cudnn", devices("gpu", "8.0"), {"model__dtype": "float32"}, "model.dtype=float32"),
-        ("cudnn", devices("gpu", "8.0"), {"model__head_size": 130}, "head_size=130"),
+        ("cudnn", devices("gpu", "8.0"), {"model__head_size": 130}, "not of 130; .*head_size"),
     ],
 )
 def test_a_kernel_that_does_not_fit_is_refused(asked, mesh, settings, error):
@@ -127,7 +138,9 @@ TRAINED = {
     "annealed": dict(objective__shift=True, objective__anneal_steps=2),
     "gaussian": dict(objective__name="gaussian", gaussian__embedding_size=16),
     "source": dict(model__source="cross_attention", objective__random_context=0.5),
-    "unet": dict(model__name="unet"),
+    "block, plain head": dict(
+        objective__name="block", block__size=16, training__head="plain", model__remat="none"
+    ),
 }
 
 
@@ -139,8 +152,12 @@ TRAINED = {
         pytest.param("masked", MESHES["mixed"], marks=pytest.mark.slow),
     ],
 )  # fmt: skip
-def test_a_run_by_the_kernel_learns_what_one_by_xla_does(name, shape):
+def test_a_run_by_the_kernel_learns_what_one_by_xla_does(name, shape, monkeypatch):
     train = functools.partial(
         after, 2, shape, rows_of_text(length=128), data__sequence_length=128, **TRAINED[name]
     )
-    assert_same_training(train(model__attention="splash"), train(model__attention="xla"))
+    ran = []
+    monkeypatch.setattr(kernels, "splash", lambda *x: ran.append(x) or splash(*x))
+    by_kernel = train(model__attention="splash")
+    assert ran
+    assert_same_training(by_kernel, train(model__attention="xla"))
