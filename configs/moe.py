@@ -7,8 +7,8 @@ Reproduces: the paper's mixture of experts of 8B parameters of which 1B are acti
 Command:    python -m dlms_jax.main --config=configs/moe.py --workdir=runs/moe \\
                 --config.data.corpus=PATH_TO_TEXT --config.tokenizer.path=TOKENIZER_JSON
 Hardware:   64 accelerators with 16 GB or 16 with 80 GB, in multiples of 8 (the experts' axis):
-            94 GB of state and 31 GB of gradients, split over them; the rest is activations. With
-            --config.mesh.expert=8 10.5 GiB a chip on 64 of TPU v5p, as compiled (docs/scale.md).
+            94 GB of state and 31 GB of gradients, split over them; the rest is activations:
+            10.5 GiB a chip on 64 of TPU v5p, as compiled (docs/scale.md).
 Hours:      estimate, not measured: 6.4e20 FLOPs, so about 1,100 chip-hours of TPU v5p at 35% MFU
             (grouped products and their gathers reach less of the peak than dense ones).
 Expected:   not measured here.
@@ -20,36 +20,24 @@ head 2 x 50,304 x 2048 = 206M: 7.86B. A token goes through 4 experts: 24 x (16.8
 Budget: 183k steps x 256 rows x 2048 tokens = 96B tokens: 96 epochs of 1B unique ones.
 """
 
-from dlms_jax.config import default_config
+import pathlib
+import runpy
+
+_parent = runpy.run_path(str(pathlib.Path(__file__).with_name("large.py")))
 
 
 def get_config():
-    c = default_config()
+    c = _parent["get_config"]()
     c.name = "moe"
 
-    c.model.width = 2048
     c.model.num_layers = 24
-    c.model.num_heads = 16
+    c.model.feed_forward = 0
     c.model.experts = 64
     c.model.experts_per_token = 4
     c.model.expert_feed_forward = 768
-    c.model.remat = "full"
 
-    c.tokenizer.name = "bpe"
-    c.tokenizer.vocab_size = 50_304
-    c.data.corpus = "python-code"
-    c.data.sequence_length = 2048
     c.data.max_unique_tokens = 1_000_000_000
 
-    c.optimizer.peak_learning_rate = 2e-4
-    c.optimizer.schedule = "wsd"
-    c.optimizer.warmup_steps = 1000
-
     c.training.steps = 183_000
-    c.training.batch_size = 256
-    c.mesh.data = 1
-    c.mesh.fsdp = -1
     c.mesh.expert = 8
-    c.checkpoint.every = 1000
-    c.evaluation.every = 2000
     return c

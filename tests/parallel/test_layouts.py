@@ -1,6 +1,7 @@
 """Where arrays live while a step runs: split as asked, nothing large on every device, and rows
 split by places (`sequence`) for every kind of attention."""
 
+import math
 import re
 
 from conftest import small_config
@@ -10,11 +11,9 @@ import pytest
 from training.test_step import MESHES, TOKENIZER, after, assert_same_training, build, rows_of_text
 
 from dlms_jax.config import MeshConfig
-from dlms_jax.diffusion import make_objective
 from dlms_jax.errors import UserError
 from dlms_jax.model import DiffusionLM
 from dlms_jax.parallel.mesh import (
-    batch_sharding,
     batch_shards,
     constrain_places,
     make_mesh,
@@ -22,10 +21,11 @@ from dlms_jax.parallel.mesh import (
     to_local,
 )
 from dlms_jax.parallel.rules import path_string
-from dlms_jax.training.denoiser import make_denoiser, make_model, vocabulary_of
+from dlms_jax.planning.program import make_program
+from dlms_jax.training.denoiser import make_denoiser, make_model
 from dlms_jax.training.optimizer import make_optimizer
-from dlms_jax.training.state import abstract_state, initial_params, sharded_state
-from dlms_jax.training.step import as_batch, make_train_step
+from dlms_jax.training.state import initial_params, sharded_state
+from dlms_jax.training.step import as_batch
 
 SEQUENCE = MESHES["sequence, mixed"]
 
@@ -97,28 +97,11 @@ def test_a_long_row_takes_less_memory_of_each_device_where_it_is_split():
     length, memory = 2048, []
     for shape in (dict(data=1), dict(data=1, sequence=8)):
         settings = dict(data__sequence_length=length, training__batch_size=1, model__width=64)
-        step, mesh, state = _abstract(shape, small_config(**settings))
-        split = batch_sharding(mesh)
-        rows = jax.tree.map(
-            lambda x, split=split: jax.ShapeDtypeStruct(
-                (1, length)[: x.ndim], x.dtype, sharding=split
-            ),
-            rows_of_text(),
-        )
-        memory.append(step.lower(state, rows).compile().memory_analysis().temp_size_in_bytes)
+        mesh = make_mesh(MeshConfig(**shape), jax.devices()[: math.prod(shape.values())])
+        program = make_program(small_config(**settings), mesh)
+        compiled = program.step().lower(program.state, program.rows).compile()
+        memory.append(compiled.memory_analysis().temp_size_in_bytes)
     assert memory[1] < memory[0] / 7
-
-
-def _abstract(shape, config):
-    """Returns (step, mesh, state) on the first devices, with no array made."""
-    devices = jax.devices()[: int(np.prod(list(shape.values())))]
-    mesh = make_mesh(MeshConfig(**shape), devices)
-    vocabulary = vocabulary_of(TOKENIZER)
-    objective = make_objective(config, vocabulary)
-    network = make_model(config, vocabulary.rows, mesh)
-    tx = make_optimizer(config.optimizer, config.training.steps)
-    step = make_train_step(config, network, objective, tx, mesh)
-    return step, mesh, abstract_state(config, network, tx, mesh)
 
 
 def share(x) -> float:

@@ -1,18 +1,15 @@
 """The command as it is run: by formula without the TPU compiler, and compiled with it."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
+from planning.libtpu import compiled_plan, needs_libtpu
 import pytest
 
 from dlms_jax import plan as command
 from dlms_jax.errors import UserError
 from dlms_jax.planning import compiling
-from dlms_jax.planning.environment import have_libtpu
 from dlms_jax.planning.memory import Memory
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -136,18 +133,12 @@ def test_a_program_that_cannot_be_read_keeps_its_memory(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not have_libtpu(), reason="no libtpu: pip install -e '.[plan]'")
+@needs_libtpu
 def test_large_fits_a_v5p_slice_as_it_is_compiled():
     """The real train step of 1.7B parameters, for 64 chips that are not here."""
-    arguments = [
-        sys.executable, "-m", "dlms_jax.plan", f"--config={ROOT / 'configs/large.py'}",
-        "--topology=v5p:4x4x4", "--config.mesh.data=4", "--config.mesh.fsdp=16", "--json",
-    ]  # fmt: skip
-    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    plan = json.loads(done.stdout)
+    plan = compiled_plan(
+        "large", "--topology=v5p:4x4x4", "--config.mesh.data=4", "--config.mesh.fsdp=16"
+    )
     assert plan["compiled"] and plan["fits"] and plan["memory"]["margin"] > 0.5
     given = sum(plan["memory"]["arguments"].values())  # norms are whole on each chip
     assert given == pytest.approx(3 * 4 * 1_732_895_744 / 16, rel=0.01)
@@ -162,20 +153,14 @@ def test_large_fits_a_v5p_slice_as_it_is_compiled():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not have_libtpu(), reason="no libtpu: pip install -e '.[plan]'")
+@needs_libtpu
 def test_between_two_slices_go_gradients_alone():
     """Compiled for two slices, one index of `data` each: the matrices' gradients are sent once, as
     they are split over the slice (4 bytes of the embeddings and head, 2 of the layers)."""
-    arguments = [
-        sys.executable, "-m", "dlms_jax.plan", f"--config={ROOT / 'configs/base.py'}",
-        "--topology=v5p:2x2x1", "--slices=2", "--config.mesh.data=2", "--config.mesh.fsdp=4",
-        "--json",
-    ]  # fmt: skip
-    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    plan = json.loads(done.stdout)
+    plan = compiled_plan(
+        "base", "--topology=v5p:2x2x1", "--slices=2", "--config.mesh.data=2",
+        "--config.mesh.fsdp=4",
+    )  # fmt: skip
     parameters = plan["memory"]["arguments"]["parameters"] / 4
     assert not any("data" in axes for axes in plan["sent_bytes"])  # within a slice data is 1
     assert 2 * parameters < sum(plan["sent_bytes"]["slices"].values()) < 4.1 * parameters

@@ -1,20 +1,11 @@
 """What the TPU compiler makes of a small step, for chips that are not here."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
+from planning.libtpu import needs_libtpu, output_of
 import pytest
 
-from dlms_jax.planning.environment import have_libtpu
-
-ROOT = pathlib.Path(__file__).parents[2]
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not have_libtpu(), reason="no libtpu: pip install -e '.[plan]'"),
-]
+pytestmark = [pytest.mark.slow, needs_libtpu]
 # 8 layers of width 512; 4 rows of 512 places a chip.
 PROGRAM = """
 import json, sys
@@ -52,12 +43,7 @@ print(json.dumps(found))
 
 def compiled(*settings):
     """Returns what PROGRAM finds of each model's settings."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
-    arguments = [sys.executable, "-c", PROGRAM, json.dumps(settings)]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return output_of("-c", PROGRAM, json.dumps(settings))
 
 
 def test_what_is_offloaded_leaves_the_chip():
