@@ -20,7 +20,7 @@ from rich.table import Table
 from steps import prepare
 
 from dlms_jax.config import load_config
-from dlms_jax.training.checkpoint import Checkpoints
+from dlms_jax.runtime.checkpoint_manager import Checkpoints
 
 
 def main():

@@ -72,12 +72,11 @@ def write_weights(folder, megabytes):
     import jax
     import torch
 
+    from dlms_jax.checkpoints import checkpoint
     from dlms_jax.config import from_dict
-    from dlms_jax.conversion.names import abstract_params
     from dlms_jax.conversion.source import arrays_of, open_source
     from dlms_jax.data.tokenizers import ByteTokenizer
-    from dlms_jax.training import checkpoint
-    from dlms_jax.training.denoiser import vocabulary_of
+    from dlms_jax.denoiser import abstract_params, vocabulary_of
 
     width = max(1, round((megabytes * 1e6 / (4 * 12 * LAYERS)) ** 0.5 / 64)) * 64
     model = {
@@ -139,11 +138,10 @@ def orbax_numpy(folder, shard_bytes):
     import jax
     from safetensors.numpy import save_file
 
-    from dlms_jax.conversion.names import abstract_params
+    from dlms_jax.checkpoints import checkpoint
     from dlms_jax.conversion.source import open_source
+    from dlms_jax.denoiser import abstract_params, vocabulary_of
     from dlms_jax.parallel import rules
-    from dlms_jax.training import checkpoint
-    from dlms_jax.training.denoiser import vocabulary_of
 
     source = open_source(folder / "run")
     shapes = abstract_params(source.config, vocabulary_of(source.tokenizer).rows)

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from timing import seconds_in_turns, temporary_bytes
 
+from dlms_jax.denoiser.cross_entropy import fused_nll
 from dlms_jax.diffusion.protocol import plain_nll
 from dlms_jax.models.network import project
 from dlms_jax.parallel.mesh import make_mesh
-from dlms_jax.training.cross_entropy import fused_nll
 
 
 def main():

@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.table import Table
 
 from dlms_jax.config import load_config
-from dlms_jax.data.builder import DatasetBuilder
+from dlms_jax.data.build.builder import DatasetBuilder
 from dlms_jax.data.cleaning.options import CleaningOptions
 from dlms_jax.data.cleaning.pipeline import run_local_clean
 from dlms_jax.data.corpora.files import read_file
 from dlms_jax.data.corpora.python import CORPORA
-from dlms_jax.data.loader import TrainBatches, train_batches
+from dlms_jax.data.feed.loader import TrainBatches, train_batches
 from dlms_jax.data.tokenizers import BPETokenizer, ByteTokenizer
 
 LENGTH = 512
@@ -145,7 +145,7 @@ def show_cleaning(path, out, size):
 
 
 def show_loader(folder, batch_size=32, batches=200):
-    from dlms_jax.data.prepared import open_prepared
+    from dlms_jax.data.store.prepared import open_prepared
 
     rows = open_prepared(folder).rows("train")
     loader = TrainBatches([rows], [1.0], batch_size, 0, np.arange(batch_size), pad_id=0)
@@ -168,7 +168,7 @@ def memory_of_a_build(path, folder):
     """Prints the peak memory of a build in a process of its own, before and after."""
     code = """
 import pathlib, re, sys
-from dlms_jax.data.builder import DatasetBuilder
+from dlms_jax.data.build.builder import DatasetBuilder
 def peak():  # not getrusage: its peak is the parent's, from before exec
     status = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) // 1024
@@ -186,10 +186,10 @@ def show_run(recipe, steps):
     """Prints how long a run waits for data, of the time of its steps."""
     import jax
 
-    from dlms_jax.data.dataset import build_dataset
+    from dlms_jax.data.feed.dataset import build_dataset
+    from dlms_jax.denoiser import make_network, vocabulary_of
     from dlms_jax.diffusion import make_objective
     from dlms_jax.parallel.mesh import local_rows, make_mesh, to_global
-    from dlms_jax.training.denoiser import make_model, vocabulary_of
     from dlms_jax.training.optimizer import make_optimizer
     from dlms_jax.training.state import sharded_state
     from dlms_jax.training.step import make_train_step
@@ -204,7 +204,7 @@ def show_run(recipe, steps):
         config = load_config(recipe, {"data.corpus": folder})
         dataset = build_dataset(config)
         vocabulary = vocabulary_of(dataset.tokenizer)
-        model = make_model(config, vocabulary.rows, mesh)
+        model = make_network(config, vocabulary.rows, mesh)
         tx = make_optimizer(config.optimizer, config.training.steps)
         objective = make_objective(config, vocabulary)
         state = sharded_state(config, model, tx, mesh)

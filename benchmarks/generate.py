@@ -20,11 +20,10 @@ from timing import seconds_in_turns, temporary_bytes
 
 from dlms_jax.config import from_dict, load_config
 from dlms_jax.data.tokenizers import ByteTokenizer
+from dlms_jax.denoiser import initial_params, make_denoiser, make_network, vocabulary_of
 from dlms_jax.diffusion import make_objective
 from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.sampling import make_canvas, make_sampler, run
-from dlms_jax.training.denoiser import make_denoiser, make_model, vocabulary_of
-from dlms_jax.training.state import initial_params
 
 WIDTH_256 = {
     "model": {"width": 256, "num_layers": 4, "num_heads": 4, "dtype": "float32"},
@@ -86,7 +85,7 @@ def prepare(config, name, cache, rows, length):
     # Padding has probability 0: a text that it ends never ends early.
     vocabulary = dataclasses.replace(vocabulary, eos_id=vocabulary.pad_id)
     objective = make_objective(config, vocabulary)
-    model = make_model(config, vocabulary.rows, mesh)
+    model = make_network(config, vocabulary.rows, mesh)
     params = jax.jit(lambda: initial_params(model, jax.random.key(0)))()
     rule = make_sampler(name, objective, config.sampling)
     canvas = make_canvas([[length]] * rows, tokenizer, config.data.sequence_length)

@@ -28,8 +28,8 @@ from timing import seconds_in_turns
 
 from dlms_jax.config import from_dict, load_config
 from dlms_jax.errors import command_line
+from dlms_jax.parallel.hardware import peak_flops
 from dlms_jax.studies.tables import hardware, markdown
-from dlms_jax.training.hardware import peak_flops
 
 SIZES = {  # rows of 256 tokens, vocabularies as of small tokenizers
     "small": settings(width=128, layers=4, vocabulary=8_192, length=256, batch=16),

@@ -48,7 +48,7 @@ def main(argv=None):
         return
     data, best = split.fingerprint, lm.best_possible(split)
     for name, value in {
-        "checkpoint": lm.about["path"],
+        "checkpoint": lm.metadata["path"],
         "text": f"{split.name}: {data['documents']} documents, {data['bytes']} bytes, "
         f"sha256 {data['sha256'][:16]}",
         "scored": f"{bound.tokens} tokens, {bound.bytes} bytes, in {bound.rows} rows",

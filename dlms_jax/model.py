@@ -18,10 +18,11 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from dlms_jax.checkpoints.checkpoint import open_checkpoint
 from dlms_jax.config import Config, SamplingConfig, from_dict
-from dlms_jax.data import tokenizers
-from dlms_jax.data.dataset import Split, build_dataset, load_split
+from dlms_jax.data.feed.dataset import Split, build_dataset, load_split
 from dlms_jax.data.tokenizers import Tokenizer
+from dlms_jax.denoiser import make_denoiser, make_network, vocabulary_of
 from dlms_jax.diffusion import make_objective
 from dlms_jax.diffusion.protocol import example_keys
 from dlms_jax.errors import UserError
@@ -29,9 +30,6 @@ from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
 from dlms_jax.parallel import rules
 from dlms_jax.parallel.mesh import batch_shards, to_local
 from dlms_jax.sampling import Canvas, make_canvas, make_sampler, parse_infill, run, settings_of
-from dlms_jax.training import checkpoint
-from dlms_jax.training.denoiser import make_denoiser, make_model, vocabulary_of
-from dlms_jax.training.state import abstract_params
 
 
 class DiffusionLM:
@@ -39,13 +37,13 @@ class DiffusionLM:
 
     def __init__(
         self, config: Config, tokenizer: Tokenizer, params: Any, mesh: Mesh,
-        about: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
     ):  # fmt: skip
         self.config, self.tokenizer, self.params, self.mesh = config, tokenizer, params, mesh
-        self.about = about or {}
+        self.metadata = metadata or {}
         vocabulary = vocabulary_of(tokenizer)
         self.objective = make_objective(config, vocabulary)
-        self.network = make_model(config, vocabulary.rows, mesh)
+        self.network = make_network(config, vocabulary.rows, mesh)
         self._compiled = functools.lru_cache(self._compile)
         # Refuses a sampler that does not fit the objective, before anything is trained.
         make_sampler(config.objective.name, self.objective, config.sampling)
@@ -57,17 +55,14 @@ class DiffusionLM:
         The weights are split over `mesh`; where None, over as many devices as sizes divide by.
         Raises UserError where there is no checkpoint or it cannot be read.
         """
-        folder = checkpoint.find_checkpoint(path)
-        about = checkpoint.load_about(folder)
-        config = checkpoint.config_of(about)
-        tokenizer = tokenizers.from_dict(about["tokenizer"])
-        shapes = abstract_params(config, vocabulary_of(tokenizer).rows)
+        checkpoint = open_checkpoint(path)
+        config, shapes = checkpoint.portable_config, checkpoint.parameter_shapes()
         if mesh is None:
             most = math.gcd(jax.device_count(), config.evaluation.batch_size)
             mesh = rules.largest_mesh(shapes, most)
-        lm = cls(config, tokenizer, None, mesh, about | {"path": str(folder)})
-        lm.params = checkpoint.load_params(folder, rules.abstract(shapes, mesh))
-        return lm
+        params = checkpoint.load_params(rules.abstract(shapes, mesh))
+        metadata = checkpoint.metadata | {"path": str(checkpoint.folder)}
+        return cls(config, checkpoint.tokenizer, params, mesh, metadata)
 
     def sample(
         self, prompt: str = "", length: int | None = None, seed: int = 0, **sampling
@@ -183,7 +178,7 @@ class DiffusionLM:
         data = self.config.data
         if corpus is None or (corpus == data.corpus and not data.mixture):
             split = build_dataset(self.config, self.tokenizer).heldout
-            saved = self.about.get("data", {}).get("heldout", split.fingerprint)
+            saved = self.metadata.get("data", {}).get("heldout", split.fingerprint)
             if saved != split.fingerprint:
                 raise UserError(
                     f"the text of {', '.join(data.mixture) or data.corpus} is not what this model "

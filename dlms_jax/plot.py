@@ -8,11 +8,11 @@ Use:
 
 import argparse
 from collections.abc import Sequence
-import os
 import pathlib
 
+from dlms_jax.checkpoints.metrics import read_metrics
 from dlms_jax.errors import UserError, command_line
-from dlms_jax.training.writer import read_metrics
+from dlms_jax.files import written_whole
 
 _PANELS = (
     ("loss", "training loss (nats/token)"),
@@ -45,12 +45,10 @@ def draw_curves(
             axis.grid(alpha=0.3)
     figure.axes[1].legend()
     out = out or workdirs[0] / "curves.png"
-    temporary = out.with_name(out.name + ".tmp")
     try:
-        figure.savefig(temporary, format="png", dpi=110)
-        os.replace(temporary, out)
+        with written_whole(out) as temporary:
+            figure.savefig(temporary, format="png", dpi=110)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {out}: {error.strerror}") from None
     return out
 

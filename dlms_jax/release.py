@@ -76,7 +76,7 @@ def main(argv=None):
     from dlms_jax.conversion.folder import writable
     from dlms_jax.conversion.source import open_source
     from dlms_jax.plot import draw_curves
-    from dlms_jax.training.writer import read_metrics
+    from dlms_jax.runtime.metric_writer import read_metrics
 
     console = Console(soft_wrap=True)
 

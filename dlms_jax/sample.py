@@ -102,7 +102,7 @@ def _show_live(lm, canvases):
     from rich.live import Live
     from rich.text import Text
 
-    from dlms_jax.training.report import printable
+    from dlms_jax.terminal import printable
 
     with Live(console=Console(), auto_refresh=False, vertical_overflow="visible") as screen:
         for canvas in canvases:

@@ -14,33 +14,42 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from dlms_jax.checkpoints.checkpoint import (
+    find_checkpoint,
+    newest_readable,
+    open_checkpoint,
+    versions,
+)
 from dlms_jax.config import Config, from_dict
 from dlms_jax.data import tokenizers
-from dlms_jax.data.dataset import Dataset, build_dataset
-from dlms_jax.data.loader import train_batches
+from dlms_jax.data.feed.dataset import Dataset, build_dataset
+from dlms_jax.data.feed.loader import train_batches
 from dlms_jax.errors import UserError, optional_import
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
 from dlms_jax.model import DiffusionLM
 from dlms_jax.models import train_flops
-from dlms_jax.parallel import hosts
+from dlms_jax.parallel import hardware, hosts
 from dlms_jax.parallel.mesh import check_rows, local_rows, make_mesh, to_global
 from dlms_jax.plot import draw_curves
-from dlms_jax.training import checkpoint, hardware, report, router
-from dlms_jax.training.compiled import CacheHits, keep_compiled
-from dlms_jax.training.determinism import check_deterministic
-from dlms_jax.training.google_goodput import make_goodput
-from dlms_jax.training.interrupt import Interrupted, StopSignals
-from dlms_jax.training.local_saves import LocalSaves, check_local_saves
+from dlms_jax.runtime import report
+from dlms_jax.runtime.checkpoint_manager import Checkpoints, check_resumable
+from dlms_jax.runtime.compiled import CacheHits, keep_compiled
+from dlms_jax.runtime.determinism import check_deterministic
+from dlms_jax.runtime.google_goodput import make_goodput
+from dlms_jax.runtime.interrupt import Interrupted, StopSignals
+from dlms_jax.runtime.local_saves import LocalSaves, check_local_saves
+from dlms_jax.runtime.metric_writer import MetricWriter, make_writer
+from dlms_jax.runtime.profiling import Profile
+from dlms_jax.runtime.progress import Clock, Progress
+from dlms_jax.runtime.rollback import Rollback, Rollbacks, bad_steps
+from dlms_jax.runtime.same_run import check_same_run
+from dlms_jax.runtime.watchdog import Watchdog
+from dlms_jax.terminal import say
+from dlms_jax.training import router
 from dlms_jax.training.optimizer import learning_rate, make_optimizer
-from dlms_jax.training.profiling import Profile
-from dlms_jax.training.progress import Clock, Progress
-from dlms_jax.training.rollback import Rollback, Rollbacks, bad_steps
-from dlms_jax.training.same_run import check_same_run
-from dlms_jax.training.start import check_fits, find_start
 from dlms_jax.training.state import TrainState, abstract_state, sharded_state
 from dlms_jax.training.step import make_train_step
-from dlms_jax.training.watchdog import Watchdog
-from dlms_jax.training.writer import MetricWriter, make_writer
+from dlms_jax.training.warm_start import check_fits, find_start
 
 
 class Trainer:
@@ -66,13 +75,12 @@ class Trainer:
 
     def resume(self, checkpoint_path: str | pathlib.Path) -> dict[str, float]:
         """Goes on with the run of a workdir, or of its newest checkpoints/STEP, to its end."""
-        folder = checkpoint.find_checkpoint(checkpoint_path)
-        workdir = folder.parent.parent
-        newest = checkpoint.find_checkpoint(workdir)
+        checkpoint = open_checkpoint(checkpoint_path)
+        folder, workdir = checkpoint.folder, checkpoint.folder.parent.parent
+        newest = find_checkpoint(workdir)
         if newest != folder:
             raise UserError(f"{folder} is not the newest checkpoint of its run; that is {newest}")
-        config = from_dict(checkpoint.load_about(folder)["config"])
-        return _Run(config, workdir, self._console, self._profile_steps).train()
+        return _Run(checkpoint.config, workdir, self._console, self._profile_steps).train()
 
 
 class _Run:
@@ -92,10 +100,11 @@ class _Run:
             self.mesh, training.batch_size // training.accumulation_steps, "training.batch_size"
         )
 
-        checkpoint.check_resumable(workdir)
-        saved = checkpoint.newest_about(workdir)
+        check_resumable(workdir)
+        newest = newest_readable(workdir)
+        saved = newest.metadata if newest else None
         self.start = None if saved else find_start(config, workdir)
-        known = self.start.about if self.start else saved
+        known = self.start.checkpoint.metadata if self.start else saved
         if config.training.start_from:
             config = dataclasses.replace(config, tokenizer=from_dict(known["config"]).tokenizer)
         self.config = config
@@ -103,7 +112,7 @@ class _Run:
             check_same_run(config, saved, workdir)
         tokenizer = tokenizers.from_dict(known["tokenizer"]) if known else None
         self.dataset = build_dataset(config, tokenizer)
-        self.about = {
+        self.metadata = {
             "config": config.to_dict(),
             "tokenizer": self.dataset.tokenizer.to_dict(),
             "data": {
@@ -111,14 +120,14 @@ class _Run:
                 "heldout": self.dataset.heldout.fingerprint,
             },
             "chat_template": self.dataset.chat_template,
-            "versions": checkpoint.versions(),
+            "versions": versions(),
         }
         if config.checkpoint.local_directory:
             check_local_saves(config.checkpoint, self.mesh)
-            self.about["run"] = (saved or {}).get("run") or f"{hosts.random_number():08x}"
+            self.metadata["run"] = (saved or {}).get("run") or f"{hosts.random_number():08x}"
         if origin := self.start.origin() if self.start else (saved or {}).get("start_from"):
-            self.about["start_from"] = origin
-        if saved and saved["data"] != self.about["data"]:
+            self.metadata["start_from"] = origin
+        if saved and saved["data"] != self.metadata["data"]:
             raise UserError(
                 f"{_text_of(config)} is not what the run in {workdir} was trained on "
                 "(its fingerprint differs; another Python or changed files?); use another --workdir"
@@ -126,7 +135,7 @@ class _Run:
 
         self.rollbacks = Rollbacks()
         self.tx = make_optimizer(config.optimizer, training.steps, training.seed)
-        self.lm = DiffusionLM(config, self.dataset.tokenizer, None, self.mesh, self.about)
+        self.lm = DiffusionLM(config, self.dataset.tokenizer, None, self.mesh, self.metadata)
         self.rows = self.lm.objective.vocabulary.rows
         self.batches = train_batches(
             self.dataset, config, local_rows(self.mesh, training.batch_size)
@@ -153,9 +162,9 @@ class _Run:
         workdir.mkdir(parents=True, exist_ok=True)
         hosts.check_shared(workdir)
         own = config.checkpoint.local_directory
-        self.checkpoints = checkpoint.Checkpoints(
-            workdir, config.checkpoint, lambda text: report.say(console, text),
-            LocalSaves(config.checkpoint, self.about["run"], self.mesh) if own else None,
+        self.checkpoints = Checkpoints(
+            workdir, config.checkpoint, lambda text: say(console, text),
+            LocalSaves(config.checkpoint, self.metadata["run"], self.mesh) if own else None,
         )  # fmt: skip
 
     def train(self) -> dict[str, float]:
@@ -167,7 +176,7 @@ class _Run:
             self.goodput.begin(first)
             writer = make_writer(self.workdir, first, self._more_columns(first))
             with contextlib.closing(writer):
-                writer.write_hparams({k: str(v) for k, v in self.about["config"].items()})
+                writer.write_hparams({k: str(v) for k, v in self.metadata["config"].items()})
                 if first < self.config.training.steps:
                     state = self._loop(state, first, writer)
                 else:
@@ -180,14 +189,14 @@ class _Run:
             return self._begin()
         state, saved = restored
         self.rollbacks = Rollbacks(saved.get("rollbacks", []))
-        report.say(self.console, f"resuming {self.workdir} after step {int(state.step)}")
+        say(self.console, f"resuming {self.workdir} after step {int(state.step)}")
         return state
 
     def _begin(self) -> TrainState:
         params = None
         if self.start:
-            report.say(self.console, self.start.text(self.config))
-            params = checkpoint.load_params(self.start.folder, self.abstract_state.params)
+            say(self.console, self.start.text(self.config))
+            params = self.start.checkpoint.load_params(self.abstract_state.params)
         return sharded_state(self.config, self.lm.network, self.tx, self.mesh, params)
 
     def _loop(self, state: TrainState, first: int, writer: MetricWriter) -> TrainState:
@@ -195,7 +204,7 @@ class _Run:
         step_fn = make_train_step(config, self.lm.network, self.lm.objective, self.tx, self.mesh)
         batches, clock, done = self._batches_after(first), None, first
         goodput, training = self.goodput, config.training
-        report.say(self.console, "compiling the train step ...")
+        say(self.console, "compiling the train step ...")
         with (
             StopSignals() as stop,
             Progress(self.console, steps) as progress,
@@ -238,7 +247,7 @@ class _Run:
                     goodput.now("checkpoint")
                     # Saved are good steps alone, for a rollback, but for those that end the run.
                     if not bad and (done == steps or stopping or (due and not in_a_row)):
-                        self.checkpoints.save(done, state, self._about(), metrics.get("bound"))
+                        self.checkpoints.save(done, state, self._metadata(), metrics.get("bound"))
                     elif own and not in_a_row:
                         self.checkpoints.save_locally(done, state, self.rollbacks.offset)
                     elif bad and not stopping:  # where it is to stop, its resume comes here again
@@ -262,17 +271,17 @@ class _Run:
         return state
 
     def _say(self, text: str):
-        report.say(self.console, text)
+        say(self.console, text)
 
     def _batches_after(self, done: int):
         """Returns the batches of the steps after `done`, as an iterator."""
         data = self.config.data
         return self.batches.iterate(done + self.rollbacks.offset, data.prefetch, data.workers)
 
-    def _about(self) -> dict[str, Any]:
+    def _metadata(self) -> dict[str, Any]:
         """Returns what a checkpoint says of itself."""
         made = self.rollbacks.saved()
-        return self.about | {"rollbacks": made} if made else self.about
+        return self.metadata | {"rollbacks": made} if made else self.metadata
 
     def _roll_back(self, state: TrainState, first_bad: int, last_bad: int):
         """Returns (state, step) of the last good checkpoint, after which the batches up to that of
@@ -299,7 +308,7 @@ class _Run:
         jax.tree.map(lambda x: x.delete(), state)  # there may be no room for two
         state, _ = self.checkpoints.restore_latest(self.abstract_state)
         self.rollbacks.made.append(Rollback(step, first_bad, last_bad))
-        report.say(
+        say(
             self.console,
             f"{what}: rolling back to step {step} ({len(self.rollbacks.made)} of at most "
             f"{self.config.training.max_rollbacks}), leaving out the batches of the "

@@ -17,9 +17,10 @@ import time
 
 from rich.console import Console
 
-from dlms_jax.data import bucket, builder, shards, stages
-from dlms_jax.data.builder import DatasetBuilder
-from dlms_jax.data.prepared import open_prepared
+from dlms_jax.data.build import bucket, builder, stages
+from dlms_jax.data.build.builder import DatasetBuilder
+from dlms_jax.data.store import shards
+from dlms_jax.data.store.prepared import open_prepared
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.errors import UserError
 

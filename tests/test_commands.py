@@ -15,7 +15,7 @@ import pytest
 
 from dlms_jax import evaluate, main, sample
 from dlms_jax.model import DiffusionLM
-from dlms_jax.training.writer import read_metrics
+from dlms_jax.runtime.metric_writer import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 60

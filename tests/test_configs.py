@@ -7,10 +7,10 @@ import jax
 import pytest
 
 from dlms_jax.config import load_config
+from dlms_jax.denoiser import make_network
 from dlms_jax.diffusion import schedule_size
 from dlms_jax.models import count_parameters
 from dlms_jax.parallel.mesh import make_mesh
-from dlms_jax.training.denoiser import make_model
 from dlms_jax.training.optimizer import make_optimizer
 from dlms_jax.training.state import abstract_state
 
@@ -47,7 +47,7 @@ def test_recipe_builds_at_full_size(name):
     size = 260 if config.tokenizer.name == "bytes" else config.tokenizer.vocab_size
     rows = -(-size // 128) * 128
     mesh = make_mesh(config.mesh)
-    model = make_model(config, rows, mesh)
+    model = make_network(config, rows, mesh)
     tx = make_optimizer(config.optimizer, config.training.steps)
     state = abstract_state(config, model, tx, mesh)
     assert sum(x.size for x in jax.tree.leaves(state.params)) == PARAMETERS[name]

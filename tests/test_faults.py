@@ -20,8 +20,8 @@ from test_commands import RECIPE, ROOT, STEPS
 
 from dlms_jax import main
 from dlms_jax.model import DiffusionLM
-from dlms_jax.training.goodput import read_goodput
-from dlms_jax.training.writer import read_metrics
+from dlms_jax.runtime.goodput import read_goodput
+from dlms_jax.runtime.metric_writer import read_metrics
 
 pytestmark = pytest.mark.slow
 KILLS = 5

@@ -1,7 +1,8 @@
 """The arrows between the folders, and what keeps the package readable (shared design, section 2).
 
-errors <- config <- {data, diffusion, models, parallel} <- sampling <- training <- evaluation
-<- conversion <- {studies, planning} <- the files at the top
+errors, files, terminal <- config <- {data, diffusion, models, parallel} <- checkpoints
+<- {denoiser, sampling} <- {evaluation, conversion} <- {training, serving} <- {runtime, planning}
+<- studies <- the files at the top
 """
 
 import ast
@@ -15,14 +16,15 @@ PATHS = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob("
 SOURCES = {name: path.read_text(encoding="utf-8") for name, path in PATHS.items()}
 
 LEVELS = (
-    {"errors"},
+    {"errors", "files", "terminal"},
     {"config"},
     {"data", "diffusion", "models", "parallel"},
-    {"sampling"},
-    {"training"},
-    {"evaluation"},
-    {"conversion"},
-    {"studies", "planning"},
+    {"checkpoints"},
+    {"denoiser", "sampling"},
+    {"evaluation", "conversion"},
+    {"training", "serving"},
+    {"runtime", "planning"},
+    {"studies"},
 )
 LEVEL_OF = {concept: level for level, concepts in enumerate(LEVELS) for concept in concepts}
 TOP = len(LEVELS)  # a file at the top that is neither errors.py nor config.py
@@ -142,7 +144,8 @@ def uses_of(sources: dict[str, str], attribute: str) -> set[str]:
 def test_the_package_was_found():
     """Every test below says something of these files."""
     assert {"main.py", "config/checks.py", "data/packing.py"} <= set(SOURCES)
-    assert "dlms_jax.data.packing.Rows" in imported(SOURCES["data/loader.py"], "data/loader.py")
+    loader = "data/feed/loader.py"
+    assert "dlms_jax.data.packing.Rows" in imported(SOURCES[loader], loader)
     assert "dlms_jax.trainer.Trainer" in imported(SOURCES["main.py"], "main.py")  # in a function
 
 

@@ -9,7 +9,7 @@ import pytest
 from dlms_jax import plot
 from dlms_jax.errors import UserError
 from dlms_jax.plot import draw_curves
-from dlms_jax.training.writer import COLUMNS
+from dlms_jax.runtime.metric_writer import COLUMNS
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -115,7 +115,7 @@ def test_failed_run_leaves_no_half_written_png(run, monkeypatch):
     workdir = run("a", *ROWS)
 
     def fail(*_, **__):
-        (workdir / "curves.png.tmp").write_bytes(PNG)
+        (workdir / "curves.png.unfinished").write_bytes(PNG)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fail)

@@ -7,8 +7,8 @@ import pytest
 from dlms_jax.config import TokenizerConfig
 from dlms_jax.data import DatasetBuilder
 from dlms_jax.data.corpora.files import ReadOptions
-from dlms_jax.data.prepared import open_prepared
-from dlms_jax.data.source import find_sources, first_texts
+from dlms_jax.data.corpora.source import find_sources, first_texts
+from dlms_jax.data.store.prepared import open_prepared
 from dlms_jax.data.tokenizers import fingerprint, make_tokenizer
 from dlms_jax.prepare.__main__ import main
 

@@ -8,7 +8,7 @@ import pytest
 from dlms_jax import trainer
 from dlms_jax.config import load_config
 from dlms_jax.parallel.mesh import make_mesh
-from dlms_jax.training.writer import read_metrics
+from dlms_jax.runtime.metric_writer import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -12,16 +12,16 @@ import pytest
 from rich.console import Console
 
 from dlms_jax import trainer as trainer_module
+from dlms_jax.checkpoints import checkpoint
 from dlms_jax.conversion.source import open_source
-from dlms_jax.data.dataset import build_dataset
-from dlms_jax.data.loader import train_batches
+from dlms_jax.data.feed.dataset import build_dataset
+from dlms_jax.data.feed.loader import train_batches
 from dlms_jax.errors import UserError
 from dlms_jax.model import DiffusionLM
 from dlms_jax.parallel.mesh import make_mesh
+from dlms_jax.runtime.interrupt import StopSignals
+from dlms_jax.runtime.metric_writer import read_metrics
 from dlms_jax.trainer import Interrupted, Trainer
-from dlms_jax.training import checkpoint
-from dlms_jax.training.interrupt import StopSignals
-from dlms_jax.training.writer import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,9 @@ def test_a_checkpoint_is_read_where_there_is_no_such_kernel_of_attention(
 ):
     """Trained on a GPU, sampled from on a laptop."""
     workdir, config, *_ = uninterrupted
-    there = checkpoint.load_about(checkpoint.find_checkpoint(workdir))
+    there = checkpoint.load_metadata(checkpoint.find_checkpoint(workdir))
     there["config"]["model"]["attention"] = "cudnn"
-    monkeypatch.setattr(checkpoint, "load_about", lambda _: there)
+    monkeypatch.setattr(checkpoint, "load_metadata", lambda _: there)
     lm = DiffusionLM.load_checkpoint(workdir)
     assert lm.sample("ab", length=4)
     assert open_source(workdir).config == lm.config
@@ -259,7 +259,7 @@ class TestRollback:
         assert all(row["loss"] != "nan" for row in rows) and rows[-1]["skipped"] == "0"
         epochs = [float(row["epoch"]) for row in rows]
         assert epochs[-1] == pytest.approx((10 + 3) * epochs[0], rel=1e-4)
-        about = checkpoint.load_about(checkpoint.find_checkpoint(tmp_path / "whole"))
+        about = checkpoint.load_metadata(checkpoint.find_checkpoint(tmp_path / "whole"))
         assert about["rollbacks"] == [{"to": 4, "first_bad": 5, "last_bad": 7}]
 
         seldom = dataclasses.replace(poisoned.training, log_every=9)

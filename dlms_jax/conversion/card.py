@@ -4,12 +4,12 @@ import json
 from typing import Any
 
 from dlms_jax import __version__
+from dlms_jax.checkpoints.metrics import read_metrics
 from dlms_jax.config import Config, changed_settings
 from dlms_jax.conversion.source import Source
+from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.diffusion import make_objective, schedule_size
 from dlms_jax.models import count_parameters
-from dlms_jax.training.denoiser import vocabulary_of
-from dlms_jax.training.writer import read_metrics
 
 _NATIVE = """from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -47,7 +47,7 @@ def model_card(
     licence: str,
 ) -> str:  # fmt: skip
     """Returns the text of a README.md. folder: where the model is. report: of verify_export."""
-    config, about = source.config, source.about
+    config, about = source.config, source.metadata
     number = count_parameters(config, source.tokenizer.size, schedule_size(config))
     active = ""
     if config.model.experts:

@@ -8,14 +8,14 @@ import numpy as np
 from rich.console import Console
 
 from dlms_jax.conversion import card, native, pytorch
-from dlms_jax.conversion.folder import finished_folder, writable, write_checksums, write_json
+from dlms_jax.conversion.folder import finished_folder, save_json, writable, write_checksums
 from dlms_jax.conversion.layouts import LAYOUTS, check_layout, config_json
-from dlms_jax.conversion.progress import byte_progress
 from dlms_jax.conversion.source import DTYPES, Source, arrays_of
 from dlms_jax.conversion.tokenizer_files import write_tokenizer
 from dlms_jax.conversion.verify import verify_export
 from dlms_jax.conversion.weights_files import WeightsWriter, save_tensors
 from dlms_jax.errors import UserError
+from dlms_jax.terminal import byte_progress
 
 ABOUT = "dlms_jax.json"  # what the way back needs besides weights and settings
 PADDING = "padding.safetensors"  # the rows that the head has for no symbol
@@ -43,18 +43,18 @@ def export(
             described["gaussian"] = native.gaussian_config(source.config, _schedule(source))
             for file in native.FILES:
                 shutil.copy(pathlib.Path(pytorch.__file__).with_name(file), folder / file)
-        write_json(folder / "config.json", described)
-        write_json(
+        save_json(folder / "config.json", described)
+        save_json(
             folder / "generation_config.json",
             native.generation_config(source.config, source.tokenizer)
             if layout == "native" else native.token_ids(source.tokenizer),
         )  # fmt: skip
-        template = chat_template or source.about.get("chat_template", "")
+        template = chat_template or source.metadata.get("chat_template", "")
         write_tokenizer(source.tokenizer, folder, source.config.data.sequence_length, template)
         step = int(source.folder.name) if source.folder.name.isdigit() else 0
-        write_json(folder / ABOUT, source.about | {"step": step, "weights": source.item})
+        save_json(folder / ABOUT, source.metadata | {"step": step, "weights": source.item})
         report = verify_export(source, folder, layout, written, verify, console)
-        write_json(folder / "verification.json", report)
+        save_json(folder / "verification.json", report)
         text = card.model_card(source, name or out.name, out.name, layout, written, report, licence)
         with writable(folder):
             (folder / "README.md").write_text(text, encoding="utf-8")

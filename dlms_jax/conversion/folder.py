@@ -2,20 +2,21 @@
 
 from collections.abc import Callable
 import contextlib
-import hashlib
 import json
 import pathlib
 import shutil
 from typing import Any
 
 from dlms_jax.errors import UserError
+from dlms_jax.files import UNFINISHED, sha256_of, write_json
 
 CHECKSUMS = "SHA256SUMS"
 
 
-def write_json(path: pathlib.Path, data: Any):
+def save_json(path: pathlib.Path, data: Any):
+    """Writes JSON as Hugging Face's files have it."""
     with writable(path.parent):
-        path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        write_json(path, data, indent=2, sort_keys=False)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def finished_folder(path: pathlib.Path, say: Callable[[str], None], leads: bool 
 
     leads: whether this process makes it, names it and removes it; of several that write, one does.
     """
-    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished = path.with_name(path.name + UNFINISHED)
     if not leads:
         yield unfinished
         return
@@ -69,7 +70,7 @@ def finished_folder(path: pathlib.Path, say: Callable[[str], None], leads: bool 
 def write_checksums(folder: pathlib.Path):
     """Writes the sha256 of every file of a folder, as `sha256sum --check` reads them."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS)
-    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     with writable(folder):
         (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
@@ -83,12 +84,6 @@ def check_checksums(folder: pathlib.Path):
         expected, _, name = line.partition("  ")
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}, which {CHECKSUMS} names, is missing; get it anew")
-        if sha256(folder / name) != expected:
+        if sha256_of(folder / name) != expected:
             raise UserError(f"{folder / name} is damaged or was changed: its sha256 is not that of "
                             f"{CHECKSUMS}; get it anew, or remove {CHECKSUMS}")  # fmt: skip
-
-
-def sha256(path: pathlib.Path) -> str:
-    """Returns the sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

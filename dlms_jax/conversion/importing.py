@@ -9,6 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
+from dlms_jax.checkpoints import checkpoint as checkpoints
+from dlms_jax.checkpoints.checkpoint import portable
+from dlms_jax.config import from_dict
 from dlms_jax.conversion.export import ABOUT, PADDING
 from dlms_jax.conversion.folder import check_checksums, finished_folder, read_json
 from dlms_jax.conversion.foreign import Foreign, foreign_model
@@ -21,10 +24,9 @@ from dlms_jax.conversion.weights_files import WeightsReader
 from dlms_jax.data import tokenizers
 from dlms_jax.data.tokenizers import ROLES, Tokenizer
 from dlms_jax.data.tokenizers.hugging_face import load_hugging_face
+from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.errors import UserError
 from dlms_jax.parallel import hosts
-from dlms_jax.training import checkpoint
-from dlms_jax.training.denoiser import vocabulary_of
 
 # Of a config.json of ours, what PyTorch programs may write otherwise without changing the model.
 _FREE = ("architectures", "auto_map", "gaussian", "rope_parameters", "attn_implementation")
@@ -63,10 +65,10 @@ def import_model(
         step = int(about.get("step", 0))
         params = read_params(reader, padding, foreign, tensors, rows, console)
         with _uninterrupted():  # orbax's threads write on, or crash, where Ctrl-C breaks in
-            checkpoint.save_weights(workdir, step, params, about)
+            checkpoints.save_weights(workdir, step, params, about)
             del params  # the check has no use for them
             hosts.wait_for_all("checkpoint written")
-            source = open_source(workdir / checkpoint.FOLDER / str(step))  # all take part in it
+            source = open_source(workdir / checkpoints.FOLDER / str(step))  # all take part in it
         return verify_import(source, model, foreign, known, verify, console) if leads else {}
 
 
@@ -104,7 +106,7 @@ def _ours(model: pathlib.Path, described: dict[str, Any]) -> tuple[Foreign, dict
     """Returns how an export of ours is read, and what its checkpoint said of itself."""
     saved, where = described["dlms_jax"], model / "config.json"
     try:
-        config, layout = checkpoint.config_of(saved), LAYOUTS[saved["layout"]]
+        config, layout = portable(from_dict(saved["config"])), LAYOUTS[saved["layout"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{where}: what stands under dlms_jax lacks {error}; get it anew") from None
     if (model / ABOUT).is_file():
@@ -112,7 +114,7 @@ def _ours(model: pathlib.Path, described: dict[str, Any]) -> tuple[Foreign, dict
         tokenizer = tokenizers.from_dict(about["tokenizer"])
     else:  # saved anew by a PyTorch program
         tokenizer = _read_tokenizer(model, _token_names(model, described))
-        about = {"tokenizer": tokenizer.to_dict(), "data": {}, "versions": checkpoint.versions()}
+        about = {"tokenizer": tokenizer.to_dict(), "data": {}, "versions": checkpoints.versions()}
     for key, value in layout.config(config, tokenizer).items():
         if key in described and key not in _FREE and described[key] != value:
             raise UserError(
@@ -138,7 +140,7 @@ def _about(model: pathlib.Path, foreign: Foreign, roles: Mapping[str, str]) -> d
         "config": foreign.config.to_dict(),
         "tokenizer": tokenizer.to_dict(),
         "data": {},
-        "versions": checkpoint.versions(),
+        "versions": checkpoints.versions(),
         "imported": str(model),
     }
 

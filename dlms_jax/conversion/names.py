@@ -15,9 +15,9 @@ import re
 import jax
 
 from dlms_jax.config import Config
+from dlms_jax.denoiser import abstract_params
 from dlms_jax.models import gaussian_of
 from dlms_jax.parallel.rules import path_string
-from dlms_jax.training.state import abstract_params
 
 _RENAMED = (  # the first that matches; then what is left of a path keeps its parts
     (r"^embed/embedding$", "embed_tokens/kernel"),

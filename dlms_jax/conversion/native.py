@@ -6,10 +6,10 @@ import numpy as np
 
 from dlms_jax.config import Config
 from dlms_jax.data.tokenizers import ROLES, Tokenizer
+from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.diffusion import make_objective, schedule_size
 from dlms_jax.diffusion.gaussian import make_schedule
 from dlms_jax.models import gaussian_of
-from dlms_jax.training.denoiser import vocabulary_of
 
 FILES = (
     "configuration_dlms.py", "modeling_dlms.py", "layers_dlms.py", "unet_dlms.py",

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from dlms_jax.conversion.foreign import Foreign
 from dlms_jax.conversion.names import Tensor
-from dlms_jax.conversion.progress import byte_progress
 from dlms_jax.conversion.weights_files import WeightsReader
+from dlms_jax.denoiser import abstract_params
 from dlms_jax.parallel import rules
-from dlms_jax.training.state import abstract_params
+from dlms_jax.terminal import byte_progress
 
 _TOGETHER = 4096  # rows of which a mean is taken at a time
 

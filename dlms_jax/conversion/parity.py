@@ -17,12 +17,12 @@ from dlms_jax.conversion.probes import cases, prompts
 from dlms_jax.conversion.pytorch.modeling_dlms import DLMForDiffusion
 from dlms_jax.conversion.source import DTYPES, Source
 from dlms_jax.conversion.weights_files import WeightsReader
+from dlms_jax.denoiser import make_denoiser, make_network, vocabulary_of
 from dlms_jax.diffusion import Layout, Noisy, make_objective
 from dlms_jax.diffusion.protocol import example_keys
 from dlms_jax.models.attention import attention_mask
 from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.sampling import make_canvas, make_sampler, run
-from dlms_jax.training.denoiser import make_denoiser, make_model, vocabulary_of
 
 _GUIDANCE = 0.5  # of greedy texts, so that both passes are compared
 
@@ -64,7 +64,7 @@ class Ours:
         vocabulary = vocabulary_of(source.tokenizer)
         mesh = make_mesh(devices=jax.local_devices()[:1])
         self.objective = make_objective(config, vocabulary)
-        self.network = make_model(config, vocabulary.rows, mesh)
+        self.network = make_network(config, vocabulary.rows, mesh)
         params: dict[str, Any] = {}
         for tensor in source.tensors:
             *parts, leaf = tensor.path.split("/")

@@ -2,20 +2,20 @@
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from dlms_jax.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from dlms_jax.config import Config
 from dlms_jax.conversion.checkpoint_arrays import CheckpointArrays
 from dlms_jax.conversion.names import Tensor, tensors_of
-from dlms_jax.data import tokenizers
 from dlms_jax.data.tokenizers import Tokenizer
+from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.errors import UserError
-from dlms_jax.training import checkpoint
-from dlms_jax.training.denoiser import vocabulary_of
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -24,11 +24,24 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 class Source:
     """item: "params", or "ema" for the moving average."""
 
-    folder: pathlib.Path
+    checkpoint: Checkpoint
     item: str
-    about: dict[str, Any]
-    config: Config
-    tokenizer: Tokenizer
+
+    @property
+    def folder(self) -> pathlib.Path:
+        return self.checkpoint.folder
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return self.checkpoint.metadata
+
+    @functools.cached_property
+    def config(self) -> Config:
+        return self.checkpoint.portable_config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.checkpoint.tokenizer
 
     @property
     def arrays(self) -> CheckpointArrays:
@@ -42,14 +55,13 @@ class Source:
 def open_source(path: str | pathlib.Path, ema: bool | None = None) -> Source:
     """Returns the checkpoint of a run's workdir or checkpoints/STEP. ema: whether to take the
     moving average of the weights; None: where there is one."""
-    folder = checkpoint.find_checkpoint(path)
-    about = checkpoint.load_about(folder)
-    has_ema = (folder / "ema").is_dir()
+    checkpoint = open_checkpoint(path)
+    has_ema = checkpoint.weights.name == "ema"
     if ema and not has_ema:
-        raise UserError(f"{folder} has no moving average of the weights; leave --ema out")
-    item = "ema" if has_ema and ema is not False else "params"
-    config = checkpoint.config_of(about)
-    return Source(folder, item, about, config, tokenizers.from_dict(about["tokenizer"]))
+        raise UserError(
+            f"{checkpoint.folder} has no moving average of the weights; leave --ema out"
+        )
+    return Source(checkpoint, "ema" if has_ema and ema is not False else "params")
 
 
 def arrays_of(tensor: Tensor, arrays: CheckpointArrays) -> Iterator:

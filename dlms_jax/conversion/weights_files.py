@@ -7,7 +7,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from dlms_jax.conversion.folder import read_json, writable, write_json
+from dlms_jax.conversion.folder import read_json, save_json, writable
 from dlms_jax.errors import UserError
 
 ONE_FILE = "model.safetensors"
@@ -54,7 +54,7 @@ class WeightsWriter:
         if number > 1:
             pairs = zip(names, self._files, strict=True)
             index = {tensor: name for name, tensors in pairs for tensor in tensors}
-            write_json(
+            save_json(
                 self._folder / INDEX,
                 {"metadata": {"total_size": self.bytes}, "weight_map": dict(sorted(index.items()))},
             )

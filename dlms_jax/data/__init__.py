@@ -6,7 +6,7 @@ __all__ = ["DatasetBuilder", "ReadOptions"]
 def __getattr__(name):
     # Imported on first use: a training run reads datasets, it does not build them.
     if name == "DatasetBuilder":
-        from dlms_jax.data.builder import DatasetBuilder
+        from dlms_jax.data.build.builder import DatasetBuilder
 
         return DatasetBuilder
     if name == "ReadOptions":

@@ -10,13 +10,13 @@ from jax.sharding import Mesh
 import numpy as np
 
 from dlms_jax.config import Config
-from dlms_jax.data.dataset import RowStore
-from dlms_jax.data.loader import eval_batches
+from dlms_jax.data.feed.dataset import RowStore
+from dlms_jax.data.feed.loader import eval_batches
 from dlms_jax.data.tokenizers import Tokenizer
+from dlms_jax.denoiser import make_denoiser
 from dlms_jax.diffusion import Objective, make_batch
 from dlms_jax.models import Network
 from dlms_jax.parallel.mesh import check_rows, local_rows, replicated, to_global
-from dlms_jax.training.denoiser import make_denoiser
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlms_jax.data.dataset import RowStore
+from dlms_jax.data.feed.dataset import RowStore
 from dlms_jax.data.packing import Rows, empty_rows
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.errors import UserError

@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from dlms_jax.errors import UserError
-from dlms_jax.parallel.roll_call import Cluster, call_roll
+from dlms_jax.parallel.rendezvous import Cluster, call_roll
 
 TIMEOUT = 300  # seconds for all to come
 _GRACE = 5  # seconds for others to fail alike

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from dlms_jax.denoiser.attention_kernels import attention_kernel
 from dlms_jax.planning.program import Program
-from dlms_jax.training.kernels import attention_kernel
 
 GIB = 2**30
 KEPT = "kept for the backward pass"

@@ -10,10 +10,10 @@ import numpy as np
 from dlms_jax.config import Config
 from dlms_jax.data.packing import Rows
 from dlms_jax.data.tokenizers import SPECIAL_TOKENS, make_tokenizer
+from dlms_jax.denoiser import make_network, vocabulary_of
 from dlms_jax.diffusion import Objective, Vocabulary, make_objective
 from dlms_jax.models import Network, train_flops
 from dlms_jax.parallel.mesh import batch_sharding, batch_shards, check_rows
-from dlms_jax.training.denoiser import make_model, vocabulary_of
 from dlms_jax.training.optimizer import make_optimizer
 from dlms_jax.training.state import TrainState, abstract_state
 from dlms_jax.training.step import make_train_step
@@ -67,7 +67,7 @@ def make_program(config: Config, mesh: Mesh | AbstractMesh) -> Program:
     training = config.training
     check_rows(mesh, training.batch_size // training.accumulation_steps, "training.batch_size")
     objective = make_objective(config, vocabulary_from(config))
-    network = make_model(config, objective.vocabulary.rows, mesh)
+    network = make_network(config, objective.vocabulary.rows, mesh)
     tx = make_optimizer(config.optimizer, training.steps)
     state = abstract_state(config, network, tx, mesh)
     cells = training.batch_size, config.data.sequence_length

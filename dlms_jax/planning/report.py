@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dlms_jax.denoiser.attention_kernels import attention_kernel
 from dlms_jax.planning import formulas, roofline
 from dlms_jax.planning.advice import advise
 from dlms_jax.planning.memory import GIB
 from dlms_jax.planning.plan import Plan
-from dlms_jax.training.kernels import attention_kernel
 
 BY_FORMULA = (
     "by formula alone; for the step as it is compiled: pip install -e '.[plan]', and no --formula"

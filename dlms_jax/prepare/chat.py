@@ -36,9 +36,9 @@ def add_arguments(parser):
 
 
 def run(a):
-    from dlms_jax.data.bucket import SPLITS
+    from dlms_jax.data.build.bucket import SPLITS
+    from dlms_jax.data.build.dialogues import DialogueOptions, prepare_dialogues
     from dlms_jax.data.chat import ChatOptions, load_template
-    from dlms_jax.data.dialogues import DialogueOptions, prepare_dialogues
     from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
 
     vocab = saved_tokenizer(a) or tokenizer_settings(a)

@@ -59,7 +59,7 @@ def clean_here(inputs, out, options, read, size):
     """Cleans on this machine, with a progress bar, and prints what was dropped."""
     from rich.console import Console
 
-    from dlms_jax.data import work
+    from dlms_jax.data.build import work
     from dlms_jax.data.cleaning.options import CleaningOptions
     from dlms_jax.data.cleaning.pipeline import run_local_clean
     from dlms_jax.data.cleaning.report import to_csv

@@ -38,7 +38,7 @@ def add_arguments(parser):
 
 
 def run(a):
-    from dlms_jax.data.builder import DatasetBuilder
+    from dlms_jax.data.build.builder import DatasetBuilder
 
     paths = a.paths[0] if len(a.paths) == 1 else a.paths
     vocab = saved_tokenizer(a) or tokenizer_settings(a)
@@ -60,9 +60,9 @@ def run(a):
 
 
 def _dataset_on_beam(a, paths, vocab):
-    from dlms_jax.data.beam import build_on_beam
-    from dlms_jax.data.bucket import Layout
-    from dlms_jax.data.source import find_sources
+    from dlms_jax.data.build.beam import build_on_beam
+    from dlms_jax.data.build.bucket import Layout
+    from dlms_jax.data.corpora.source import find_sources
     from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
 
     if not a.out:

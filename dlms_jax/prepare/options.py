@@ -82,14 +82,13 @@ def saved_tokenizer(a):
         return None
     if a.tokenizer or a.tokenizer_path:
         raise UserError("--tokenizer-from brings its tokenizer: leave --tokenizer and its path out")
-    from dlms_jax.data.prepared import is_prepared, open_prepared
+    from dlms_jax.data.store.prepared import is_prepared, open_prepared
 
     if is_prepared(a.tokenizer_from):
         return open_prepared(a.tokenizer_from).tokenizer
-    from dlms_jax.data import tokenizers
-    from dlms_jax.training.checkpoint import find_checkpoint, load_about
+    from dlms_jax.checkpoints.checkpoint import open_checkpoint
 
-    return tokenizers.from_dict(load_about(find_checkpoint(a.tokenizer_from))["tokenizer"])
+    return open_checkpoint(a.tokenizer_from).tokenizer
 
 
 def tokenizer_settings(a) -> TokenizerConfig:

@@ -1,9 +1,9 @@
 """Train a tokenizer on a bounded, random, reproducible sample of text."""
 
-import os
 import pathlib
 
 from dlms_jax.errors import UserError
+from dlms_jax.files import written_whole
 from dlms_jax.prepare.options import (
     TOKENIZERS,
     add_reading,
@@ -31,8 +31,8 @@ def add_arguments(parser):
 def run(a):
     from rich.console import Console
 
-    from dlms_jax.data import work
-    from dlms_jax.data.source import find_sources, first_texts
+    from dlms_jax.data.build import work
+    from dlms_jax.data.corpora.source import find_sources, first_texts
     from dlms_jax.data.tokenizers import make_tokenizer
 
     if a.tokenizer not in ("bpe", "sentencepiece"):
@@ -51,9 +51,8 @@ def run(a):
     with console.status(f"training on {sum(map(len, texts))} characters ..."):
         tokenizer = make_tokenizer(tokenizer_settings(a), texts)
     out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(out.name + ".unfinished")
-    unfinished.write_bytes(tokenizer.file())
-    os.replace(unfinished, out)
+    with written_whole(out) as unfinished:
+        unfinished.write_bytes(tokenizer.file())
     print(f"wrote {out}: {tokenizer.size} symbols, learned from {len(texts)} documents")
     sample = texts[0][:10_000]
     print(f"{len(sample.encode('utf-8', 'surrogateescape')) / len(tokenizer.encode(sample)):.2f} "

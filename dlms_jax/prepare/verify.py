@@ -8,8 +8,8 @@ def add_arguments(parser):
 def run(a):
     from rich.console import Console
 
-    from dlms_jax.data import work
-    from dlms_jax.data.prepared import open_prepared
+    from dlms_jax.data.build import work
+    from dlms_jax.data.store.prepared import open_prepared
 
     dataset = open_prepared(a.folder, check_contents=False)
     checking = [(True, work.advance)]

@@ -3,16 +3,16 @@
 from dlms_jax.config import SamplingConfig
 from dlms_jax.diffusion import Objective
 from dlms_jax.errors import UserError
-from dlms_jax.sampling import gaussian, uniform
-from dlms_jax.sampling.ancestral import Ancestral
-from dlms_jax.sampling.block import Block
 from dlms_jax.sampling.canvas import Canvas, make_canvas, parse_infill
-from dlms_jax.sampling.first_hitting import FirstHitting
-from dlms_jax.sampling.next_token import NextToken
-from dlms_jax.sampling.orders import Ordered
+from dlms_jax.sampling.decoding.block import Block
+from dlms_jax.sampling.decoding.next_token import NextToken
+from dlms_jax.sampling.decoding.orders import Ordered
 from dlms_jax.sampling.prediction import Prediction
-from dlms_jax.sampling.remasking import Remasking
-from dlms_jax.sampling.rule import Rule, State, run
+from dlms_jax.sampling.processes import gaussian, uniform
+from dlms_jax.sampling.processes.ancestral import Ancestral
+from dlms_jax.sampling.processes.first_hitting import FirstHitting
+from dlms_jax.sampling.processes.remasking import Remasking
+from dlms_jax.sampling.sampler import Rule, State, run
 
 __all__ = [
     "Ancestral", "Block", "Canvas", "FirstHitting", "NextToken", "Ordered", "Prediction",

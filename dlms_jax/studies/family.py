@@ -17,8 +17,7 @@ import jax
 from rich.console import Console
 
 from dlms_jax.config import Config, changed_settings, from_dict
-from dlms_jax.data.dataset import Dataset, build_dataset
-from dlms_jax.data.shards import write_json
+from dlms_jax.data.feed.dataset import Dataset, build_dataset
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.quality import (
     Judge,
@@ -28,11 +27,12 @@ from dlms_jax.evaluation.quality import (
     texts_of,
     unigram_pieces,
 )
+from dlms_jax.files import write_json
+from dlms_jax.runtime.metric_writer import read_metrics
 from dlms_jax.sampling import settings_of
 from dlms_jax.studies import pace, tables
 from dlms_jax.studies.tables import Drawn, Member
-from dlms_jax.training.report import say
-from dlms_jax.training.writer import read_metrics
+from dlms_jax.terminal import say
 
 _LOG = "study.json"
 _EVALUATIONS = 12  # in each run, which the curves are drawn through

@@ -6,11 +6,11 @@ import time
 import jax
 
 from dlms_jax.config import Config
-from dlms_jax.data.dataset import Dataset
-from dlms_jax.data.loader import train_batches
+from dlms_jax.data.feed.dataset import Dataset
+from dlms_jax.data.feed.loader import train_batches
+from dlms_jax.denoiser import make_network, vocabulary_of
 from dlms_jax.diffusion import make_objective
 from dlms_jax.parallel.mesh import local_rows, make_mesh, to_global
-from dlms_jax.training.denoiser import make_model, vocabulary_of
 from dlms_jax.training.optimizer import make_optimizer
 from dlms_jax.training.state import sharded_state
 from dlms_jax.training.step import make_train_step
@@ -42,7 +42,7 @@ class _Stepper:
         self._mesh = make_mesh(config.mesh)
         vocabulary = vocabulary_of(dataset.tokenizer)
         objective = make_objective(config, vocabulary)
-        network = make_model(config, vocabulary.rows, self._mesh)
+        network = make_network(config, vocabulary.rows, self._mesh)
         tx = make_optimizer(config.optimizer, config.training.steps)
         self._state = sharded_state(config, network, tx, self._mesh)
         self._step = make_train_step(config, network, objective, tx, self._mesh)

@@ -15,8 +15,8 @@ from rich.table import Table
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundReport
 from dlms_jax.evaluation.quality import Piece, Quality
-from dlms_jax.training.progress import with_unit
-from dlms_jax.training.report import printable, say
+from dlms_jax.files import write_text, written_whole
+from dlms_jax.terminal import printable, say, with_unit
 
 _EXAMPLES = 3  # texts shown of each row of the table
 
@@ -68,8 +68,8 @@ def write(
     page = f"{about}\n\n{markdown(*bounds)}\n\n{markdown(*samples)}\n"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _write_text(out / "table.md", page)
-        _write_text(out / "samples.md", _examples(members, references))
+        write_text(out / "table.md", page)
+        write_text(out / "samples.md", _examples(members, references))
         _write_csv(out / "table.csv", members, references)
         draw_figure(out / "family.png", members)
     except OSError as error:
@@ -151,7 +151,10 @@ def _write_csv(path: pathlib.Path, members, references):
     for member in members:
         model = {f: getattr(member, f) for f in of_model}
         rows += [model | _sample_cells(d) for d in member.drawn] or [model]
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with (
+        written_whole(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, of_model + of_samples, restval="")
         writer.writeheader()
         writer.writerows(rows)
@@ -203,12 +206,5 @@ def draw_figure(path: pathlib.Path, members: Sequence[Member]):
         axis.set_ylabel("held-out bits/byte, in training")
         axis.grid(alpha=0.3)
     figure.axes[0].legend()
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=110)
-    os.replace(temporary, path)
-
-
-def _write_text(path: pathlib.Path, text: str):
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

@@ -1,1 +1,1 @@
-"""LOSS -> UPDATED WEIGHTS: state, optimizer, step, checkpoints, and what a run reports."""
+"""LOSS -> UPDATED WEIGHTS: the step, its state, the optimizer, and where weights start."""

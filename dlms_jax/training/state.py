@@ -10,12 +10,10 @@ import numpy as np
 import optax
 
 from dlms_jax.config import Config, GaussianConfig
-from dlms_jax.diffusion import Layout, Noisy
+from dlms_jax.denoiser.network import initial_params
 from dlms_jax.errors import UserError
 from dlms_jax.models import Network
 from dlms_jax.parallel import rules
-from dlms_jax.parallel.mesh import make_mesh
-from dlms_jax.training.denoiser import make_model
 from dlms_jax.training.spikes import nothing_seen
 
 
@@ -32,23 +30,6 @@ class TrainState(NamedTuple):
     skipped: jax.Array
     skipped_in_a_row: jax.Array
     recent: Any = None
-
-
-def initial_params(model: Network, key: jax.Array) -> Any:
-    """Returns a network's parameters before training."""
-    tokens_1x2 = jnp.zeros((1, 2), jnp.int32)
-    layout = Layout(tokens_1x2, tokens_1x2, tokens_1x2 > 0, tokens_1x2[:, 0])
-    inputs, t_1x2 = tokens_1x2, jnp.zeros((1, 2))
-    if model.gaussian is not None:
-        z_1x2xE = jnp.zeros((1, 2, model.gaussian.embedding_size))
-        inputs = Noisy(z_1x2xE, z_1x2xE)
-    return model.init(key, inputs, t_1x2, layout, "full")["params"]
-
-
-def abstract_params(config: Config, rows: int) -> Any:
-    """Returns the parameter tree of a config's network as ShapeDtypeStructs."""
-    network = make_model(config, rows, make_mesh(devices=jax.devices()[:1]))
-    return jax.eval_shape(lambda: initial_params(network, jax.random.key(0)))
 
 
 def initialise(

@@ -9,10 +9,10 @@ from jax.sharding import Mesh
 import optax
 
 from dlms_jax.config import Config
+from dlms_jax.denoiser import make_denoiser
 from dlms_jax.diffusion import Batch, Objective, make_batch
 from dlms_jax.models import Network
 from dlms_jax.parallel.mesh import batch_sharding, batch_shards, constrain, replicated
-from dlms_jax.training.denoiser import make_denoiser
 from dlms_jax.training.router import routed_tokens, router_loss, router_metrics
 from dlms_jax.training.spikes import is_good, with_step
 from dlms_jax.training.state import TrainState, abstract_shardings

@@ -7,13 +7,12 @@ from conftest import small_config
 import jax
 import numpy as np
 
+from dlms_jax.checkpoints import checkpoint
 from dlms_jax.config import Config
 from dlms_jax.conversion.source import open_source
 from dlms_jax.data.tokenizers import ByteTokenizer, Tokenizer
+from dlms_jax.denoiser import abstract_params, vocabulary_of
 from dlms_jax.parallel.rules import path_string
-from dlms_jax.training import checkpoint
-from dlms_jax.training.denoiser import vocabulary_of
-from dlms_jax.training.state import abstract_params
 
 
 def random_params(config: Config, rows: int, seed: int = 0):

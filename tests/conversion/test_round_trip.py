@@ -136,7 +136,9 @@ def test_the_way_back_gives_the_same_tree(exported, tmp_path):
     assert before.keys() == after.keys()
     for path, array in before.items():
         assert array.dtype == after[path].dtype and array.tobytes() == after[path].tobytes(), path
-    assert back.config == source.config and back.about["tokenizer"] == source.about["tokenizer"]
+    assert (
+        back.config == source.config and back.metadata["tokenizer"] == source.metadata["tokenizer"]
+    )
     assert back.folder.name == source.folder.name == "7"
 
 

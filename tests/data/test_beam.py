@@ -5,12 +5,12 @@ import json
 import pytest
 from rich.console import Console
 
-from dlms_jax.data.beam import build_on_beam
-from dlms_jax.data.bucket import Layout
-from dlms_jax.data.builder import DatasetBuilder
+from dlms_jax.data.build.beam import build_on_beam
+from dlms_jax.data.build.bucket import Layout
+from dlms_jax.data.build.builder import DatasetBuilder
 from dlms_jax.data.corpora.files import ReadOptions
-from dlms_jax.data.prepared import open_prepared
-from dlms_jax.data.source import find_sources
+from dlms_jax.data.corpora.source import find_sources
+from dlms_jax.data.store.prepared import open_prepared
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.errors import UserError
 

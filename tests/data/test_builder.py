@@ -20,13 +20,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from dlms_jax import files
 from dlms_jax.config import TokenizerConfig
-from dlms_jax.data import bucket, builder, shards, stages
-from dlms_jax.data.builder import DatasetBuilder
+from dlms_jax.data.build import bucket, builder, stages
+from dlms_jax.data.build.builder import DatasetBuilder
 from dlms_jax.data.corpora.document import is_heldout, order_key, to_bytes
 from dlms_jax.data.corpora.files import ReadOptions
-from dlms_jax.data.prepared import Prepared, is_prepared, open_prepared
-from dlms_jax.data.shards import sha256_of
+from dlms_jax.data.store import shards
+from dlms_jax.data.store.prepared import Prepared, is_prepared, open_prepared
+from dlms_jax.data.store.shards import sha256_of
 from dlms_jax.data.tokenizers import BPETokenizer, ByteTokenizer, fingerprint
 from dlms_jax.errors import UserError
 
@@ -645,7 +647,7 @@ def go_on(folder, out, whole):
 @pytest.mark.parametrize("at", range(6))
 def test_disk_full_when_json_is_written(tmp_path, folder, whole, monkeypatch, at):
     """The plan, what was read, the tokenizer, two buckets, the tokenizer, (dataset.json)."""
-    write, calls = shards.write_json, []
+    write, calls = files.write_json, []
 
     def full(path, data):
         calls.append(path)
@@ -654,7 +656,7 @@ def test_disk_full_when_json_is_written(tmp_path, folder, whole, monkeypatch, at
         write(path, data)
 
     with monkeypatch.context() as patch:
-        for module in (builder, stages, sys.modules["dlms_jax.data.prepared"]):
+        for module in (builder, stages, sys.modules["dlms_jax.data.store.prepared"]):
             patch.setattr(module, "write_json", full)
         message = refused(build, folder, tmp_path / "out")
     assert "No space left on device" in message and "goes on" in message
@@ -688,7 +690,8 @@ def test_disk_full_when_a_shard_is_written(tmp_path, folder, whole, monkeypatch,
         patch.setattr(bucket, "write_shard", full)
         message = refused(build, folder, tmp_path / "out")
     assert "No space left on device" in message and f"{split}-00001" in message
-    (tmp_path / "out" / f"{split}-00001-of-00002.array_record.unfinished").unlink()
+    unfinished = tmp_path / "out" / f"{split}-00001-of-00002.array_record.unfinished"
+    assert not unfinished.is_symlink()
     go_on(folder, tmp_path / "out", whole)
 
 
@@ -798,7 +801,7 @@ def test_tokenizer_is_trained_once(tmp_path, folder, whole, monkeypatch):
 _MEASURED = """
 import pathlib, re, sys
 from rich.console import Console
-from dlms_jax.data.builder import DatasetBuilder
+from dlms_jax.data.build.builder import DatasetBuilder
 
 def peak():  # not getrusage: its peak is the parent's, from before exec
     status = pathlib.Path("/proc/self/status").read_text()

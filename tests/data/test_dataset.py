@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from dlms_jax.config import Config, DataConfig, from_dict
-from dlms_jax.data import dataset as dataset_module
 from dlms_jax.data.corpora.document import Document, is_heldout, order_key
 from dlms_jax.data.corpora.synthetic import SyntheticLanguage
-from dlms_jax.data.dataset import Split, build_dataset, load_split, make_split
+from dlms_jax.data.feed import dataset as dataset_module
+from dlms_jax.data.feed.dataset import Split, build_dataset, load_split, make_split
 from dlms_jax.data.packing import Rows
-from dlms_jax.data.prepared import open_prepared
+from dlms_jax.data.store.prepared import open_prepared
 from dlms_jax.data.tokenizers import ByteTokenizer, fingerprint
 from dlms_jax.errors import UserError
 

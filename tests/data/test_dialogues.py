@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dlms_jax.config import from_dict
+from dlms_jax.data.build.dialogues import DialogueOptions, prepare_dialogues
 from dlms_jax.data.chat import ChatOptions
-from dlms_jax.data.dataset import build_dataset
-from dlms_jax.data.dialogues import DialogueOptions, prepare_dialogues
+from dlms_jax.data.feed.dataset import build_dataset
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.errors import UserError
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
 
-from dlms_jax.data.loader import TrainBatches, eval_batches
-from dlms_jax.data.order import Interleave
+from dlms_jax.data.feed.loader import TrainBatches, eval_batches
+from dlms_jax.data.feed.order import Interleave
 from dlms_jax.data.packing import Rows
 
 PAD = 99

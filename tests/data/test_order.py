@@ -8,8 +8,8 @@ from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
 
-from dlms_jax.data import order
-from dlms_jax.data.order import Interleave, shuffled
+from dlms_jax.data.feed import order
+from dlms_jax.data.feed.order import Interleave, shuffled
 
 LARGE = (1 << 20) + 7  # beyond what is kept in memory
 PERIOD = 10_000

@@ -10,10 +10,17 @@ from killed_builder import build, contents, texts, write_texts
 import numpy as np
 import pytest
 
-from dlms_jax.data import prepared
 from dlms_jax.data.packing import Rows, join, no_rows
-from dlms_jax.data.prepared import Prepared, is_prepared, open_prepared
-from dlms_jax.data.shards import Shard, ShardRows, check_shard, sha256_of, token_type, write_shard
+from dlms_jax.data.store import prepared
+from dlms_jax.data.store.prepared import Prepared, is_prepared, open_prepared
+from dlms_jax.data.store.shards import (
+    Shard,
+    ShardRows,
+    check_shard,
+    sha256_of,
+    token_type,
+    write_shard,
+)
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.errors import UserError
 

@@ -11,8 +11,8 @@ import pytest
 from dlms_jax.data.corpora import python
 from dlms_jax.data.corpora.document import Document, is_heldout, order_key, to_bytes
 from dlms_jax.data.corpora.files import ReadOptions
+from dlms_jax.data.corpora.source import NAMES, SYNTHETIC, Source, find_sources, read_sorted
 from dlms_jax.data.corpora.synthetic import SyntheticLanguage
-from dlms_jax.data.source import NAMES, SYNTHETIC, Source, find_sources, read_sorted
 from dlms_jax.errors import UserError
 
 RAW = st.lists(st.binary(max_size=8), unique=True, max_size=30)

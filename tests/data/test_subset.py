@@ -4,8 +4,8 @@ from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
 
+from dlms_jax.data.feed.subset import FirstTokens, MixedRows, cut_rows, gather
 from dlms_jax.data.packing import Rows, join, pack
-from dlms_jax.data.subset import FirstTokens, MixedRows, cut_rows, gather
 
 PAD, BOS, EOS = 90, 91, 92
 SIZES = st.lists(st.integers(0, 20), min_size=1, max_size=12)

@@ -7,11 +7,11 @@ import optax
 import pytest
 
 from dlms_jax.config import GaussianConfig, ModelConfig
+from dlms_jax.denoiser import initial_params
 from dlms_jax.diffusion import Denoiser, Vocabulary, make_batch
 from dlms_jax.diffusion.gaussian import Gaussian, schedule_size
 from dlms_jax.models import Transformer
 from dlms_jax.models.inputs import noise_schedule, noise_table
-from dlms_jax.training.state import initial_params
 
 STAY, SYMBOLS, LENGTH, ROWS, STEPS = 0.9, 6, 16, 24, 120
 

@@ -10,10 +10,10 @@ import pytest
 from dlms_jax.config import MeshConfig
 from dlms_jax.data.packing import join, pack
 from dlms_jax.data.tokenizers import BPETokenizer, ByteTokenizer
+from dlms_jax.denoiser import make_network, vocabulary_of
 from dlms_jax.diffusion import make_objective
 from dlms_jax.evaluation.bound import BoundEvaluator
 from dlms_jax.parallel.mesh import make_mesh
-from dlms_jax.training.denoiser import make_model, vocabulary_of
 from dlms_jax.training.optimizer import make_optimizer
 from dlms_jax.training.state import sharded_state
 
@@ -26,7 +26,7 @@ def evaluator(tokenizer=None, mesh=None, objective="masked", **settings):
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     config = small_config(objective__name=objective, **settings)
     vocabulary = vocabulary_of(tokenizer)
-    model = make_model(config, vocabulary.rows, mesh)
+    model = make_network(config, vocabulary.rows, mesh)
     state = sharded_state(config, model, make_optimizer(config.optimizer, 1), mesh)
     objective = make_objective(config, vocabulary)
     evaluate = BoundEvaluator(config, model, objective, tokenizer, mesh)

@@ -12,6 +12,7 @@ import pytest
 
 from dlms_jax.data.packing import join, pack
 from dlms_jax.data.tokenizers import BPETokenizer, ByteTokenizer
+from dlms_jax.denoiser import initial_params, make_network, vocabulary_of
 from dlms_jax.diffusion import make_batch, make_objective
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.quality import (
@@ -31,8 +32,6 @@ from dlms_jax.evaluation.quality import (
     unigram_pieces,
 )
 from dlms_jax.parallel.mesh import make_mesh
-from dlms_jax.training.denoiser import make_model, vocabulary_of
-from dlms_jax.training.state import initial_params
 
 BYTES = ByteTokenizer()
 RNG = np.random.default_rng(0)
@@ -230,7 +229,7 @@ def twin_of(params_from=lambda params: params, objective="autoregressive"):
     config = small_config(objective__name=objective)
     mesh = make_mesh(devices=jax.devices()[:1])
     vocabulary = vocabulary_of(BYTES)
-    network = make_model(config, vocabulary.rows, mesh)
+    network = make_network(config, vocabulary.rows, mesh)
     params = params_from(jax.jit(lambda: initial_params(network, jax.random.key(1)))())
     objective = make_objective(config, vocabulary)
     return SimpleNamespace(

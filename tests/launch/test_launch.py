@@ -13,7 +13,7 @@ import sys
 from parallel.processes import ROOT, environment, write_recipe
 import pytest
 
-from dlms_jax.training.writer import read_metrics
+from dlms_jax.runtime.metric_writer import read_metrics
 
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])

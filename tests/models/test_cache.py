@@ -7,9 +7,9 @@ from models.small import doubled, forward, network, packed, times_of, tokens_of,
 import numpy as np
 import pytest
 
+from dlms_jax.denoiser import make_denoiser, make_network
 from dlms_jax.diffusion import make_objective
 from dlms_jax.models import Transformer
-from dlms_jax.training.denoiser import make_denoiser, make_model
 
 LAYOUT = packed(((12,), (7,), (4, 8)))
 TOKENS, TIMES = tokens_of(LAYOUT), times_of(LAYOUT)
@@ -121,7 +121,7 @@ def test_a_denoiser_has_a_cache_where_what_was_read_stays_as_it_is(one_device, v
     denoisers = {}
     for name in ("masked", "autoregressive"):
         config = small_config(objective__name=name)
-        model = make_model(config, vocabulary.rows, one_device)
+        model = make_network(config, vocabulary.rows, one_device)
         _, params = network(feed_forward=64)
         objective = make_objective(config, vocabulary)
         denoisers[name] = make_denoiser(config, model, params, objective, one_device)

@@ -10,11 +10,11 @@ from models.small import ROWS, initial, network, packed, times_of, tokens_of
 import numpy as np
 import pytest
 
+from dlms_jax.denoiser import make_network
 from dlms_jax.errors import UserError
 from dlms_jax.models import Transformer, quantised
 from dlms_jax.models.quantised import quantised_product
 from dlms_jax.planning.program import make_program
-from dlms_jax.training.denoiser import make_model
 
 RNG = np.random.default_rng(0)
 X_PxI, KERNEL_IxO, G_PxO = (
@@ -116,7 +116,9 @@ def test_parameters_and_what_samples_are_the_same_with_and_without(one_device):
     plain, low = small_config(), small_config(model__matmuls="int8")
     shapes = [initial(Transformer(config.model, ROWS), jax.eval_shape) for config in (plain, low)]
     assert shapes[0] == shapes[1]
-    assert make_model(plain, ROWS, one_device).config == make_model(low, ROWS, one_device).config
+    assert (
+        make_network(plain, ROWS, one_device).config == make_network(low, ROWS, one_device).config
+    )
 
 
 def dots(program) -> list[str]:

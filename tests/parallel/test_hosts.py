@@ -10,7 +10,7 @@ import pytest
 from dlms_jax.errors import UserError
 from dlms_jax.model import DiffusionLM
 from dlms_jax.parallel import hosts
-from dlms_jax.training.writer import read_metrics
+from dlms_jax.runtime.metric_writer import read_metrics
 
 
 class TestWhoThereIs:

@@ -11,6 +11,7 @@ import pytest
 from training.test_step import MESHES, TOKENIZER, after, assert_same_training, build, rows_of_text
 
 from dlms_jax.config import MeshConfig
+from dlms_jax.denoiser import initial_params, make_denoiser, make_network
 from dlms_jax.errors import UserError
 from dlms_jax.model import DiffusionLM
 from dlms_jax.parallel.mesh import (
@@ -22,9 +23,8 @@ from dlms_jax.parallel.mesh import (
 )
 from dlms_jax.parallel.rules import path_string
 from dlms_jax.planning.program import make_program
-from dlms_jax.training.denoiser import make_denoiser, make_model
 from dlms_jax.training.optimizer import make_optimizer
-from dlms_jax.training.state import initial_params, sharded_state
+from dlms_jax.training.state import sharded_state
 from dlms_jax.training.step import as_batch
 
 SEQUENCE = MESHES["sequence, mixed"]
@@ -78,7 +78,7 @@ def test_samples_are_the_same_where_places_are_split():
 def test_rows_that_cannot_be_split_are_refused(settings, message):
     mesh = make_mesh(MeshConfig(2, sequence=4))
     with pytest.raises(UserError, match=message):
-        make_model(small_config(**settings), 384, mesh)
+        make_network(small_config(**settings), 384, mesh)
 
 
 def test_activations_are_split_by_rows_and_places_and_keys_are_whole():
@@ -125,7 +125,7 @@ def test_what_a_step_keeps_is_split(name):
         state, _ = step(state, rows)
 
     config = small_config()
-    network = make_model(config, state.params["lm_head"]["kernel"].shape[1], mesh)
+    network = make_network(config, state.params["lm_head"]["kernel"].shape[1], mesh)
 
     @jax.jit
     def logits(params, rows):
@@ -168,7 +168,7 @@ def test_a_state_is_never_whole_on_one_device():
     mesh = make_mesh(MeshConfig(1, 8, 1))
     config = small_config()
     tx = make_optimizer(config.optimizer, 10)
-    state = sharded_state(config, make_model(config, 384, mesh), tx, mesh)
+    state = sharded_state(config, make_network(config, 384, mesh), tx, mesh)
     held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
     whole = sum(x.nbytes for x in jax.tree.leaves(state))
     assert held < 1.1 * whole / 8

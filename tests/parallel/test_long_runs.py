@@ -8,10 +8,10 @@ import numpy as np
 from parallel.processes import RECIPE, finish, start, write_recipe
 import pytest
 
+from dlms_jax.checkpoints.checkpoint import find_checkpoint, load_metadata
 from dlms_jax.model import DiffusionLM
-from dlms_jax.training.checkpoint import find_checkpoint, load_about
-from dlms_jax.training.watchdog import HUNG
-from dlms_jax.training.writer import read_metrics
+from dlms_jax.runtime.metric_writer import read_metrics
+from dlms_jax.runtime.watchdog import HUNG
 
 pytestmark = pytest.mark.slow
 
@@ -20,8 +20,8 @@ POISON = """
 import jax.numpy as jnp
 import numpy as np
 import dlms_jax.trainer as trainer
-from dlms_jax.data.dataset import build_dataset
-from dlms_jax.data.loader import train_batches
+from dlms_jax.data.feed.dataset import build_dataset
+from dlms_jax.data.feed.loader import train_batches
 
 make = trainer.make_train_step
 
@@ -77,7 +77,7 @@ def test_two_processes_go_back_to_the_same_checkpoint(tmp_path):
     for _, out, _ in (one[0], two[0]):
         assert "3 steps in a row, from step 5: rolling back to step 4 (1 of at most 3)" in out
     for run in ("one", "two"):
-        about = load_about(find_checkpoint(tmp_path / run))
+        about = load_metadata(find_checkpoint(tmp_path / run))
         assert about["rollbacks"] == [{"to": 4, "first_bad": 5, "last_bad": 7}]
     runs = [read_metrics(tmp_path / run / "metrics.csv") for run in ("one", "two")]
     assert [row["step"] for row in runs[1]] == [str(step) for step in range(1, 13)]

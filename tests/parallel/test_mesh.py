@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from dlms_jax.config import MeshConfig
+from dlms_jax.denoiser import make_network
 from dlms_jax.errors import UserError
 from dlms_jax.parallel import rules
 from dlms_jax.parallel.mesh import batch_shards, check_rows, local_rows, make_mesh, to_global
-from dlms_jax.training.denoiser import make_model
 from dlms_jax.training.optimizer import make_optimizer
 from dlms_jax.training.state import abstract_state
 
@@ -64,7 +64,7 @@ def test_every_parameter_and_moment_has_a_rule_and_matrices_are_split(optimizer,
     mesh = make_mesh(MeshConfig(2, 2, 2))
     config = small_config(optimizer__name=optimizer, training__ema_decay=0.9, **model)
     tx = make_optimizer(config.optimizer, 10)
-    state = abstract_state(config, make_model(config, 384, mesh), tx, mesh)
+    state = abstract_state(config, make_network(config, 384, mesh), tx, mesh)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         split = leaf.size // np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=int)
         name = rules.path_string(path)

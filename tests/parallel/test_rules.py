@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from dlms_jax.config import GaussianConfig, MeshConfig, ModelConfig
+from dlms_jax.denoiser import initial_params
 from dlms_jax.models import Transformer
 from dlms_jax.models.unet import UNet
 from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.parallel.rules import largest_mesh, path_string, shardings, spec_of
-from dlms_jax.training.state import initial_params
 
 EVERYTHING = dict(
     width=32, num_layers=3, num_heads=4, num_kv_heads=2, feed_forward=48, qkv_bias=True,

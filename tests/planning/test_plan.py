@@ -7,6 +7,7 @@ import pytest
 
 from dlms_jax.config import MeshConfig
 from dlms_jax.data.tokenizers import ByteTokenizer
+from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.errors import UserError
 from dlms_jax.parallel.mesh import make_mesh, mesh_shape
 from dlms_jax.planning import formulas, hlo, memory, roofline
@@ -16,7 +17,6 @@ from dlms_jax.planning.collectives import SLICES, find_collectives
 from dlms_jax.planning.memory import Memory
 from dlms_jax.planning.plan import by_formula
 from dlms_jax.planning.program import make_program, vocabulary_from
-from dlms_jax.training.denoiser import vocabulary_of
 from dlms_jax.training.state import sharded_state
 
 

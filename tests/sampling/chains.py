@@ -18,7 +18,7 @@ from scipy import stats
 
 from dlms_jax.diffusion import Layout, Vocabulary
 from dlms_jax.sampling.canvas import Canvas
-from dlms_jax.sampling.rule import run
+from dlms_jax.sampling.sampler import run
 
 SAMPLES = 50_000
 

@@ -15,7 +15,7 @@ from dlms_jax.diffusion import Denoiser, Layout, Linear, Vocabulary
 from dlms_jax.diffusion.protocol import Cached
 from dlms_jax.models import Transformer
 from dlms_jax.sampling.canvas import Canvas
-from dlms_jax.sampling.rule import run
+from dlms_jax.sampling.sampler import run
 
 
 def next_token_oracle(joint: Joint) -> Denoiser:

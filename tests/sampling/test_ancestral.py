@@ -17,8 +17,8 @@ from sampling.chains import (
 )
 
 from dlms_jax.diffusion import Cosine, Linear
-from dlms_jax.sampling.ancestral import Ancestral
 from dlms_jax.sampling.prediction import Prediction
+from dlms_jax.sampling.processes.ancestral import Ancestral
 
 JOINT = SmallJoint(3, 3, seed=0)
 DENOISE = JOINT.masked_denoiser()

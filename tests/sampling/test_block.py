@@ -23,13 +23,13 @@ from sampling.sequential import (
 
 from dlms_jax.diffusion import Linear
 from dlms_jax.errors import UserError
-from dlms_jax.sampling.ancestral import Ancestral
-from dlms_jax.sampling.block import Block
-from dlms_jax.sampling.first_hitting import FirstHitting
-from dlms_jax.sampling.orders import Ordered
+from dlms_jax.sampling.decoding.block import Block
+from dlms_jax.sampling.decoding.orders import Ordered
 from dlms_jax.sampling.prediction import Prediction
-from dlms_jax.sampling.remasking import Remasking
-from dlms_jax.sampling.rule import begin, reveal, run
+from dlms_jax.sampling.processes.ancestral import Ancestral
+from dlms_jax.sampling.processes.first_hitting import FirstHitting
+from dlms_jax.sampling.processes.remasking import Remasking
+from dlms_jax.sampling.sampler import begin, reveal, run
 
 JOINT = chains.SmallJoint(3, 3, seed=2)
 DENOISE = block_oracle(JOINT)

@@ -16,9 +16,9 @@ from sampling.chains import (
 )
 
 from dlms_jax.diffusion import Cosine, Denoiser, Linear
-from dlms_jax.sampling.first_hitting import FirstHitting
 from dlms_jax.sampling.prediction import Prediction
-from dlms_jax.sampling.rule import run
+from dlms_jax.sampling.processes.first_hitting import FirstHitting
+from dlms_jax.sampling.sampler import run
 
 JOINT = SmallJoint(3, 3, seed=0)
 DENOISE = JOINT.masked_denoiser()

@@ -22,8 +22,8 @@ from scipy.special import expit, softmax
 from dlms_jax.config import GaussianConfig
 from dlms_jax.diffusion import Denoiser
 from dlms_jax.diffusion.gaussian import Gaussian
-from dlms_jax.sampling.gaussian import DDIM, ProbabilityFlow
 from dlms_jax.sampling.prediction import Prediction
+from dlms_jax.sampling.processes.gaussian import DDIM, ProbabilityFlow
 
 JOINT = SmallJoint(3, 2, seed=2)
 # The exact network has no use for an estimate.

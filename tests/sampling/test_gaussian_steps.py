@@ -15,9 +15,9 @@ from scipy.special import expit
 from dlms_jax.diffusion import Denoiser
 from dlms_jax.diffusion.gaussian import posterior
 from dlms_jax.diffusion.gaussian.gamma import Linear
-from dlms_jax.sampling.gaussian import ProbabilityFlow, toward
 from dlms_jax.sampling.prediction import Prediction
-from dlms_jax.sampling.rule import run
+from dlms_jax.sampling.processes.gaussian import ProbabilityFlow, toward
+from dlms_jax.sampling.sampler import run
 
 # Formulas -----------------------------------------------------------------------------------------
 

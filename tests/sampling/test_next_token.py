@@ -21,7 +21,7 @@ from sampling.sequential import (
 )
 
 from dlms_jax.errors import UserError
-from dlms_jax.sampling.next_token import NextToken
+from dlms_jax.sampling.decoding.next_token import NextToken
 from dlms_jax.sampling.prediction import Prediction
 
 JOINT = SmallJoint(3, 3, seed=2)

@@ -16,7 +16,7 @@ from sampling.chains import (
 )
 
 from dlms_jax.diffusion import Cosine, Linear
-from dlms_jax.sampling.orders import Ordered
+from dlms_jax.sampling.decoding.orders import Ordered
 from dlms_jax.sampling.prediction import Prediction
 
 JOINT = SmallJoint(3, 3, seed=11)

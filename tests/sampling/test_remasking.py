@@ -19,10 +19,10 @@ from sampling.chains import (
 )
 
 from dlms_jax.diffusion import Cosine, Linear
-from dlms_jax.sampling.ancestral import Ancestral
 from dlms_jax.sampling.prediction import Prediction
-from dlms_jax.sampling.remasking import Remasking
-from dlms_jax.sampling.rule import run
+from dlms_jax.sampling.processes.ancestral import Ancestral
+from dlms_jax.sampling.processes.remasking import Remasking
+from dlms_jax.sampling.sampler import run
 
 JOINT = SmallJoint(3, 3, seed=0)
 KINDS = "cap", "rescale", "confidence"

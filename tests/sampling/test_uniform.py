@@ -19,7 +19,11 @@ from sampling.chains import (
 
 from dlms_jax.diffusion import Cosine, Denoiser, Linear
 from dlms_jax.sampling.prediction import Prediction
-from dlms_jax.sampling.uniform import PredictorCorrector, UniformAncestral, UniformDDIM
+from dlms_jax.sampling.processes.uniform import (
+    PredictorCorrector,
+    UniformAncestral,
+    UniformDDIM,
+)
 
 JOINT = SmallJoint(3, 2, seed=2)
 LINEAR = Linear()

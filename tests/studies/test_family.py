@@ -21,10 +21,10 @@ from rich.console import Console
 from dlms_jax import experiment
 from dlms_jax.config import SamplingConfig, load_config
 from dlms_jax.errors import UserError
+from dlms_jax.runtime.metric_writer import COLUMNS
 from dlms_jax.sampling import make_canvas
 from dlms_jax.studies import FamilySettings, family, pace, run_family, tables
 from dlms_jax.studies.family import ways_to_sample
-from dlms_jax.training.writer import COLUMNS
 
 RECIPES = pathlib.Path(__file__).parents[2] / "configs" / "family"
 SETTINGS = FamilySettings(minutes=1.0, steps=(4, 8), num=5)

@@ -7,7 +7,7 @@ import pytest
 from training.test_step import MESHES, after, assert_same_training
 
 from dlms_jax.errors import UserError
-from dlms_jax.training.same_run import check_same_run
+from dlms_jax.runtime.same_run import check_same_run
 
 
 @pytest.mark.parametrize("matmuls", ["int8", pytest.param("fp8", marks=pytest.mark.slow)])

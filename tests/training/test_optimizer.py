@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from dlms_jax.config import GaussianConfig, ModelConfig, OptimizerConfig
+from dlms_jax.denoiser import initial_params
 from dlms_jax.diffusion import Layout
 from dlms_jax.models import Transformer
 from dlms_jax.models.unet import UNet
@@ -19,7 +20,6 @@ from dlms_jax.training.optimizer import (
     make_optimizer,
     muon_or_adam,
 )
-from dlms_jax.training.state import initial_params
 
 N, D, F = 3, 8, 12
 PARAMS = {

@@ -7,12 +7,11 @@ import optax
 import pytest
 from training.test_step import after, assert_same_training, build, rows_of_text
 
+from dlms_jax.denoiser import abstract_params, make_denoiser, make_network
 from dlms_jax.models import RouterSums
 from dlms_jax.parallel.mesh import to_global
-from dlms_jax.training.denoiser import make_denoiser, make_model
 from dlms_jax.training.optimizer import make_optimizer, muon_or_adam
 from dlms_jax.training.router import METRICS, router_loss, router_metrics
-from dlms_jax.training.state import abstract_params
 from dlms_jax.training.step import as_batch
 
 MOE = dict(model__experts=4, model__experts_per_token=2, model__expert_feed_forward=24)
@@ -40,7 +39,7 @@ def test_the_loss_has_the_routers_parts_over_all_tokens_that_are_routed():
     rows = rows._replace(scored_RxL=rows.scored_RxL & (np.arange(32) % 3 == 0)[None])
     state, step, objective, mesh = build(**settings)
     config = small_config(training__batch_size=16, **settings)
-    model = make_model(config, objective.vocabulary.rows, mesh)
+    model = make_network(config, objective.vocabulary.rows, mesh)
 
     @jax.jit
     def alone(params, batch):

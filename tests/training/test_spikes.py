@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlms_jax.errors import UserError
-from dlms_jax.training.rollback import Rollback, Rollbacks, bad_steps
+from dlms_jax.runtime.rollback import Rollback, Rollbacks, bad_steps
 from dlms_jax.training.spikes import WINDOW, is_good, nothing_seen, with_step
 
 

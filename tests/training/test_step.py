@@ -9,9 +9,9 @@ import pytest
 from dlms_jax.config import MeshConfig
 from dlms_jax.data.packing import Rows, join, pack
 from dlms_jax.data.tokenizers import ByteTokenizer
+from dlms_jax.denoiser import make_network, vocabulary_of
 from dlms_jax.diffusion import make_objective
 from dlms_jax.parallel.mesh import batch_sharding, make_mesh, to_global
-from dlms_jax.training.denoiser import make_model, vocabulary_of
 from dlms_jax.training.optimizer import make_optimizer
 from dlms_jax.training.state import sharded_state
 from dlms_jax.training.step import as_batch, make_train_step
@@ -43,7 +43,7 @@ def build(mesh_shape=ONE, **settings):
     mesh = make_mesh(MeshConfig(**mesh_shape), devices)
     vocabulary = vocabulary_of(TOKENIZER)
     objective = make_objective(config, vocabulary)
-    model = make_model(config, vocabulary.rows, mesh)
+    model = make_network(config, vocabulary.rows, mesh)
     tx = make_optimizer(config.optimizer, config.training.steps)
     state = sharded_state(config, model, tx, mesh)
     return state, make_train_step(config, model, objective, tx, mesh), objective, mesh

@@ -14,10 +14,10 @@ import time
 import zipfile
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dlms_jax.conversion.folder import writable
 from dlms_jax.errors import UserError
+from dlms_jax.terminal import byte_progress
 
 _EXECUTABLE = (".sh", ".bat")
 # zlib's fastest: of weights, 6 makes 0.3% (float32) to 0.7% (bfloat16) less in 1.1 to 3.4 times the
@@ -50,14 +50,8 @@ def write_archives(
     with writable(folder):
         total = sum(path.stat().st_size for path in files.values())
     writers = {"tar.gz": write_tar_gz, "zip": write_zip}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
     paths = []
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with byte_progress(console) as progress:
         for kind, write in writers.items():
             task = progress.add_task(kind, total=total)
             paths.append(folder / f"{title}-linux.{kind}")

@@ -8,9 +8,10 @@ import shutil
 
 from dlms_jax.conversion.bundle import demo, readme, scripts
 from dlms_jax.conversion.bundle.archive import Files
-from dlms_jax.conversion.folder import CHECKSUMS, sha256, writable, write_json
+from dlms_jax.conversion.folder import CHECKSUMS, save_json, writable
 from dlms_jax.conversion.source import Source
 from dlms_jax.errors import UserError
+from dlms_jax.files import sha256_of
 
 PACKAGE = pathlib.Path(__file__).parents[2]  # dlms_jax, wherever it is
 TESTED = {"torch": "2.13.0", "transformers": "5.24.0", "safetensors": "0.8.0"}
@@ -56,7 +57,7 @@ def gather(release: Release, source: Source, folder: pathlib.Path) -> Files:
         _write_pins(folder / "requirements.txt", TESTED)
         if release.with_checkpoint:
             _write_pins(folder / "requirements-jax.txt", _installed())
-    write_json(folder / "config.json", source.config.to_dict())
+    save_json(folder / "config.json", source.config.to_dict())
     files = {path.relative_to(folder).as_posix(): path for path in _files_of(folder)}
     if release.with_checkpoint:
         for path in _files_of(source.folder):
@@ -82,7 +83,7 @@ def _files_of(folder: pathlib.Path) -> list[pathlib.Path]:
 def _line_of(name: str, path: pathlib.Path) -> str:
     """Returns a file's line of SHA256SUMS."""
     try:
-        return f"{sha256(path)}  {name}\n"
+        return f"{sha256_of(path)}  {name}\n"
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); is its run going on?") from None
 

@@ -6,8 +6,9 @@ import os
 import pathlib
 import shutil
 
-from dlms_jax.conversion.folder import sha256, writable
+from dlms_jax.conversion.folder import writable
 from dlms_jax.errors import UserError
+from dlms_jax.files import UNFINISHED, sha256_of
 
 Say = Callable[[str], None]
 
@@ -16,7 +17,7 @@ Say = Callable[[str], None]
 def unfinished_folder(out: pathlib.Path, title: str, say: Say) -> Iterator[pathlib.Path]:
     """Yields a folder inside `out` to work in, which is removed at the end, as is `out` where it is
     new and nothing was put there."""
-    folder, new = out / f"{title}.unfinished", not out.exists()
+    folder, new = out / f"{title}{UNFINISHED}", not out.exists()
     if folder.exists():
         say(f"{folder} was left by a release that did not finish; removed")
         shutil.rmtree(folder)
@@ -39,7 +40,7 @@ def publish(archives: list[pathlib.Path], out: pathlib.Path, say: Say):
         path = out / archive.name
         if not path.exists():
             moved.append((archive, path))
-        elif not path.is_file() or sha256(path) != sha256(archive):
+        elif not path.is_file() or sha256_of(path) != sha256_of(archive):
             raise UserError(
                 f"{path} exists and is another release; give another --version, --name or --out, "
                 "or remove it"
@@ -50,4 +51,4 @@ def publish(archives: list[pathlib.Path], out: pathlib.Path, say: Say):
         for archive, path in moved:
             os.replace(archive, path)
     for _, path in moved:
-        say(f"{path}: {path.stat().st_size / 1e6:.1f} MB, sha256 {sha256(path)}")
+        say(f"{path}: {path.stat().st_size / 1e6:.1f} MB, sha256 {sha256_of(path)}")

@@ -7,6 +7,7 @@ band), and once to be written.
 
 from collections.abc import Iterator, Sequence
 
+from dlms_jax.data.build.runner import file_systems, make_folder, new_pipeline
 from dlms_jax.data.cleaning.contamination import check_evaluation, ngrams, union
 from dlms_jax.data.cleaning.duplicates import (
     EXACT,
@@ -29,7 +30,6 @@ from dlms_jax.data.cleaning.output import (
 )
 from dlms_jax.data.cleaning.pipeline import Read, check_options, last_stages
 from dlms_jax.data.cleaning.report import KEPT, READ, WRITTEN, Count, Key, merge_counts, to_csv
-from dlms_jax.data.runner import file_systems, make_folder, new_pipeline
 from dlms_jax.errors import optional_import
 
 _PARTIAL = ".partial"  # what a shard's name ends in until all of them are written

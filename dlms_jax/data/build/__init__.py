@@ -1,0 +1,1 @@
+"""TEXT -> SHARDS: how a dataset is prepared, on one machine or many."""

@@ -1,0 +1,99 @@
+"""Fine-tuning data -> a prepared dataset: examples of chat/ in shards, split and fingerprinted."""
+
+import dataclasses
+import pathlib
+from typing import Any, Literal
+
+from dlms_jax.data.build.bucket import SPLITS, Layout, Part, sha256_of_texts
+from dlms_jax.data.chat import (
+    ChatOptions,
+    Example,
+    keep_fitting,
+    pack_examples,
+    pad_examples,
+    read_examples,
+)
+from dlms_jax.data.corpora.document import is_heldout, order_key
+from dlms_jax.data.store.prepared import Prepared, describe, open_prepared, write_dataset
+from dlms_jax.data.store.shards import token_type, write_shard
+from dlms_jax.data.tokenizers import Tokenizer
+from dlms_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class DialogueOptions:
+    """How examples become rows.
+
+    prompt_length: columns before the first answer, in rows of one example each, prompts padded on
+    the left; 0: several whole examples to a row. eos: what follows an answer in rows of one
+    example, see chat.pad_examples. too_long: what happens to an example longer than a row.
+    """
+
+    sequence_length: int
+    prompt_length: int = 0
+    eos: Literal["once", "fill"] = "once"
+    too_long: Literal["error", "skip"] = "error"
+    heldout_fraction: float = 0.05
+    seed: int = 0
+
+
+def prepare_dialogues(
+    paths: list[str], folder: pathlib.Path, tokenizer: Tokenizer, chat: ChatOptions,
+    options: DialogueOptions,
+) -> tuple[Prepared, int]:  # fmt: skip
+    """Returns the dataset of JSON lines of dialogues, and how many were left out as too long.
+
+    Held in memory: fine-tuning sets are small. Exact duplicates are dropped; the order and the
+    split are those of a hash of each example's tokens.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} holds something already: remove it, or use another --out")
+    examples = list(read_examples(paths, tokenizer, chat))
+    left_out = 0
+    if options.too_long == "skip":
+        examples, left_out = keep_fitting(
+            examples, options.sequence_length, options.prompt_length or None
+        )
+    keyed = {order_key(e.tokens.tobytes(), options.seed): e for e in examples}
+    examples_in_order = [keyed[key] for key in sorted(keyed)]
+    sides: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    for example in examples_in_order:
+        heldout = is_heldout(example.tokens.tobytes(), options.heldout_fraction)
+        sides[SPLITS[heldout]].append(example)
+    for split, side in sides.items():
+        if not side:
+            raise UserError(
+                f"of {len(keyed)} examples none is in the {split} part; add some, or change the "
+                "held-out fraction"
+            )
+    rows = {split: _rows(side, tokenizer, options) for split, side in sides.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    described: dict[str, Any] = {
+        "duplicates": len(examples) - len(keyed),
+        "longest": max(len(e.tokens) for e in examples),
+    }
+    for split, side in sides.items():
+        path = folder / f"{split}-00000-of-00001.array_record"
+        shard = write_shard(path, [rows[split]], token_type(tokenizer.size))
+        size = sum(len(tokenizer.decode_bytes(e.tokens)) for e in side)
+        digest = sha256_of_texts(e.tokens.tobytes() for e in side)
+        described[split] = Part(shard, len(side), size, digest).to_dict()
+    layout = Layout(1, options.sequence_length, "best-fit", options.heldout_fraction, options.seed)
+    arguments = {
+        "path": [str(path) for path in paths],
+        "chat": dataclasses.asdict(chat),
+        "dialogues": dataclasses.asdict(options),
+    }
+    counts = {"documents": len(examples), "left_out": left_out}
+    card = describe([described], layout, tokenizer, counts, arguments, "dialogues")
+    write_dataset(folder, tokenizer, card)
+    return open_prepared(folder), left_out
+
+
+def _rows(examples, tokenizer, options):
+    if not options.prompt_length:
+        return pack_examples(examples, options.sequence_length, tokenizer.pad_id)
+    return pad_examples(
+        examples, options.sequence_length, options.prompt_length, tokenizer.pad_id,
+        tokenizer.eos_id, options.eos,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""SHARDS OR TEXT -> BATCHES: which rows form the batch of which step."""

@@ -1,0 +1,202 @@
+"""A corpus made ready to train on: split, tokenized, packed, fingerprinted.
+
+Small corpora are made ready in memory at the start of a run; a prepared dataset (builder.py) is
+read from its shards. Both give the same `Split`.
+"""
+
+import hashlib
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from dlms_jax.config import Config, DataConfig
+from dlms_jax.data.build.bucket import pack_texts, sha256_of_texts
+from dlms_jax.data.corpora.document import Document, is_heldout, to_bytes
+from dlms_jax.data.corpora.files import ReadOptions
+from dlms_jax.data.corpora.source import SYNTHETIC, find_sources, read_sorted
+from dlms_jax.data.corpora.synthetic import SyntheticLanguage
+from dlms_jax.data.feed.subset import FirstTokens, MixedRows
+from dlms_jax.data.packing import Rows, join
+from dlms_jax.data.store.prepared import is_prepared, open_prepared
+from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
+from dlms_jax.errors import UserError
+
+_LARGEST_IN_MEMORY = 1 << 29  # bytes of text; tokens, positions and segments take 13 times as much
+
+
+class RowStore(Protocol):
+    """Packed rows, in memory or on disk."""
+
+    number: int
+    length: int
+
+    def take(self, indices) -> Rows:
+        """Returns rows by index array or slice."""
+
+    def find_token(self, n: int) -> tuple[int, int]:
+        """Returns (row, which of the row's scored tokens, from 1) of the n-th scored token."""
+
+
+class Split(NamedTuple):
+    """Packed rows and what they were made of.
+
+    name: the corpus, and which part of it.
+    fingerprint: {"sha256" of the texts in order, "documents", "bytes", "tokens" (those scored)};
+        of the first tokens of a split, "documents" and "bytes" are not counted;
+        of the synthetic language also what no model can beat: "best_bits_per_byte", and
+        "best_bits_per_byte_given_length" for one that sees where documents end, as denoisers do.
+    """
+
+    name: str
+    rows: RowStore
+    fingerprint: dict[str, str | int | float]
+
+
+class Dataset(NamedTuple):
+    """train: one split a corpus of the mixture, taken in proportion to `weights`. chat_template: by
+    which dialogues among them became text; "" where there are none."""
+
+    tokenizer: Tokenizer
+    train: list[Split]
+    weights: list[float]
+    heldout: Split
+    chat_template: str = ""
+
+
+def build_dataset(config: Config, tokenizer: Tokenizer | None = None) -> Dataset:
+    """Returns the train and held-out splits of a config's corpus, or mixture of corpora.
+
+    The tokenizer is that of the prepared datasets, or is made, and trained on the training
+    documents alone, unless one is given.
+    """
+    data = config.data
+    mixture = data.mixture or {data.corpus: 1.0}
+    prepared = {corpus: open_prepared(corpus) for corpus in mixture if is_prepared(corpus)}
+    in_memory = {corpus: _documents(corpus, data) for corpus in mixture if corpus not in prepared}
+    for dataset in prepared.values():
+        dataset.check_config(config, tokenizer)
+        tokenizer = tokenizer or dataset.tokenizer
+    if tokenizer is None:
+        texts = (document.text for train, _ in in_memory.values() for document in train)
+        tokenizer = make_tokenizer(config.tokenizer, texts)
+
+    train, heldout = [], []
+    for corpus in mixture:
+        if corpus in prepared:
+            fingerprints = prepared[corpus].fingerprints()
+            parts = [
+                Split(f"{corpus}, {part}", prepared[corpus].rows(name), fingerprints[name])
+                for name, part in _PART.items()
+            ]
+        else:
+            parts = [
+                make_split(f"{corpus}, {part}", documents, tokenizer, data)
+                for part, documents in zip(_PART.values(), in_memory[corpus], strict=True)
+            ]
+        if corpus == SYNTHETIC:
+            parts[1].fingerprint.update(_best_possible(in_memory[corpus][1], data.seed))
+        train.append(_first_tokens(corpus, parts[0], data.max_unique_tokens, tokenizer.pad_id))
+        heldout.append(parts[1])
+    weights = list(mixture.values())
+    templates = [dataset.chat_template for dataset in prepared.values() if dataset.chat_template]
+    template = templates[0] if templates else ""
+    return Dataset(tokenizer, train, weights, _mix(heldout, weights), template)
+
+
+_PART = {"train": "training part", "heldout": "held-out part"}
+
+
+def load_split(corpus: str, tokenizer: Tokenizer, data: DataConfig) -> Split:
+    """Returns all of a corpus; of a prepared dataset, its held-out part."""
+    if is_prepared(corpus):
+        prepared = open_prepared(corpus)
+        prepared.check_tokenizer(tokenizer)
+        fingerprint = prepared.fingerprints()["heldout"]
+        return Split(f"{corpus}, held-out part", prepared.rows("heldout"), fingerprint)
+    documents = _read(corpus, data)
+    split = make_split(corpus, documents, tokenizer, data)
+    if corpus == SYNTHETIC:
+        split.fingerprint.update(_best_possible(documents, data.seed))
+    return split
+
+
+def make_split(
+    name: str, documents: list[Document], tokenizer: Tokenizer, data: DataConfig
+) -> Split:
+    """Returns documents packed in rows in memory, with their fingerprint."""
+    texts = [to_bytes(document.text) for document in documents]
+    length = data.sequence_length
+    rows = join(pack_texts(texts, length, data.packing, tokenizer), length)
+    return Split(name, rows, {
+        "sha256": sha256_of_texts(texts),
+        "documents": len(texts),
+        "bytes": sum(map(len, texts)),
+        "tokens": int(rows.scored_RxL.sum()),
+    })  # fmt: skip
+
+
+def _documents(corpus, data) -> tuple[list[Document], list[Document]]:
+    """Returns (train, held-out) documents of a corpus that is not prepared."""
+    sides = [], []
+    for document in _read(corpus, data):
+        sides[is_heldout(to_bytes(document.text), data.heldout_fraction)].append(document)
+    train, heldout = sides
+    if not train or not heldout:
+        raise UserError(
+            f"the corpus {corpus} splits into {len(train)} training and {len(heldout)} held-out "
+            "documents; it needs one of each: add text, or change config.data.heldout_fraction"
+        )
+    return train, heldout
+
+
+def _read(corpus, data):
+    sources = find_sources(corpus, data.seed, data.synthetic_documents)
+    if (size := sum(source.size for source in sources)) > _LARGEST_IN_MEMORY:
+        raise UserError(
+            f"the corpus {corpus} has {size / 2**30:.1f} GiB, too much to make ready in memory: "
+            f"python -m dlms_jax.prepare dataset {corpus} --out DIR, and give DIR as the corpus"
+        )
+    documents = read_sorted(sources, ReadOptions(data.field, data.invalid), data.seed)
+    if not documents:
+        raise UserError(f"the corpus {corpus} holds no text")
+    return documents
+
+
+def _best_possible(documents: list[Document], seed: int) -> dict[str, float]:
+    """Returns the synthetic language's own bits per byte on its documents, by fingerprint key."""
+    language = SyntheticLanguage(seed)
+    size = sum(len(to_bytes(document.text)) for document in documents)
+    nats = -sum(float(language.log_probs(document.text).sum()) for document in documents)
+    told = language.length_entropy * len(documents)
+    bits = 1 / (np.log(2) * size)
+    return {
+        "best_bits_per_byte": float(nats * bits),
+        "best_bits_per_byte_given_length": float((nats - told) * bits),
+    }
+
+
+def _first_tokens(corpus, split: Split, tokens: int, pad_id: int) -> Split:
+    if not tokens:
+        return split
+    available = split.fingerprint["tokens"]
+    if tokens > available:
+        raise UserError(
+            f"config.data.max_unique_tokens={tokens}, but the training part of {corpus} has "
+            f"{available} tokens"
+        )
+    fingerprint = {"sha256": split.fingerprint["sha256"], "tokens": tokens}
+    rows = FirstTokens(split.rows, tokens, pad_id)
+    return Split(f"{split.name}, first tokens", rows, fingerprint)
+
+
+def _mix(splits: list[Split], weights: list[float]) -> Split:
+    if len(splits) == 1:
+        return splits[0]
+    fingerprints = [split.fingerprint for split in splits]
+    joint = "".join(str(f["sha256"]) for f in fingerprints)
+    total = {key: sum(f[key] for f in fingerprints) for key in ("documents", "bytes", "tokens")}
+    return Split(
+        "mixture, held-out parts",
+        MixedRows([split.rows for split in splits], weights),
+        {"sha256": hashlib.sha256(joint.encode()).hexdigest()} | total,
+    )

@@ -1,0 +1,119 @@
+"""Which rows form the batch of which step: a pure function of (seed, step)."""
+
+from collections.abc import Iterator
+
+from absl import flags
+import grain
+import numpy as np
+
+from dlms_jax.config import Config
+from dlms_jax.data.feed.dataset import Dataset
+from dlms_jax.data.feed.order import Interleave, shuffled
+from dlms_jax.data.feed.subset import cut_rows, gather
+from dlms_jax.data.packing import Rows
+
+
+class TrainBatches:
+    """The batches of a run, by step, of which this process reads its own rows only.
+
+    Each epoch of a corpus is another shuffle of its rows, and a batch may straddle two epochs.
+    There is no state: the batch of step k is found without the batches before it, so a resume, on
+    whatever number of processes, goes on with the batches that would have come.
+    """
+
+    def __init__(
+        self, stores: list, weights: list[float], batch_size: int, seed: int,
+        local_rows: np.ndarray, pad_id: int, short_rows: float = 0.0,
+    ):  # fmt: skip
+        """stores: the packed rows of each corpus, taken in proportion to `weights`.
+
+        local_rows: which rows of each global batch, 0..batch_size-1, this process reads.
+        short_rows: the probability that a row is cut to a length uniform on 2..L.
+        """
+        self._stores = stores
+        self._turns = Interleave(weights)
+        self._batch_size, self._seed = batch_size, seed
+        self._local_rows, self._pad_id, self._short_rows = local_rows, pad_id, short_rows
+
+    def rows_of(self, step: int) -> list[tuple[int, int]]:
+        """Returns (corpus, row) of each row of the whole global batch of a step."""
+        source_B, row_B = self._rows_at(self._indices(step, np.arange(self._batch_size)))
+        return list(zip(source_B.tolist(), row_B.tolist(), strict=True))
+
+    def epochs(self, step: int) -> list[float]:
+        """Returns how often the rows of each corpus have been seen when `step` steps are done."""
+        taken = self._turns.taken(step * self._batch_size)
+        return [int(n) / store.number for n, store in zip(taken, self._stores, strict=True)]
+
+    def __getitem__(self, step: int) -> Rows:
+        """Returns this process's rows of the batch of a step."""
+        indices = self._indices(step, self._local_rows)
+        rows = gather(self._stores, *self._rows_at(indices))
+        if self._short_rows:
+            rows = cut_rows(rows, self._columns(indices, rows.length), self._pad_id)
+        return rows
+
+    def iterate(self, first_step: int, prefetch: int, workers: int = 0) -> Iterator[Rows]:
+        """Yields the batches of first_step, first_step + 1, ..., prepared ahead.
+
+        workers: processes that prepare them; 0: a thread. The batches are the same.
+        """
+        steps = grain.MapDataset.range(first_step, np.iinfo(np.int32).max).map(self.__getitem__)
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
+        batches = steps.to_iter_dataset(options)
+        if workers:
+            if not flags.FLAGS.is_parsed():  # grain's workers ask for flags that absl would parse
+                flags.FLAGS.mark_as_parsed()
+            batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, prefetch))
+        return iter(batches)
+
+    def _indices(self, step, within_batch):
+        return int(step) * self._batch_size + np.asarray(within_batch, np.int64)
+
+    def _rows_at(self, indices):
+        """Returns the corpus and its row at each index of the run's whole sequence of rows."""
+        source_R = self._turns.source(indices)
+        row_R = self._turns.taken(indices)[np.arange(len(indices)), source_R]
+        for source, store in enumerate(self._stores):
+            epoch_R, within_R = np.divmod(row_R, store.number)
+            for epoch in np.unique(epoch_R[source_R == source]):
+                here = (source_R == source) & (epoch_R == epoch)
+                key = (self._seed, source, int(epoch))
+                row_R[here] = shuffled(within_R[here], store.number, key)
+        return source_R, row_R
+
+    def _columns(self, indices, length):
+        """Returns how many places of each row are kept."""
+        columns_R = np.full(len(indices), length)
+        for place, index in enumerate(indices):
+            draw = np.random.Generator(np.random.Philox(key=[self._seed, int(index)]))
+            if draw.random() < self._short_rows:
+                columns_R[place] = draw.integers(2, length, endpoint=True)
+        return columns_R
+
+
+def train_batches(dataset: Dataset, config: Config, local_rows: np.ndarray) -> TrainBatches:
+    """Returns the batches of a config's run on its dataset, of which this process reads
+    `local_rows`."""
+    training = config.training
+    return TrainBatches(
+        [split.rows for split in dataset.train], dataset.weights, training.batch_size,
+        training.seed, local_rows, dataset.tokenizer.pad_id, config.data.short_rows,
+    )  # fmt: skip
+
+
+def eval_batches(
+    rows, number: int, batch_size: int, pad_id: int, local_rows: np.ndarray
+) -> Iterator[Rows]:
+    """Yields this process's part of the first `number` rows in order; empty rows fill the last."""
+    for start in range(0, number, batch_size):
+        mine = start + local_rows
+        block = rows.take(mine[mine < number])
+        short = ((0, len(mine) - block.number), (0, 0))
+        yield Rows(
+            np.pad(block.tokens_RxL, short, constant_values=pad_id),
+            np.pad(block.segments_RxL, short),
+            np.pad(block.positions_RxL, short),
+            np.pad(block.scored_RxL, short),
+            np.pad(block.class_R, short[0]),
+        )

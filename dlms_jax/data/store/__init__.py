@@ -1,0 +1,1 @@
+"""SHARDS ON DISK: a prepared dataset and its files of rows."""

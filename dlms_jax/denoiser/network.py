@@ -1,0 +1,53 @@
+"""The network of a config, built for a mesh of devices, and its first parameters."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from dlms_jax.config import Config
+from dlms_jax.denoiser.attention_kernels import make_attend
+from dlms_jax.diffusion import Layout, Noisy, schedule_size
+from dlms_jax.errors import UserError
+from dlms_jax.models import Network, Transformer, UNet, expert_outputs, gaussian_of
+from dlms_jax.parallel.experts import over_experts
+from dlms_jax.parallel.mesh import SEQUENCE_AXIS, check_length, constrain_places, make_mesh
+
+
+def make_network(config: Config, rows: int, mesh: Mesh) -> Network:
+    """Returns the network of a config, its activations pinned to the mesh by rows and places, its
+    experts spread over it, its attention by the devices' kernel. Its layers multiply in
+    config.model.dtype: what config.model.matmuls says is for the train step alone. Raises UserError
+    where the mesh splits rows that it cannot, or has no such kernel."""
+    check_length(mesh, config.data.sequence_length)
+    if config.model.name == "unet" and mesh.shape[SEQUENCE_AXIS] > 1:
+        raise UserError(
+            f"config.mesh.sequence={mesh.shape[SEQUENCE_AXIS]} splits rows, which a U-Net's "
+            "convolutions cross; leave it at 1, or use config.model.name=transformer"
+        )
+    pin = functools.partial(constrain_places, mesh=mesh)
+    gaussian = gaussian_of(config)
+    network = {"transformer": Transformer, "unet": UNet}[config.model.name]
+    attend, outputs = make_attend(config, mesh), over_experts(expert_outputs, mesh)
+    model = dataclasses.replace(config.model, matmuls="dtype")
+    return network(model, rows, pin, gaussian, schedule_size(config), attend, outputs)
+
+
+def initial_params(model: Network, key: jax.Array) -> Any:
+    """Returns a network's parameters before training."""
+    tokens_1x2 = jnp.zeros((1, 2), jnp.int32)
+    layout = Layout(tokens_1x2, tokens_1x2, tokens_1x2 > 0, tokens_1x2[:, 0])
+    inputs, t_1x2 = tokens_1x2, jnp.zeros((1, 2))
+    if model.gaussian is not None:
+        z_1x2xE = jnp.zeros((1, 2, model.gaussian.embedding_size))
+        inputs = Noisy(z_1x2xE, z_1x2xE)
+    return model.init(key, inputs, t_1x2, layout, "full")["params"]
+
+
+def abstract_params(config: Config, rows: int) -> Any:
+    """Returns the parameter tree of a config's network as ShapeDtypeStructs."""
+    network = make_network(config, rows, make_mesh(devices=jax.devices()[:1]))
+    return jax.eval_shape(lambda: initial_params(network, jax.random.key(0)))

@@ -1,0 +1,1 @@
+"""WHAT KEEPS A RUN ALIVE: saves, resume, preemption, rollback, watchdog, goodput, metrics."""

@@ -1,0 +1,1 @@
+"""WHICH POSITIONS, HOW MANY, WHICH CACHE: orders of masked diffusion, blocks, left to right."""

@@ -1,0 +1,1 @@
+"""WHICH TRANSITION: the reverse processes, each a step from noisier to cleaner."""

@@ -1,0 +1,125 @@
+"""Where a run's first weights come from, if they are not random: another run's checkpoint."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+
+from dlms_jax.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from dlms_jax.config import Config, ModelConfig, changed_settings
+from dlms_jax.errors import UserError
+from dlms_jax.parallel import rules
+
+# What decides which parameters a network has, and their shapes; the second where it is Gaussian.
+_SHAPING = (
+    "model.name", "model.width", "model.num_layers", "model.num_heads", "model.num_kv_heads",
+    "model.head_size", "model.feed_forward", "model.qk_norm", "model.qkv_bias",
+    "model.tie_embeddings", "model.conditioning", "model.conditioning_size", "model.classes",
+    "model.source", "model.source_layers", "model.unet_levels", "model.unet_blocks",
+    "model.unet_attention_levels", "model.experts", "model.expert_feed_forward",
+)  # fmt: skip
+_SHAPING_GAUSSIAN = (
+    "objective.name", "objective.schedule", "gaussian.embedding_size", "gaussian.head",
+)  # fmt: skip
+# What changes what the same weights compute.
+_READING = (
+    "model.rope_theta", "model.norm_epsilon", "model.experts_per_token", "model.routing",
+    "model.normalise_routing",
+)  # fmt: skip
+
+
+class Start(NamedTuple):
+    """The checkpoint that a run starts from."""
+
+    checkpoint: Checkpoint
+
+    @property
+    def folder(self) -> pathlib.Path:
+        return self.checkpoint.folder
+
+    @property
+    def config(self) -> Config:
+        return self.checkpoint.config
+
+    def origin(self) -> dict[str, Any]:
+        """Returns what the checkpoints of the new run say of it."""
+        objective = self.config.objective.name
+        return {
+            "path": str(self.folder), "step": self.folder.name,
+            "name": self.config.name, "objective": objective,
+        }  # fmt: skip
+
+    def text(self, config: Config) -> str:
+        """Returns what a run says that starts from it."""
+        changed = [
+            f"config.{key} was {before}, is {now}"
+            for key, before, now in changed_settings(self.config, config)
+            if key in _READING
+        ]
+        if config.objective.name == "masked" and _says_next(self.config) != _says_next(config):
+            changed.append(f"config.objective.shift={config.objective.shift} is not its habit")
+        text = f"starting from the weights of {self.folder} ({self.config.objective.name})"
+        return f"{text}; {', '.join(changed)}" if changed else text
+
+
+def find_start(config: Config, workdir: pathlib.Path) -> Start | None:
+    """Returns the checkpoint that config.training.start_from names; None where it names none.
+
+    Raises UserError, which names the setting, where there is none to read or it is of this workdir.
+    """
+    path = config.training.start_from
+    if not path:
+        return None
+    where = f"config.training.start_from={path}"
+    try:
+        start = Start(open_checkpoint(path))
+        start.config  # noqa: B018 (raises where it cannot be read)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if start.folder.resolve().parent.parent == workdir.resolve():
+        raise UserError(f"{where} is this run's own workdir; give another --workdir")
+    return start
+
+
+def check_fits(start: Start, shapes: Any, config: Config):
+    """Raises UserError unless a checkpoint has this network's parameters, all and no other, each of
+    its shape, and as many heads (whose number the shapes do not always show)."""
+    there, here = _by_path(start.checkpoint.parameter_shapes()), _by_path(shapes)
+    differing = [path for path in here | there if here.get(path) != there.get(path)]
+    was, now = start.config, config
+    if differing:
+        path = differing[0]
+        more = f" (and {len(differing) - 1} more differ)" if len(differing) > 1 else ""
+        what = f"{path} is {_shape(there.get(path))} there, {_shape(here.get(path))} here{more}"
+    elif _heads(was.model) != _heads(now.model):
+        what = "it has {} heads, {} for keys, of {}".format(*_heads(was.model))
+    else:
+        return
+    keys = _SHAPING
+    if "gaussian" in (was.objective.name, now.objective.name):
+        keys += _SHAPING_GAUSSIAN
+    settings = ", ".join(
+        f"config.{key}={before}" for key, before, _ in changed_settings(was, now) if key in keys
+    )
+    raise UserError(
+        f"config.training.start_from={now.training.start_from} does not fit: {what}; "
+        + (f"set {settings} as there" if settings else "another version of this program wrote it")
+    )
+
+
+def _says_next(config: Config) -> bool:
+    """Returns whether a network's output at a position predicts the next one's token."""
+    return config.objective.shift or config.objective.name == "autoregressive"
+
+
+def _by_path(tree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {rules.path_string(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _heads(model: ModelConfig) -> tuple[int, int, int]:
+    return model.num_heads, model.kv_heads, model.per_head
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape))
