@@ -35,7 +35,7 @@ LIBRARIES = {  # what each way imports before it is timed
     "to-torch": ("dlms_jax.conversion.export", "dlms_jax.data.chat"),
     "from-torch": ("dlms_jax.conversion.importing",),
     "torch": ("safetensors.torch",),
-    "orbax, numpy": ("dlms_jax.conversion.source", "safetensors.numpy"),
+    "orbax, numpy": ("dlms_jax.conversion.export_source", "safetensors.numpy"),
 }
 
 
@@ -74,7 +74,7 @@ def write_weights(folder, megabytes):
 
     from dlms_jax.checkpoints import checkpoint
     from dlms_jax.config import from_dict
-    from dlms_jax.conversion.source import arrays_of, open_source
+    from dlms_jax.conversion.export_source import arrays_of, open_export_source
     from dlms_jax.data.tokenizers import ByteTokenizer
     from dlms_jax.denoiser import abstract_params, vocabulary_of
 
@@ -93,7 +93,7 @@ def write_weights(folder, megabytes):
     about = {"config": config.to_dict(), "tokenizer": tokenizer.to_dict()}
     about |= {"data": {}, "versions": checkpoint.versions()}
     checkpoint.save_weights(folder / "run", 1, jax.device_put(params), about)
-    source = open_source(folder / "run")
+    source = open_export_source(folder / "run")
     pairs = itertools.chain.from_iterable(arrays_of(t, source.arrays) for t in source.tensors)
     state = {name: torch.tensor(x.T if x.ndim == 2 else x) for name, x in pairs}
     torch.save(state, folder / "state.pt")
@@ -139,11 +139,11 @@ def orbax_numpy(folder, shard_bytes):
     from safetensors.numpy import save_file
 
     from dlms_jax.checkpoints import checkpoint
-    from dlms_jax.conversion.source import open_source
+    from dlms_jax.conversion.export_source import open_export_source
     from dlms_jax.denoiser import abstract_params, vocabulary_of
     from dlms_jax.parallel import rules
 
-    source = open_source(folder / "run")
+    source = open_export_source(folder / "run")
     shapes = abstract_params(source.config, vocabulary_of(source.tokenizer).rows)
     abstract = rules.abstract(shapes, rules.largest_mesh(shapes, 1))
     leaves = jax.tree.leaves(checkpoint.load_params(source.folder, abstract))

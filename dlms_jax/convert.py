@@ -78,11 +78,11 @@ def main(argv=None):
         size = _bytes(arguments.shard_size)
 
         from dlms_jax.conversion.export import export  # after the checks: JAX takes its time
-        from dlms_jax.conversion.source import open_source
+        from dlms_jax.conversion.export_source import open_export_source
         from dlms_jax.data.chat import load_template
 
         template = load_template(arguments.chat_template) if arguments.chat_template else ""
-        source = open_source(arguments.checkpoint, arguments.ema)
+        source = open_export_source(arguments.checkpoint, arguments.ema)
         export(
             source, arguments.out, arguments.layout, arguments.dtype, size, arguments.verify,
             arguments.licence, template,

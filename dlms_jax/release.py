@@ -73,8 +73,8 @@ def main(argv=None):
     from dlms_jax.conversion.bundle.contents import Release, gather
     from dlms_jax.conversion.bundle.publish import publish, unfinished_folder
     from dlms_jax.conversion.export import export
+    from dlms_jax.conversion.export_source import open_export_source
     from dlms_jax.conversion.folder import writable
-    from dlms_jax.conversion.source import open_source
     from dlms_jax.plot import draw_curves
     from dlms_jax.runtime.metric_writer import read_metrics
 
@@ -83,7 +83,7 @@ def main(argv=None):
     def say(text):
         console.print(text, highlight=False, markup=False)
 
-    source = open_source(arguments.checkpoint, arguments.ema)
+    source = open_export_source(arguments.checkpoint, arguments.ema)
     workdir = source.folder.parents[1]
     release = Release(
         arguments.name or workdir.name, arguments.version, _options(arguments), arguments.licence,

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dlms_jax import trainer as trainer_module
 from dlms_jax.checkpoints import checkpoint
-from dlms_jax.conversion.source import open_source
+from dlms_jax.conversion.export_source import open_export_source
 from dlms_jax.data.feed.dataset import build_dataset
 from dlms_jax.data.feed.loader import train_batches
 from dlms_jax.errors import UserError
@@ -76,7 +76,7 @@ def test_a_checkpoint_is_read_where_there_is_no_such_kernel_of_attention(
     monkeypatch.setattr(checkpoint, "load_metadata", lambda _: there)
     lm = DiffusionLM.load_checkpoint(workdir)
     assert lm.sample("ab", length=4)
-    assert open_source(workdir).config == lm.config
+    assert open_export_source(workdir).config == lm.config
     named = dataclasses.replace(config.model, attention="cudnn")
     with pytest.raises(UserError, match="attention=cudnn is for NVIDIA"):
         run(workdir, dataclasses.replace(config, model=named))

@@ -6,7 +6,7 @@ from typing import Any
 from dlms_jax import __version__
 from dlms_jax.checkpoints.metrics import read_metrics
 from dlms_jax.config import Config, changed_settings
-from dlms_jax.conversion.source import Source
+from dlms_jax.conversion.export_source import ExportSource
 from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.diffusion import make_objective, schedule_size
 from dlms_jax.models import count_parameters
@@ -43,7 +43,7 @@ _RUN = {
 
 
 def model_card(
-    source: Source, name: str, folder: str, layout: str, dtype: str, report: dict[str, Any],
+    source: ExportSource, name: str, folder: str, layout: str, dtype: str, report: dict[str, Any],
     licence: str,
 ) -> str:  # fmt: skip
     """Returns the text of a README.md. folder: where the model is. report: of verify_export."""
@@ -108,7 +108,7 @@ def model_card(
     return "\n".join(lines)
 
 
-def _heldout(source: Source) -> str:
+def _heldout(source: ExportSource) -> str:
     """Returns the last held-out numbers that the run logged up to this step."""
     history = read_metrics(source.folder.parent.parent / "metrics.csv")
     step = int(source.folder.name) if source.folder.name.isdigit() else 0

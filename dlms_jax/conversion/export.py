@@ -8,9 +8,9 @@ import numpy as np
 from rich.console import Console
 
 from dlms_jax.conversion import card, native, pytorch
+from dlms_jax.conversion.export_source import DTYPES, ExportSource, arrays_of
 from dlms_jax.conversion.folder import finished_folder, save_json, writable, write_checksums
-from dlms_jax.conversion.layouts import LAYOUTS, check_layout, config_json
-from dlms_jax.conversion.source import DTYPES, Source, arrays_of
+from dlms_jax.conversion.formats import FORMATS, check_format, config_json
 from dlms_jax.conversion.tokenizer_files import write_tokenizer
 from dlms_jax.conversion.verify import verify_export
 from dlms_jax.conversion.weights_files import WeightsWriter, save_tensors
@@ -22,7 +22,7 @@ PADDING = "padding.safetensors"  # the rows that the head has for no symbol
 
 
 def export(
-    source: Source, out: pathlib.Path, layout: str = "native", dtype: str | None = None,
+    source: ExportSource, out: pathlib.Path, layout: str = "native", dtype: str | None = None,
     shard_bytes: int = 5_000_000_000, verify: bool | None = None, licence: str = "",
     chat_template: str = "", name: str = "", console: Console | None = None,
 ) -> dict[str, Any]:  # fmt: skip
@@ -35,7 +35,7 @@ def export(
     its card; "": the folder's.
     """
     console = console or Console(soft_wrap=True)
-    check_layout(layout, source.config, source.tokenizer)
+    check_format(layout, source.config, source.tokenizer)
     with finished_folder(out, lambda text: console.print(text, highlight=False)) as folder:
         written = _write_weights(source, folder, layout, dtype, shard_bytes, console)
         described = config_json(layout, source.config, source.tokenizer, written)
@@ -66,7 +66,7 @@ def _write_weights(source, folder, layout, dtype, shard_bytes, console) -> str:
     """Writes the weights and the rows of padding; returns the type they have."""
     arrays, tensors, size = source.arrays, source.tensors, source.tokenizer.size
     wanted = DTYPES[dtype] if dtype else None
-    rename = LAYOUTS[layout].rename
+    rename = FORMATS[layout].rename
     total = (wanted or DTYPES["float32"]).itemsize * sum(tensor.size for tensor in tensors)
     _check_space(folder, total)
     writer, padding, types = WeightsWriter(folder, shard_bytes), {}, set()
@@ -83,7 +83,7 @@ def _write_weights(source, folder, layout, dtype, shard_bytes, console) -> str:
                 writer.add(rename(name), array)
                 progress.advance(task, array.nbytes)
                 del array  # a part of a parameter, which would stay while the next is read
-        for name, length in LAYOUTS[layout].zero_tensors(source.config):
+        for name, length in FORMATS[layout].zero_tensors(source.config):
             writer.add(name, np.zeros(length, wanted or np.float32))
         writer.close()
     if padding:
@@ -91,7 +91,7 @@ def _write_weights(source, folder, layout, dtype, shard_bytes, console) -> str:
     return types.pop() if len(types) == 1 else "float32"
 
 
-def _schedule(source: Source) -> np.ndarray | None:
+def _schedule(source: ExportSource) -> np.ndarray | None:
     """Returns the parameters of a noise schedule that was learned."""
     paths = [tensor.path for tensor in source.tensors]
     return source.arrays.read("embed/schedule") if "embed/schedule" in paths else None

@@ -13,12 +13,12 @@ from dlms_jax.checkpoints import checkpoint as checkpoints
 from dlms_jax.checkpoints.checkpoint import portable
 from dlms_jax.config import from_dict
 from dlms_jax.conversion.export import ABOUT, PADDING
+from dlms_jax.conversion.export_source import open_export_source
 from dlms_jax.conversion.folder import check_checksums, finished_folder, read_json
-from dlms_jax.conversion.foreign import Foreign, foreign_model
-from dlms_jax.conversion.layouts import LAYOUTS
+from dlms_jax.conversion.formats import FORMATS
+from dlms_jax.conversion.import_plan import ImportPlan, plan_import
 from dlms_jax.conversion.names import Tensor, tensors_of
 from dlms_jax.conversion.params import read_params
-from dlms_jax.conversion.source import open_source
 from dlms_jax.conversion.verify import verify_import
 from dlms_jax.conversion.weights_files import WeightsReader
 from dlms_jax.data import tokenizers
@@ -68,15 +68,15 @@ def import_model(
             checkpoints.save_weights(workdir, step, params, about)
             del params  # the check has no use for them
             hosts.wait_for_all("checkpoint written")
-            source = open_source(workdir / checkpoints.FOLDER / str(step))  # all take part in it
+            source = open_export_source(workdir / checkpoints.FOLDER / str(step))  # all take part in it
         return verify_import(source, model, foreign, known, verify, console) if leads else {}
 
 
-def _described(model, context, roles) -> tuple[Foreign, dict[str, Any]]:
+def _described(model, context, roles) -> tuple[ImportPlan, dict[str, Any]]:
     """Returns how a model is read, and what its checkpoint will say of itself."""
     described = read_json(model / "config.json")
     if "dlms_jax" not in described:
-        foreign = foreign_model(described, str(model / "config.json"), context)
+        foreign = plan_import(described, str(model / "config.json"), context)
         return foreign, _about(model, foreign, roles)
     if context or roles:
         raise UserError(
@@ -102,11 +102,11 @@ def _uninterrupted():
         raise KeyboardInterrupt
 
 
-def _ours(model: pathlib.Path, described: dict[str, Any]) -> tuple[Foreign, dict[str, Any]]:
+def _ours(model: pathlib.Path, described: dict[str, Any]) -> tuple[ImportPlan, dict[str, Any]]:
     """Returns how an export of ours is read, and what its checkpoint said of itself."""
     saved, where = described["dlms_jax"], model / "config.json"
     try:
-        config, layout = portable(from_dict(saved["config"])), LAYOUTS[saved["layout"]]
+        config, layout = portable(from_dict(saved["config"])), FORMATS[saved["layout"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{where}: what stands under dlms_jax lacks {error}; get it anew") from None
     if (model / ABOUT).is_file():
@@ -123,10 +123,10 @@ def _ours(model: pathlib.Path, described: dict[str, Any]) -> tuple[Foreign, dict
             )
     about["config"] = config.to_dict()
     zeros = tuple(name for name, _ in layout.zero_tensors(config))
-    return Foreign(config, layout.rename, zeros=zeros), about
+    return ImportPlan(config, layout.rename, zeros=zeros), about
 
 
-def _about(model: pathlib.Path, foreign: Foreign, roles: Mapping[str, str]) -> dict[str, Any]:
+def _about(model: pathlib.Path, foreign: ImportPlan, roles: Mapping[str, str]) -> dict[str, Any]:
     """Returns what the checkpoint of another program's model says of itself."""
     described = {} if foreign.mask_id is None else {"mask_token_id": foreign.mask_id}
     tokenizer = _read_tokenizer(model, _token_names(model, described) | roles)
@@ -162,7 +162,7 @@ def _token_names(model: pathlib.Path, described: dict[str, Any]) -> dict[str, st
     return {role: names[i] for role, i in ids.items() if i in names}
 
 
-def _check_tensors(model, reader: WeightsReader, foreign: Foreign, tensors: list[Tensor]):
+def _check_tensors(model, reader: WeightsReader, foreign: ImportPlan, tensors: list[Tensor]):
     """Raises UserError where a tensor is missing, of another shape, or one without a place."""
     seen = set(foreign.zeros)
     for tensor in tensors:

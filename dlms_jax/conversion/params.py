@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from dlms_jax.conversion.foreign import Foreign
+from dlms_jax.conversion.import_plan import ImportPlan
 from dlms_jax.conversion.names import Tensor
 from dlms_jax.conversion.weights_files import WeightsReader
 from dlms_jax.denoiser import abstract_params
@@ -17,7 +17,7 @@ _TOGETHER = 4096  # rows of which a mean is taken at a time
 
 
 def read_params(
-    reader: WeightsReader, padding: WeightsReader | None, foreign: Foreign,
+    reader: WeightsReader, padding: WeightsReader | None, foreign: ImportPlan,
     tensors: list[Tensor], rows: int, console: Console,
 ) -> Any:  # fmt: skip
     """Returns the parameter tree in float32, on as many devices as sizes divide by.

@@ -12,10 +12,10 @@ import torch
 import transformers
 
 from dlms_jax.config import Config
+from dlms_jax.conversion.export_source import DTYPES, ExportSource
 from dlms_jax.conversion.folder import read_json
 from dlms_jax.conversion.probes import cases, prompts
 from dlms_jax.conversion.pytorch.modeling_dlms import DLMForDiffusion
-from dlms_jax.conversion.source import DTYPES, Source
 from dlms_jax.conversion.weights_files import WeightsReader
 from dlms_jax.denoiser import make_denoiser, make_network, vocabulary_of
 from dlms_jax.diffusion import Layout, Noisy, make_objective
@@ -28,7 +28,7 @@ _GUIDANCE = 0.5  # of greedy texts, so that both passes are compared
 
 
 def compare(
-    source: Source, theirs: "Native | Stock", known: int, dtype: str = "float32"
+    source: ExportSource, theirs: "Native | Stock", known: int, dtype: str = "float32"
 ) -> dict[str, Any]:
     """Returns {"class", "logits": {case: largest difference / largest logit}, "greedy"}, the last
     None where the class has no sampler of ours.
@@ -59,7 +59,7 @@ def _apart(expected_LxV, found_LxV, valid_L) -> float:
 class Ours:
     """The checkpoint's network in JAX, and its sampler."""
 
-    def __init__(self, config: Config, source: Source, dtype: str = "float32"):
+    def __init__(self, config: Config, source: ExportSource, dtype: str = "float32"):
         self.config, self.tokenizer = config, source.tokenizer
         vocabulary = vocabulary_of(source.tokenizer)
         mesh = make_mesh(devices=jax.local_devices()[:1])

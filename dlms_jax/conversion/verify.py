@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from dlms_jax.conversion.export_source import ExportSource, arrays_of
 from dlms_jax.conversion.folder import read_json
-from dlms_jax.conversion.foreign import Foreign
-from dlms_jax.conversion.layouts import LAYOUTS
-from dlms_jax.conversion.source import Source, arrays_of
+from dlms_jax.conversion.formats import FORMATS
+from dlms_jax.conversion.import_plan import ImportPlan
 from dlms_jax.conversion.weights_files import WeightsReader
 from dlms_jax.errors import UserError
 
@@ -19,7 +19,7 @@ TOLERANCE = 1e-4  # of logits in float32: the largest difference, as a share of 
 
 
 def verify_export(
-    source: Source, folder: pathlib.Path, layout: str, dtype: str, wanted: bool | None,
+    source: ExportSource, folder: pathlib.Path, layout: str, dtype: str, wanted: bool | None,
     console: Console,
 ) -> dict[str, Any]:  # fmt: skip
     """Returns the report of an export; raises UserError where it is not the checkpoint.
@@ -27,8 +27,8 @@ def verify_export(
     dtype: of what was written. wanted: whether to compare with PyTorch; None: where torch is
     installed.
     """
-    zeros = {name for name, _ in LAYOUTS[layout].zero_tensors(source.config)}
-    bits = _same_bits(source, folder, LAYOUTS[layout].rename, source.tokenizer.size, zeros)
+    zeros = {name for name, _ in FORMATS[layout].zero_tensors(source.config)}
+    bits = _same_bits(source, folder, FORMATS[layout].rename, source.tokenizer.size, zeros)
     report = {"layout": layout, "weights": bits}
 
     def theirs():
@@ -38,13 +38,13 @@ def verify_export(
             return Native(folder)
         if layout == "qwen3":
             return Stock.loaded(folder, source.config)
-        return Stock.in_place_of(folder, source.config, LAYOUTS[layout].rename)
+        return Stock.in_place_of(folder, source.config, FORMATS[layout].rename)
 
     return _compared(report, source, theirs, source.tokenizer.size, dtype, wanted, console)
 
 
 def verify_import(
-    source: Source, model: pathlib.Path, foreign: Foreign, known: int,
+    source: ExportSource, model: pathlib.Path, foreign: ImportPlan, known: int,
     wanted: bool | None, console: Console,
 ) -> dict[str, Any]:  # fmt: skip
     """Returns the report of an import; raises UserError where the checkpoint is not the model.

@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from dlms_jax.errors import UserError
-from dlms_jax.parallel.rendezvous import Cluster, call_roll
+from dlms_jax.parallel.rendezvous import Cluster, rendezvous
 
 TIMEOUT = 300  # seconds for all to come
 _GRACE = 5  # seconds for others to fail alike
@@ -43,17 +43,17 @@ def start(
     """
     if jax.distributed.is_initialized():
         return
-    found = find(coordinator, num_processes, process_id, timeout)
+    found = find_cluster(coordinator, num_processes, process_id, timeout)
     if found is None:
         return
-    call_roll(found, timeout)
+    rendezvous(found, timeout)
     jax.distributed.initialize(
         found.coordinator, found.processes, found.process, found.devices,
         cluster_detection_method="deactivate", initialization_timeout=max(60, int(timeout)),
     )  # fmt: skip
 
 
-def find(
+def find_cluster(
     coordinator: str | None = None, num_processes: int | None = None,
     process_id: int | None = None, timeout: float = TIMEOUT,
 ) -> Cluster | None:  # fmt: skip

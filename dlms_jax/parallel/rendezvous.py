@@ -24,7 +24,7 @@ class Cluster(NamedTuple):
     devices: list[int] | None = None
 
 
-def call_roll(cluster: Cluster, timeout: float):
+def rendezvous(cluster: Cluster, timeout: float):
     """Returns when all processes are there. Raises UserError, in each that came, which names those
     that did not."""
     host, _, port = cluster.coordinator.rpartition(":")

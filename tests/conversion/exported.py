@@ -9,7 +9,7 @@ import numpy as np
 
 from dlms_jax.checkpoints import checkpoint
 from dlms_jax.config import Config
-from dlms_jax.conversion.source import open_source
+from dlms_jax.conversion.export_source import open_export_source
 from dlms_jax.data.tokenizers import ByteTokenizer, Tokenizer
 from dlms_jax.denoiser import abstract_params, vocabulary_of
 from dlms_jax.parallel.rules import path_string
@@ -37,7 +37,7 @@ def random_params(config: Config, rows: int, seed: int = 0):
 def random_checkpoint(
     workdir: pathlib.Path, tokenizer: Tokenizer | None = None, seed: int = 0, **settings
 ):
-    """Returns the Source of a checkpoint of a random network, written to a workdir."""
+    """Returns the ExportSource of a checkpoint of a random network, written to a workdir."""
     config, tokenizer = small_config(**settings), tokenizer or ByteTokenizer()
     about = {
         "config": config.to_dict(), "tokenizer": tokenizer.to_dict(), "data": {},
@@ -45,7 +45,7 @@ def random_checkpoint(
     }  # fmt: skip
     params = random_params(config, vocabulary_of(tokenizer).rows, seed)
     checkpoint.save_weights(workdir, 7, jax.device_put(params), about)
-    return open_source(workdir)
+    return open_export_source(workdir)
 
 
 @functools.cache

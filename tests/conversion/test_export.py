@@ -18,10 +18,10 @@ from dlms_jax import convert
 from dlms_jax.conversion import export as export_module
 from dlms_jax.conversion.checkpoint_arrays import CheckpointArrays
 from dlms_jax.conversion.export import export
+from dlms_jax.conversion.export_source import open_export_source
+from dlms_jax.conversion.formats import FORMATS
 from dlms_jax.conversion.importing import import_model
-from dlms_jax.conversion.layouts import LAYOUTS
 from dlms_jax.conversion.pytorch.modeling_dlms import DLMForDiffusion
-from dlms_jax.conversion.source import open_source
 from dlms_jax.errors import UserError
 
 SHARD = 40_000
@@ -200,7 +200,7 @@ def test_a_damaged_checkpoint_is_one_line(source, tmp_path):
         if file.parent.name == "d" and file.stat().st_size > 1000:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(UserError, match="cannot be read .* try another checkpoint"):
-        export(open_source(tmp_path / "run"), tmp_path / "out", verify=False)
+        export(open_export_source(tmp_path / "run"), tmp_path / "out", verify=False)
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.unfinished").exists()
 
 
@@ -262,7 +262,7 @@ def test_wrong_arguments_are_one_line(arguments, said, source, tmp_path, capsys)
 
 
 def test_the_command_knows_every_layout():
-    assert tuple(LAYOUTS) == convert._LAYOUTS
+    assert tuple(FORMATS) == convert._LAYOUTS
 
 
 @pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("200mb", 2 * 10**8), ("7", 7)])
@@ -305,7 +305,7 @@ def test_layers_are_read_a_few_at_a_time(source, tmp_path):
     import_model(exported_of(source, tmp_path), tmp_path / "run", verify=False)
     path = "layers/mlp/gate_proj/kernel"
     whole = source.arrays.read(path)
-    for written, expected in ((open_source(tmp_path / "run"), [1, 1]), (source, [2])):
+    for written, expected in ((open_export_source(tmp_path / "run"), [1, 1]), (source, [2])):
         arrays, read = CheckpointArrays(written.folder / written.item), []
         arrays._read = functools.partial(note_layers, read, arrays._read)
         parts = list(arrays.layers(path, limit=whole.nbytes // 2))
@@ -325,7 +325,7 @@ def test_a_checkpoint_split_over_devices_is_read_on_one(source, tmp_path):
         next((tmp_path / "run").rglob("_sharding")).read_text()
     )  # fmt: skip
     assert any("fsdp" in text for text in sharding.values())
-    before, after = tree_of(source), tree_of(open_source(tmp_path / "run"))
+    before, after = tree_of(source), tree_of(open_export_source(tmp_path / "run"))
     for path in before:
         np.testing.assert_array_equal(before[path], after[path])
 

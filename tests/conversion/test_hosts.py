@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from dlms_jax.conversion.export import export
-from dlms_jax.conversion.source import open_source
+from dlms_jax.conversion.export_source import open_export_source
 
 PROCESSES = 2
 
@@ -84,7 +84,7 @@ def test_two_processes_write_one_checkpoint_each_its_part(tmp_path):
         assert total / 2 < read + 20_000 and read < 0.6 * total  # norms are whole on each
 
     assert not (tmp_path / "both.unfinished").exists()
-    written = open_source(tmp_path / "both")
+    written = open_export_source(tmp_path / "both")
     assert len(list(written.folder.glob("params/ocdbt.process_*"))) == PROCESSES
     before, after = tree_of(source), tree_of(written)
     for path in before:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dlms_jax.conversion.export import export
-from dlms_jax.conversion.source import open_source
+from dlms_jax.conversion.export_source import open_export_source
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def test_killed_it_leaves_no_result_and_works_again(command, start, source, tmp_
     assert "out.unfinished was left by a conversion that did not finish; removed" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     if command == "from-torch":
-        before, after = tree_of(source), tree_of(open_source(tmp_path / "out"))
+        before, after = tree_of(source), tree_of(open_export_source(tmp_path / "out"))
         for path in before:
             np.testing.assert_array_equal(before[path], after[path])
 

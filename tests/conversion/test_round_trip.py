@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from dlms_jax.conversion.export import export
+from dlms_jax.conversion.export_source import open_export_source
 from dlms_jax.conversion.importing import import_model
-from dlms_jax.conversion.source import open_source
 from dlms_jax.conversion.weights_files import WeightsReader
 from dlms_jax.errors import UserError
 
@@ -131,7 +131,7 @@ def test_logits_and_greedy_texts_are_the_same(exported):
 def test_the_way_back_gives_the_same_tree(exported, tmp_path):
     source, folder, _ = exported
     import_model(folder, tmp_path / "back", verify=False)
-    back = open_source(tmp_path / "back")
+    back = open_export_source(tmp_path / "back")
     before, after = tree_of(source), tree_of(back)
     assert before.keys() == after.keys()
     for path, array in before.items():
@@ -157,9 +157,9 @@ def test_bfloat16_comes_back_as_it_went(tmp_path):
     report = export(source, tmp_path / "once", dtype="bfloat16", verify=True)
     assert max(report["logits"].values()) < 3e-5  # of the same rounded weights, in float32
     import_model(tmp_path / "once", tmp_path / "back", verify=False)
-    export(open_source(tmp_path / "back"), tmp_path / "twice", dtype="bfloat16", verify=False)
+    export(open_export_source(tmp_path / "back"), tmp_path / "twice", dtype="bfloat16", verify=False)
     once, twice = WeightsReader(tmp_path / "once"), WeightsReader(tmp_path / "twice")
-    before, after = tree_of(source), tree_of(open_source(tmp_path / "back"))
+    before, after = tree_of(source), tree_of(open_export_source(tmp_path / "back"))
     assert set(once.dtypes.values()) == {"BF16"} and once.shapes == twice.shapes
     for name in once.shapes:
         assert once.read(name).tobytes() == twice.read(name).tobytes()
@@ -182,7 +182,7 @@ def test_what_pytorch_saved_anew_comes_back(exported, tmp_path):
     model.save_pretrained(tmp_path / "tuned")
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "tuned")
     import_model(tmp_path / "tuned", tmp_path / "back", verify=False)
-    before, after = tree_of(source), tree_of(open_source(tmp_path / "back"))
+    before, after = tree_of(source), tree_of(open_export_source(tmp_path / "back"))
     size = source.tokenizer.size
     for path, array in before.items():
         wanted, found = array, after[path]
@@ -199,5 +199,5 @@ def test_the_moving_average_is_what_samples(tmp_path):
     """`ema` and `params` differ; which is exported is said and can be chosen."""
     source = random_checkpoint(tmp_path / "run")
     with pytest.raises(UserError, match="no moving average"):
-        open_source(tmp_path / "run", ema=True)
+        open_export_source(tmp_path / "run", ema=True)
     assert source.item == "params"

@@ -20,19 +20,19 @@ class TestWhoThereIs:
             monkeypatch.delenv(name, raising=False)
 
     def test_one_process_is_alone(self):
-        assert hosts.find() is None
-        assert hosts.find("here:1", 1, 0) is None
+        assert hosts.find_cluster() is None
+        assert hosts.find_cluster("here:1", 1, 0) is None
 
     def test_flags(self):
-        assert hosts.find("here:8476", 4, 3) == ("here:8476", 4, 3, None)
-        assert hosts.find("[::1]:8476", 4, 3).coordinator == "[::1]:8476"
+        assert hosts.find_cluster("here:8476", 4, 3) == ("here:8476", 4, 3, None)
+        assert hosts.find_cluster("[::1]:8476", 4, 3).coordinator == "[::1]:8476"
 
     def test_the_environment_and_flags_before_it(self, monkeypatch):
         monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "there:1")
         monkeypatch.setenv("JAX_NUM_PROCESSES", "4")
         monkeypatch.setenv("JAX_PROCESS_ID", "2")
-        assert hosts.find() == ("there:1", 4, 2, None)
-        assert hosts.find(process_id=0) == ("there:1", 4, 0, None)
+        assert hosts.find_cluster() == ("there:1", 4, 2, None)
+        assert hosts.find_cluster(process_id=0) == ("there:1", 4, 0, None)
 
     @pytest.mark.parametrize(
         ("given", "message"),
@@ -47,7 +47,7 @@ class TestWhoThereIs:
     )
     def test_what_cannot_be_is_one_line(self, given, message):
         with pytest.raises(UserError, match=message) as error:
-            hosts.find(*given)
+            hosts.find_cluster(*given)
         assert "\n" not in str(error.value)
 
     @pytest.mark.parametrize(
@@ -59,21 +59,21 @@ class TestWhoThereIs:
                  "LOCALID": "1", "STEP_NUM_NODES": nodes}  # fmt: skip
         for name, value in slurm.items():
             monkeypatch.setenv(f"SLURM_{name}", value)
-        assert hosts.find() == ("gpu03:61447", 4, 3, devices)
+        assert hosts.find_cluster() == ("gpu03:61447", 4, 3, devices)
 
     def test_a_slurm_job_of_one_task_is_alone(self, monkeypatch):
         for name in ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID"):
             monkeypatch.setenv(f"SLURM_{name}", "1")
-        assert hosts.find() is None
+        assert hosts.find_cluster() is None
 
     def test_a_pod_of_tpus(self, monkeypatch):
         """What JAX reads of the metadata server; but a run on a pod's CPU is alone."""
         found = ("10.0.0.2:8482", 4, 3, None)
         detection = hosts.clusters.ClusterEnv
         monkeypatch.setattr(detection, "auto_detect_unset_distributed_params", lambda *given: found)
-        assert hosts.find() is None
+        assert hosts.find_cluster() is None
         monkeypatch.setattr(hosts, "_on_cpu", lambda: False)
-        assert hosts.find() == found
+        assert hosts.find_cluster() == found
 
 
 @pytest.fixture(scope="module")

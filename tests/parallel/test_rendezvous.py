@@ -8,7 +8,7 @@ from parallel.processes import free_port
 import pytest
 
 from dlms_jax.errors import UserError
-from dlms_jax.parallel.rendezvous import Cluster, call_roll
+from dlms_jax.parallel.rendezvous import Cluster, rendezvous
 
 
 def verdicts(clusters, timeout=20.0, delay=0.0) -> list[str]:
@@ -18,7 +18,7 @@ def verdicts(clusters, timeout=20.0, delay=0.0) -> list[str]:
     def call(place):
         time.sleep(delay * place)
         try:
-            call_roll(clusters[place], timeout)
+            rendezvous(clusters[place], timeout)
             said[place] = ""
         except UserError as error:
             said[place] = str(error)

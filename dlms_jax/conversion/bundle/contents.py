@@ -8,8 +8,8 @@ import shutil
 
 from dlms_jax.conversion.bundle import demo, readme, scripts
 from dlms_jax.conversion.bundle.archive import Files
+from dlms_jax.conversion.export_source import ExportSource
 from dlms_jax.conversion.folder import CHECKSUMS, save_json, writable
-from dlms_jax.conversion.source import Source
 from dlms_jax.errors import UserError
 from dlms_jax.files import sha256_of
 
@@ -42,7 +42,7 @@ class Release:
         return f"{self.name}-v{self.version}"
 
 
-def gather(release: Release, source: Source, folder: pathlib.Path) -> Files:
+def gather(release: Release, source: ExportSource, folder: pathlib.Path) -> Files:
     """Returns all files of a release by their names in it, its SHA256SUMS among them.
 
     folder: has the exported weights in model/, and the run's log and curves where there are any;

@@ -4,7 +4,7 @@ import shlex
 
 from dlms_jax import __version__
 from dlms_jax.conversion.bundle.scripts import PYTHON
-from dlms_jax.conversion.source import Source
+from dlms_jax.conversion.export_source import ExportSource
 
 _ABOUT = {  # in the order in which a reader needs them
     "run_demo.sh": "samples text, on Linux",
@@ -38,7 +38,7 @@ cd source
 """
 
 
-def readme(release, source: Source, names: list[str], packages: dict[str, str]) -> str:
+def readme(release, source: ExportSource, names: list[str], packages: dict[str, str]) -> str:
     """Returns the text. names: of the other files. packages: versions that were tested."""
     title, config = release.title, source.config
     pins = ", ".join(f"{name} {version}" for name, version in packages.items())

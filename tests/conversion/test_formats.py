@@ -7,10 +7,10 @@ from conftest import small_config
 from conversion.exported import odd_tokenizer, random_checkpoint
 import pytest
 
-from dlms_jax.conversion import layouts
+from dlms_jax.conversion import formats
 from dlms_jax.conversion.export import export
+from dlms_jax.conversion.export_source import open_export_source
 from dlms_jax.conversion.importing import import_model
-from dlms_jax.conversion.source import open_source
 from dlms_jax.conversion.weights_files import WeightsReader
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.errors import UserError
@@ -74,7 +74,7 @@ HELD = {  # (layout, settings, the class that computes it, some names, some of c
 @pytest.fixture
 def any_mask(monkeypatch):
     """SDAR's engines want token 151669; a tokenizer of as many symbols would be slow."""
-    monkeypatch.setattr(layouts, "SDAR_MASK_ID", 259)
+    monkeypatch.setattr(formats, "SDAR_MASK_ID", 259)
 
 
 @pytest.mark.parametrize("case", list(HELD))
@@ -90,7 +90,7 @@ def test_layout_computes_the_same(case, tmp_path, any_mask):
     assert {key: found[key] for key in described} == described
     assert not list((tmp_path / "out").glob("*.py"))
     import_model(tmp_path / "out", tmp_path / "back", verify=False)
-    back = open_source(tmp_path / "back")
+    back = open_export_source(tmp_path / "back")
     assert back.config == source.config
     for tensor in source.tensors:
         before, after = (s.arrays.read(tensor.path).tobytes() for s in (source, back))
@@ -122,13 +122,13 @@ def test_layout_computes_the_same(case, tmp_path, any_mask):
 )
 def test_what_a_layout_cannot_hold_is_refused(layout, settings, said):
     with pytest.raises(UserError, match=said):
-        layouts.check_layout(layout, small_config(**settings), ByteTokenizer())
+        formats.check_format(layout, small_config(**settings), ByteTokenizer())
 
 
 def test_dllm_knows_its_mask_by_name():
     tokenizer = ByteTokenizer({"pad": "<p>", "bos": "<b>", "eos": "<e>", "mask": "<m>"})
     with pytest.raises(UserError, match="this tokenizer's is <m>"):
-        layouts.check_layout("a2d", small_config(), tokenizer)
+        formats.check_format("a2d", small_config(), tokenizer)
 
 
 def test_nothing_is_written_for_what_is_refused(tmp_path):

@@ -24,7 +24,7 @@ A2D_MASK = "<|mask|>"  # dLLM gives its tokenizers a mask token of this spelling
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class ExportFormat:
     """needs: settings, and the values that they may have. config: (config, tokenizer) ->
     config.json. rename: from our PyTorch name to the layout's. zeros: names of vectors of zeros
     that the class wants beside what we have, by layer, where config.model.qkv_bias."""
@@ -41,9 +41,9 @@ class Layout:
                 yield self.zeros.format(n=n), config.model.width
 
 
-def check_layout(name: str, config: Config, tokenizer: Tokenizer):
+def check_format(name: str, config: Config, tokenizer: Tokenizer):
     """Raises UserError for what a layout cannot hold."""
-    for key, allowed in LAYOUTS[name].needs.items():
+    for key, allowed in FORMATS[name].needs.items():
         section, leaf = key.split(".")
         value = getattr(getattr(config, section), leaf)
         if value not in allowed:
@@ -196,19 +196,19 @@ _PLAIN = _LAYERS | {"model.experts": (0,)}
 _NO_SHIFT = {"objective.shift": (False,)}
 _O_BIAS = "model.layers.{n}.self_attn.o_proj.bias"
 
-LAYOUTS = {
-    "native": Layout({}, native_config),
-    "qwen3": Layout(
+FORMATS = {
+    "native": ExportFormat({}, native_config),
+    "qwen3": ExportFormat(
         _LAYERS | {"objective.name": ("autoregressive",), "model.qk_norm": (True,)},
         _stock_qwen3,
         zeros=_O_BIAS,
     ),
-    "a2d": Layout(
+    "a2d": ExportFormat(
         _PLAIN | _NO_SHIFT | {"objective.name": ("masked", "block"), "model.qk_norm": (True,)},
         lambda c, t: _qwen3(c, t, "a2d-qwen3", "A2DQwen3LMHeadModel"),
         zeros=_O_BIAS,
     ),
-    "sdar": Layout(
+    "sdar": ExportFormat(
         _PLAIN
         | {
             "objective.name": ("block",),
@@ -220,18 +220,18 @@ LAYOUTS = {
         ),
         zeros=_O_BIAS,
     ),
-    "megadlms": Layout(
+    "megadlms": ExportFormat(
         _PLAIN
         | _NO_SHIFT
         | {"objective.name": ("masked",), "model.qk_norm": (True,), "model.qkv_bias": (False,)},
         lambda c, t: _qwen3(c, t, "", "DiffLM", attn_mask_type="bidirectional"),
     ),
-    "llada": Layout(
+    "llada": ExportFormat(
         _PLAIN | _NO_SHIFT | {"objective.name": ("masked",), "model.qk_norm": (False,)},
         _llada,
         llada_name,
     ),
-    "dream": Layout(
+    "dream": ExportFormat(
         _PLAIN
         | {
             "objective.name": ("masked",),
@@ -247,7 +247,7 @@ LAYOUTS = {
 def config_json(layout: str, config: Config, tokenizer: Tokenizer, dtype: str) -> dict[str, Any]:
     """Returns the config.json of a checkpoint in a layout. Under "dlms_jax" it has all settings of
     the run, which the other programs leave alone and the way back reads."""
-    described = LAYOUTS[layout].config(config, tokenizer)
+    described = FORMATS[layout].config(config, tokenizer)
     described |= {"dtype": dtype, "torch_dtype": dtype}
     return described | {
         "dlms_jax": {"version": __version__, "layout": layout, "config": config.to_dict()}

@@ -21,7 +21,7 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class ExportSource:
     """item: "params", or "ema" for the moving average."""
 
     checkpoint: Checkpoint
@@ -52,7 +52,7 @@ class Source:
         return list(tensors_of(self.config, vocabulary_of(self.tokenizer).rows))
 
 
-def open_source(path: str | pathlib.Path, ema: bool | None = None) -> Source:
+def open_export_source(path: str | pathlib.Path, ema: bool | None = None) -> ExportSource:
     """Returns the checkpoint of a run's workdir or checkpoints/STEP. ema: whether to take the
     moving average of the weights; None: where there is one."""
     checkpoint = open_checkpoint(path)
@@ -61,7 +61,7 @@ def open_source(path: str | pathlib.Path, ema: bool | None = None) -> Source:
         raise UserError(
             f"{checkpoint.folder} has no moving average of the weights; leave --ema out"
         )
-    return Source(checkpoint, "ema" if has_ema and ema is not False else "params")
+    return ExportSource(checkpoint, "ema" if has_ema and ema is not False else "params")
 
 
 def arrays_of(tensor: Tensor, arrays: CheckpointArrays) -> Iterator:

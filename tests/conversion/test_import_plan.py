@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from dlms_jax.conversion.export import export
+from dlms_jax.conversion.export_source import open_export_source
 from dlms_jax.conversion.importing import import_model
-from dlms_jax.conversion.source import open_source
 from dlms_jax.conversion.tokenizer_files import write_tokenizer
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.errors import UserError
@@ -71,7 +71,7 @@ def test_autoregressive_models_of_transformers(name, settings, tmp_path):
     report = import_model(folder, tmp_path / "run", verify=True)
     assert report["class"] == f"{name}ForCausalLM"
     assert max(report["logits"].values()) < 1e-5
-    config = open_source(tmp_path / "run").config
+    config = open_export_source(tmp_path / "run").config
     assert config.objective.name == "autoregressive" and config.data.sequence_length == 40
     assert config.model.qkv_bias == (name == "Qwen2" or "attention_bias" in settings)
 
@@ -82,7 +82,7 @@ def test_an_older_config_says_theta_otherwise(tmp_path):
     change(folder, rope_parameters=None, rope_theta=700.0, dtype=None, torch_dtype="float32")
     report = import_model(folder, tmp_path / "run", verify=True)
     assert max(report["logits"].values()) < 1e-5
-    assert open_source(tmp_path / "run").config.model.rope_theta == 700.0
+    assert open_export_source(tmp_path / "run").config.model.rope_theta == 700.0
 
 
 def llada(folder):
@@ -150,10 +150,10 @@ def test_diffusion_models_of_others(kind, tmp_path):
     make, objective, name = DIFFUSIONS[kind]
     report = import_model(make(tmp_path / "model"), tmp_path / "run", verify=True)
     assert report["class"] == name and max(report["logits"].values()) < 1e-5
-    config = open_source(tmp_path / "run").config
+    config = open_export_source(tmp_path / "run").config
     assert config.objective.name == objective
     assert config.objective.shift == (kind == "Dream")
-    assert open_source(tmp_path / "run").tokenizer.mask_id == 259
+    assert open_export_source(tmp_path / "run").tokenizer.mask_id == 259
 
 
 def test_new_symbols_begin_as_the_mean(tmp_path):
@@ -166,7 +166,7 @@ def test_new_symbols_begin_as_the_mean(tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps(serialized))
     roles = {"mask": "<|mask2|>", "bos": "<|a|>"}
     import_model(folder, tmp_path / "run", roles=roles, verify=True)
-    source = open_source(tmp_path / "run")
+    source = open_export_source(tmp_path / "run")
     assert source.tokenizer.mask_id == 262
     assert source.tokenizer.bos_id == tokenizer.special_ids["<|a|>"]
     rows = source.arrays.read("embed/embedding")
@@ -179,7 +179,7 @@ def test_new_symbols_begin_as_the_mean(tmp_path):
 def test_two_bytes_are_widened_exactly(dtype, tmp_path):
     folder = saved(tmp_path / "model", dtype=dtype, head_dim=8)
     import_model(folder, tmp_path / "run", verify=True)
-    found = open_source(tmp_path / "run").arrays.read("final_norm/scale")
+    found = open_export_source(tmp_path / "run").arrays.read("final_norm/scale")
     stored = load_file(folder / "model.safetensors")["model.norm.weight"]
     assert found.dtype == np.float32 and (found == stored.astype(np.float32)).all()
 
@@ -188,7 +188,7 @@ def test_another_mesh_reads_its_own_parts(tmp_path):
     """Eight devices here: each parameter is split, and whole it is what the file has."""
     folder = saved(tmp_path / "model", head_dim=8)
     import_model(folder, tmp_path / "run", verify=False)
-    kernel = open_source(tmp_path / "run").arrays.read("layers/mlp/gate_proj/kernel")
+    kernel = open_export_source(tmp_path / "run").arrays.read("layers/mlp/gate_proj/kernel")
     stored = load_file(folder / "model.safetensors")
     for n in range(2):
         expected = stored[f"model.layers.{n}.mlp.gate_proj.weight"].T
@@ -267,7 +267,7 @@ def test_there_and_back_in_a_foreign_layout(tmp_path):
     for name in ("dlms_jax.json", "padding.safetensors", "SHA256SUMS"):
         (tmp_path / "out" / name).unlink()
     import_model(tmp_path / "out", tmp_path / "back", verify=True)
-    back = open_source(tmp_path / "back")
+    back = open_export_source(tmp_path / "back")
     for tensor in source.tensors:
         if not tensor.vocabulary:
             expected = source.arrays.read(tensor.path)

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 from dlms_jax.config import Config, from_dict
-from dlms_jax.conversion.layouts import SDAR_MASK_ID, llada_name
+from dlms_jax.conversion.formats import SDAR_MASK_ID, llada_name
 from dlms_jax.errors import UserError
 
 _CONTEXT = 2048  # tokens of a row where the model allows more and the user says nothing
@@ -23,7 +23,7 @@ _REFUSED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Foreign:
+class ImportPlan:
     """A model of another program. rename: from our PyTorch names to its own. mask_id: what its
     config says, None where that is left to the tokenizer. zeros: names of vectors that have to be 0
     for our network to hold the model. ignored: ends of names of tensors that are no weights."""
@@ -35,7 +35,7 @@ class Foreign:
     ignored: tuple[str, ...] = ("rotary_emb.inv_freq",)
 
 
-def foreign_model(c: dict[str, Any], where: str, context: int | None) -> Foreign:
+def plan_import(c: dict[str, Any], where: str, context: int | None) -> ImportPlan:
     """Returns how a config.json is read; raises UserError for what our networks cannot hold.
 
     context: tokens of a row, None for the model's own, 2048 at most.
@@ -56,7 +56,7 @@ def foreign_model(c: dict[str, Any], where: str, context: int | None) -> Foreign
 
 def _like_llama(
     c, where, context, objective, qk_norm=False, qkv_bias=False, moe=False, **more
-) -> Foreign:
+) -> ImportPlan:
     """Reads the keys that Llama, Qwen2, Qwen3 and their descendants share; moe: those of Qwen3-MoE
     too."""
     rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
@@ -106,10 +106,10 @@ def _like_llama(
         }
     longest = c.get("max_position_embeddings", _CONTEXT)
     config = _config(c, model, longest, context, objective, **more)
-    return Foreign(config, mask_id=c.get("mask_token_id"), zeros=zeros)
+    return ImportPlan(config, mask_id=c.get("mask_token_id"), zeros=zeros)
 
 
-def _llada(c, where, context) -> Foreign:
+def _llada(c, where, context) -> ImportPlan:
     expected = {
         "activation_type": "silu", "block_type": "llama", "block_group_size": 1, "rope": True,
         "alibi": False, "layer_norm_type": "rms", "attention_layer_norm": False,
@@ -129,10 +129,10 @@ def _llada(c, where, context) -> Foreign:
         "norm_epsilon": float(c.get("rms_norm_eps", 1e-5)),
     }
     config = _config(c, model, c["max_sequence_length"], context, {"name": "masked"})
-    return Foreign(config, llada_name, c.get("mask_token_id"))
+    return ImportPlan(config, llada_name, c.get("mask_token_id"))
 
 
-def _sdar(c, where, context, moe=False) -> Foreign:
+def _sdar(c, where, context, moe=False) -> ImportPlan:
     objective, block = {"name": "block"}, {"size": c.get("block_size", 4)}
     found = _like_llama(c, where, context, objective, qk_norm=True, moe=moe, block=block)
     return dataclasses.replace(found, mask_id=c.get("mask_token_id", SDAR_MASK_ID))
@@ -157,7 +157,7 @@ def _refuse(where: str, unlike: dict[str, Any]):
 
 
 _AR, _MASKED = {"name": "autoregressive"}, {"name": "masked"}
-_KINDS: dict[str, Callable[..., Foreign]] = {
+_KINDS: dict[str, Callable[..., ImportPlan]] = {
     "qwen3": lambda *a: _like_llama(*a, _AR, qk_norm=True),
     "qwen3_moe": lambda *a: _like_llama(*a, _AR, qk_norm=True, moe=True),
     "qwen2": lambda *a: _like_llama(*a, _AR, qkv_bias=True),
