@@ -114,15 +114,26 @@ def measured(way, folder, shard_bytes):
 def to_torch(folder, shard_bytes):
     from dlms_jax import convert
 
-    convert.main(["to-torch", "--checkpoint", str(folder / "run"), "--out", str(folder / "out"),
-                  "--no-verify", "--shard-size", str(shard_bytes)])  # fmt: skip
+    convert.main(
+        [
+            "to-torch",
+            "--checkpoint",
+            str(folder / "run"),
+            "--out",
+            str(folder / "out"),
+            "--no-verify",
+            "--shard-size",
+            str(shard_bytes),
+        ]
+    )
 
 
 def from_torch(folder, shard_bytes):
     from dlms_jax import convert
 
-    convert.main(["from-torch", "--model", str(folder / "out"), "--out", str(folder / "back"),
-                  "--no-verify"])  # fmt: skip
+    convert.main(
+        ["from-torch", "--model", str(folder / "out"), "--out", str(folder / "back"), "--no-verify"]
+    )
 
 
 def torch_alone(folder, shard_bytes):
@@ -185,8 +196,13 @@ def show(found, size, config, shard_size):
         seconds, before, after = (
             float(np.median([run[key] for run in runs])) for key in ("seconds", "before", "after")
         )
-        table.add_row(way, f"{seconds:.2f}", f"{size / seconds / 1e9:.3f}", f"{after:.0f}",
-                      f"{after - before:.0f}")  # fmt: skip
+        table.add_row(
+            way,
+            f"{seconds:.2f}",
+            f"{size / seconds / 1e9:.3f}",
+            f"{after:.0f}",
+            f"{after - before:.0f}",
+        )
     Console().print(table)
 
 

@@ -26,36 +26,71 @@ def _parser() -> argparse.ArgumentParser:
     add = out.add_argument
     add("--checkpoint", required=True, metavar="DIR", help="a run's workdir, or a checkpoints/STEP")
     add("--out", required=True, type=pathlib.Path, metavar="DIR", help="the new folder")
-    add("--layout", default="native", choices=_LAYOUTS,
+    add(
+        "--layout",
+        default="native",
+        choices=_LAYOUTS,
         help="whose names and config.json (default native: our own PyTorch files, which hold "
-        "everything; the others refuse what they cannot hold)")  # fmt: skip
-    add("--ema", action=argparse.BooleanOptionalAction, default=None,
-        help="the moving average of the weights (default: where the run kept one)")  # fmt: skip
-    add("--dtype", choices=("float32", "bfloat16"),
-        help="of the weights (default: the checkpoint's, which loses no bit)")  # fmt: skip
+        "everything; the others refuse what they cannot hold)",
+    )
+    add(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="the moving average of the weights (default: where the run kept one)",
+    )
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the weights (default: the checkpoint's, which loses no bit)",
+    )
     add("--shard-size", default="5GB", metavar="SIZE", help="of each file, at most (default 5GB)")
-    add("--verify", action=argparse.BooleanOptionalAction, default=None,
+    add(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=None,
         help="compare logits and greedy texts with PyTorch; takes the memory of both models "
-        "(default: where torch is installed)")  # fmt: skip
+        "(default: where torch is installed)",
+    )
     add("--licence", default="", metavar="NAME", help="of the weights, for the model card")
-    add("--chat-template", type=pathlib.Path, metavar="FILE",
-        help="a .jinja to go with it (default: that of the run's data)")  # fmt: skip
+    add(
+        "--chat-template",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="a .jinja to go with it (default: that of the run's data)",
+    )
 
     into = commands.add_parser("from-torch", help="a folder of safetensors -> a run to start from")
     add = into.add_argument
-    add("--model", required=True, type=pathlib.Path, metavar="DIR",
+    add(
+        "--model",
+        required=True,
+        type=pathlib.Path,
+        metavar="DIR",
         help="our own export, or a downloaded model: Qwen3, Qwen2, Llama, LLaDA, Dream, SDAR, a2d, "
-        "MegaDLMs")  # fmt: skip
+        "MegaDLMs",
+    )
     add("--out", required=True, type=pathlib.Path, metavar="DIR", help="the new workdir")
-    add("--context", type=int, metavar="N",
-        help="tokens of a row (default: the model's own, 2048 at most)")  # fmt: skip
+    add(
+        "--context",
+        type=int,
+        metavar="N",
+        help="tokens of a row (default: the model's own, 2048 at most)",
+    )
     for role in ("pad", "bos", "eos", "mask"):
-        add(f"--{role}-token", default="", metavar="TOKEN",
+        add(
+            f"--{role}-token",
+            default="",
+            metavar="TOKEN",
             help=f"which token is {role} (default: what the tokenizer's files say, else a new one)",
-        )  # fmt: skip
-    add("--verify", action=argparse.BooleanOptionalAction, default=None,
+        )
+    add(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=None,
         help="compare logits with the class of transformers, where it has one (default: where "
-        "torch is installed)")  # fmt: skip
+        "torch is installed)",
+    )
     return parser
 
 
@@ -84,11 +119,19 @@ def main(argv=None):
         template = load_template(arguments.chat_template) if arguments.chat_template else ""
         source = open_export_source(arguments.checkpoint, arguments.ema)
         export(
-            source, arguments.out, arguments.layout, arguments.dtype, size, arguments.verify,
-            arguments.licence, template,
-        )  # fmt: skip
-        print(f"{arguments.out}: {source.folder}, layout {arguments.layout}; its README.md says "
-              "how to run it")  # fmt: skip
+            source,
+            arguments.out,
+            arguments.layout,
+            arguments.dtype,
+            size,
+            arguments.verify,
+            arguments.licence,
+            template,
+        )
+        print(
+            f"{arguments.out}: {source.folder}, layout {arguments.layout}; its README.md says "
+            "how to run it"
+        )
         return
 
     from dlms_jax.conversion.importing import import_model

@@ -38,8 +38,13 @@ def draw_curves(
         for (column, title), axis in zip(_PANELS, axes, strict=True):
             points = [(float(r["tokens"]), float(r[column])) for r in history if r[column]]
             marker = "o" if column == "bound" else ""
-            axis.plot(*zip(*points, strict=True) if points else ([], []), marker=marker,
-                      markersize=3, linewidth=1, label=name)  # fmt: skip
+            axis.plot(
+                *zip(*points, strict=True) if points else ([], []),
+                marker=marker,
+                markersize=3,
+                linewidth=1,
+                label=name,
+            )
             axis.set_title(title)
             axis.set_xlabel("tokens seen")
             axis.grid(alpha=0.3)

@@ -25,24 +25,43 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="DIR", help="a run's workdir, or a checkpoints/STEP")
-    add("--out", type=pathlib.Path, default=pathlib.Path("dist"), metavar="DIR",
-        help="where the archives go (default dist)")  # fmt: skip
+    add(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("dist"),
+        metavar="DIR",
+        help="where the archives go (default dist)",
+    )
     add("--name", metavar="NAME", help="of the release (default: the workdir's)")
     add("--version", default="1", metavar="N", help="of the release (default 1)")
-    add("--with-checkpoint", action="store_true",
-        help="put the JAX checkpoint and dlms_jax's own source in too")  # fmt: skip
+    add(
+        "--with-checkpoint",
+        action="store_true",
+        help="put the JAX checkpoint and dlms_jax's own source in too",
+    )
     add("--licence", default="", metavar="NAME", help="of the weights, for the model card")
 
     weights = parser.add_argument_group("the weights, as dlms_jax.convert makes them").add_argument
-    weights("--layout", default="native", choices=_LAYOUTS,
+    weights(
+        "--layout",
+        default="native",
+        choices=_LAYOUTS,
         help="whose names and config.json (default native); those that need another program's "
-        "classes are for dlms_jax.convert, as the demo could not run them")  # fmt: skip
-    weights("--ema", action=argparse.BooleanOptionalAction, default=None,
-        help="the moving average of the weights (default: where the run kept one)")  # fmt: skip
+        "classes are for dlms_jax.convert, as the demo could not run them",
+    )
+    weights(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="the moving average of the weights (default: where the run kept one)",
+    )
     weights("--dtype", choices=("float32", "bfloat16"), help="(default: the checkpoint's)")
-    weights("--verify", action=argparse.BooleanOptionalAction, default=None,
+    weights(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=None,
         help="compare logits and greedy texts with PyTorch (default: where it is installed)",
-    )  # fmt: skip
+    )
     return parser
 
 
@@ -86,15 +105,24 @@ def main(argv=None):
     source = open_export_source(arguments.checkpoint, arguments.ema)
     workdir = source.folder.parents[1]
     release = Release(
-        arguments.name or workdir.name, arguments.version, _options(arguments), arguments.licence,
+        arguments.name or workdir.name,
+        arguments.version,
+        _options(arguments),
+        arguments.licence,
         arguments.with_checkpoint,
-    )  # fmt: skip
+    )
     with unfinished_folder(arguments.out, release.title, say) as folder:
         files = folder / release.title
         export(
-            source, files / "model", arguments.layout, arguments.dtype, verify=arguments.verify,
-            licence=arguments.licence, name=release.title, console=console,
-        )  # fmt: skip
+            source,
+            files / "model",
+            arguments.layout,
+            arguments.dtype,
+            verify=arguments.verify,
+            licence=arguments.licence,
+            name=release.title,
+            console=console,
+        )
         if read_metrics(workdir / "metrics.csv"):
             with writable(files):
                 shutil.copyfile(workdir / "metrics.csv", files / "metrics.csv")

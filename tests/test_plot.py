@@ -31,8 +31,12 @@ def run(tmp_path):
     return write
 
 
-ROWS = [(1, {"loss": 4.0}), (2, {"loss": 3.0, "bound": 3.5}), (3, {"loss": 2.5}),
-        (4, {"loss": 2.0, "bound": 2.75})]  # fmt: skip
+ROWS = [
+    (1, {"loss": 4.0}),
+    (2, {"loss": 3.0, "bound": 3.5}),
+    (3, {"loss": 2.5}),
+    (4, {"loss": 2.0, "bound": 2.75}),
+]
 
 
 @pytest.fixture
@@ -80,8 +84,12 @@ def test_several_runs_share_the_axes(run, drawn):
     (figure,) = drawn
     losses = curves_of(figure)["training loss (nats/token)"]
     assert losses == [([100, 200, 300, 400], [4, 3, 2.5, 2]), ([500], [1])]
-    labels = [text.get_text() for axis in figure.axes if axis.get_legend()
-              for text in axis.get_legend().get_texts()]  # fmt: skip
+    labels = [
+        text.get_text()
+        for axis in figure.axes
+        if axis.get_legend()
+        for text in axis.get_legend().get_texts()
+    ]
     assert labels == [str(first), str(second)]
 
 

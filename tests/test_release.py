@@ -25,9 +25,17 @@ for package in ("torch", "transformers", "safetensors"):
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = ["small-v2-linux.tar.gz", "small-v2-linux.zip"]
 AT_THE_TOP = {
-    "LICENSE", "README.md", "SHA256SUMS", "config.json", "curves.png", "demo.py", "metrics.csv",
-    "requirements.txt", "run_demo.bat", "run_demo.sh",
-}  # fmt: skip
+    "LICENSE",
+    "README.md",
+    "SHA256SUMS",
+    "config.json",
+    "curves.png",
+    "demo.py",
+    "metrics.csv",
+    "requirements.txt",
+    "run_demo.bat",
+    "run_demo.sh",
+}
 
 
 @pytest.fixture(scope="module")
@@ -80,18 +88,30 @@ def demo(folder, *arguments, without=(), **environment):
         (blocked / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
     nowhere = "http://127.0.0.1:9"
     environment = os.environ | {
-        "PYTHON": sys.executable, "PYTHONPATH": str(blocked), "XLA_FLAGS": "",
-        "http_proxy": nowhere, "https_proxy": nowhere, "HF_HOME": str(blocked), **environment,
-    }  # fmt: skip
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(blocked),
+        "XLA_FLAGS": "",
+        "http_proxy": nowhere,
+        "https_proxy": nowhere,
+        "HF_HOME": str(blocked),
+        **environment,
+    }
     return subprocess.run(
-        ["bash", folder / "run_demo.sh", *arguments], cwd=blocked, env=environment, text=True,
-        capture_output=True, timeout=120,
-    )  # fmt: skip
+        ["bash", folder / "run_demo.sh", *arguments],
+        cwd=blocked,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
 
 
 def contents_of(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes()
-            for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts}  # fmt: skip
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    }
 
 
 def test_both_archives_have_the_same_files_and_every_one_has_a_sum(out, unpacked, tmp_path):
@@ -217,9 +237,10 @@ def test_what_a_killed_release_left_is_removed(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "option", [("--name", "a/b"), ("--name", "a b"), ("--name", "-a"), ("--name", "..")]
+    "option",
+    [("--name", "a/b"), ("--name", "a b"), ("--name", "-a"), ("--name", "..")]
     + [("--version", "1/2"), ("--version", "1 2"), ("--version", "")],
-)  # fmt: skip
+)
 def test_names_that_are_no_part_of_a_file_name_are_refused(option, run, tmp_path, capsys):
     assert make(run, tmp_path / "dist", f"{option[0]}={option[1]}") == 2
     error = capsys.readouterr().err
@@ -231,8 +252,10 @@ def test_the_readme_has_the_command_and_the_files_of_this_release(unpacked):
     card = (unpacked / "model" / "README.md").read_text()
     assert "\n# small-v2\n" in card and 'from_pretrained("model"' in card
     text = (unpacked / "README.md").read_text()
-    command = ("python -m dlms_jax.release --checkpoint runs/small --out dist --name small "
-               "--version 2 --no-verify --with-checkpoint --licence cc0-1.0")  # fmt: skip
+    command = (
+        "python -m dlms_jax.release --checkpoint runs/small --out dist --name small "
+        "--version 2 --no-verify --with-checkpoint --licence cc0-1.0"
+    )
     assert f"\n{command}\n" in text
     release._parser().parse_args(shlex.split(command)[3:])
     table = set(re.findall(r"^\| ([\w./-]+) \|", text, re.MULTILINE))

@@ -43,9 +43,14 @@ _RUN = {
 
 
 def model_card(
-    source: ExportSource, name: str, folder: str, layout: str, dtype: str, report: dict[str, Any],
+    source: ExportSource,
+    name: str,
+    folder: str,
+    layout: str,
+    dtype: str,
+    report: dict[str, Any],
     licence: str,
-) -> str:  # fmt: skip
+) -> str:
     """Returns the text of a README.md. folder: where the model is. report: of verify_export."""
     config, about = source.config, source.metadata
     number = count_parameters(config, source.tokenizer.size, schedule_size(config))

@@ -22,10 +22,17 @@ PADDING = "padding.safetensors"  # the rows that the head has for no symbol
 
 
 def export(
-    source: ExportSource, out: pathlib.Path, layout: str = "native", dtype: str | None = None,
-    shard_bytes: int = 5_000_000_000, verify: bool | None = None, licence: str = "",
-    chat_template: str = "", name: str = "", console: Console | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    source: ExportSource,
+    out: pathlib.Path,
+    layout: str = "native",
+    dtype: str | None = None,
+    shard_bytes: int = 5_000_000_000,
+    verify: bool | None = None,
+    licence: str = "",
+    chat_template: str = "",
+    name: str = "",
+    console: Console | None = None,
+) -> dict[str, Any]:
     """Writes a checkpoint to a new folder `out`, which appears only when all of it is there and
     checked; returns the report of the check.
 
@@ -47,8 +54,9 @@ def export(
         save_json(
             folder / "generation_config.json",
             native.generation_config(source.config, source.tokenizer)
-            if layout == "native" else native.token_ids(source.tokenizer),
-        )  # fmt: skip
+            if layout == "native"
+            else native.token_ids(source.tokenizer),
+        )
         template = chat_template or source.metadata.get("chat_template", "")
         write_tokenizer(source.tokenizer, folder, source.config.data.sequence_length, template)
         step = int(source.folder.name) if source.folder.name.isdigit() else 0

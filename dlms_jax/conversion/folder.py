@@ -85,5 +85,7 @@ def check_checksums(folder: pathlib.Path):
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}, which {CHECKSUMS} names, is missing; get it anew")
         if sha256_of(folder / name) != expected:
-            raise UserError(f"{folder / name} is damaged or was changed: its sha256 is not that of "
-                            f"{CHECKSUMS}; get it anew, or remove {CHECKSUMS}")  # fmt: skip
+            raise UserError(
+                f"{folder / name} is damaged or was changed: its sha256 is not that of "
+                f"{CHECKSUMS}; get it anew, or remove {CHECKSUMS}"
+            )

@@ -111,10 +111,17 @@ def _like_llama(
 
 def _llada(c, where, context) -> ImportPlan:
     expected = {
-        "activation_type": "silu", "block_type": "llama", "block_group_size": 1, "rope": True,
-        "alibi": False, "layer_norm_type": "rms", "attention_layer_norm": False,
-        "include_bias": False, "scale_logits": False, "input_emb_norm": False,
-    }  # fmt: skip
+        "activation_type": "silu",
+        "block_type": "llama",
+        "block_group_size": 1,
+        "rope": True,
+        "alibi": False,
+        "layer_norm_type": "rms",
+        "attention_layer_norm": False,
+        "include_bias": False,
+        "scale_logits": False,
+        "input_emb_norm": False,
+    }
     _refuse(where, {f"{k}={c[k]!r}": c[k] != v for k, v in expected.items() if k in c})
     model = {
         "width": c["d_model"],
@@ -143,10 +150,16 @@ def _config(c, model, longest, context, objective, **more) -> Config:
     model["dtype"] = "bfloat16" if stored in ("bfloat16", "float16") else "float32"
     length = context or min(longest, _CONTEXT)
     name = str(c.get("model_type") or "imported").lower()
-    return from_dict({
-        "name": name, "model": model, "objective": objective, "tokenizer": {"name": "hf"},
-        "data": {"sequence_length": length}, **more,
-    })  # fmt: skip
+    return from_dict(
+        {
+            "name": name,
+            "model": model,
+            "objective": objective,
+            "tokenizer": {"name": "hf"},
+            "data": {"sequence_length": length},
+            **more,
+        }
+    )
 
 
 def _refuse(where: str, unlike: dict[str, Any]):

@@ -33,10 +33,13 @@ _FREE = ("architectures", "auto_map", "gaussian", "rope_parameters", "attn_imple
 
 
 def import_model(
-    model: pathlib.Path, out: pathlib.Path, context: int | None = None,
-    roles: Mapping[str, str] | None = None, verify: bool | None = None,
+    model: pathlib.Path,
+    out: pathlib.Path,
+    context: int | None = None,
+    roles: Mapping[str, str] | None = None,
+    verify: bool | None = None,
     console: Console | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Writes the model of a folder as the checkpoint of a new workdir `out`, which appears only
     when all of it is there and checked; returns the report of the check.
 
@@ -68,7 +71,9 @@ def import_model(
             checkpoints.save_weights(workdir, step, params, about)
             del params  # the check has no use for them
             hosts.wait_for_all("checkpoint written")
-            source = open_export_source(workdir / checkpoints.FOLDER / str(step))  # all take part in it
+            source = open_export_source(
+                workdir / checkpoints.FOLDER / str(step)
+            )  # all take part in it
         return verify_import(source, model, foreign, known, verify, console) if leads else {}
 
 

@@ -80,9 +80,8 @@ def tensors_of(config: Config, rows: int) -> Iterator[Tensor]:
         stacked = name.count("{")
         stack, shape = leaf.shape[:stacked], leaf.shape[stacked:]
         yield Tensor(
-            path, name, stack,
-            shape[::-1] if transposed else shape, transposed, path in vocabulary,
-        )  # fmt: skip
+            path, name, stack, shape[::-1] if transposed else shape, transposed, path in vocabulary
+        )
 
 
 def torch_name(path: str) -> str:

@@ -12,9 +12,14 @@ from dlms_jax.diffusion.gaussian import make_schedule
 from dlms_jax.models import gaussian_of
 
 FILES = (
-    "configuration_dlms.py", "modeling_dlms.py", "layers_dlms.py", "unet_dlms.py",
-    "generation_dlms.py", "canvas_dlms.py", "noise_dlms.py",
-)  # fmt: skip
+    "configuration_dlms.py",
+    "modeling_dlms.py",
+    "layers_dlms.py",
+    "unet_dlms.py",
+    "generation_dlms.py",
+    "canvas_dlms.py",
+    "noise_dlms.py",
+)
 _SAMPLERS = ("ancestral", "confidence", "margin", "entropy", "ddim")  # of generation_dlms.py
 
 

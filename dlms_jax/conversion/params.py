@@ -17,9 +17,13 @@ _TOGETHER = 4096  # rows of which a mean is taken at a time
 
 
 def read_params(
-    reader: WeightsReader, padding: WeightsReader | None, foreign: ImportPlan,
-    tensors: list[Tensor], rows: int, console: Console,
-) -> Any:  # fmt: skip
+    reader: WeightsReader,
+    padding: WeightsReader | None,
+    foreign: ImportPlan,
+    tensors: list[Tensor],
+    rows: int,
+    console: Console,
+) -> Any:
     """Returns the parameter tree in float32, on as many devices as sizes divide by.
 
     padding: the rows of the vocabulary after the file's, as they were; None: their mean.

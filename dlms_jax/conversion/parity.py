@@ -108,10 +108,14 @@ class Native:
 
     def logits(self, inputs, t_BxL, rows: Layout):
         given = {
-            "segment_ids": rows.segments_BxL, "position_ids": rows.positions_BxL,
-            "prompt_mask": rows.given_BxL, "class_ids": rows.class_B, "timesteps": t_BxL,
-            "block_ids": rows.blocks_BxL, "clean_mask": rows.clean_BxL,
-        }  # fmt: skip
+            "segment_ids": rows.segments_BxL,
+            "position_ids": rows.positions_BxL,
+            "prompt_mask": rows.given_BxL,
+            "class_ids": rows.class_B,
+            "timesteps": t_BxL,
+            "block_ids": rows.blocks_BxL,
+            "clean_mask": rows.clean_BxL,
+        }
         if isinstance(inputs, Noisy):
             given |= {"inputs_embeds": inputs.z_BxLxE, "estimate": inputs.estimate_BxLxE}
         else:
@@ -168,19 +172,29 @@ class Stock:
         described, reader = read_json(folder / "config.json"), WeightsReader(folder)
         common = {
             "vocab_size": reader.shapes[rename("model.embed_tokens.weight")][0],
-            "hidden_size": m.width, "num_hidden_layers": m.num_layers,
-            "num_attention_heads": m.num_heads, "num_key_value_heads": m.kv_heads,
-            "head_dim": m.per_head, "intermediate_size": m.hidden,
-            "rms_norm_eps": m.norm_epsilon, "tie_word_embeddings": m.tie_embeddings,
+            "hidden_size": m.width,
+            "num_hidden_layers": m.num_layers,
+            "num_attention_heads": m.num_heads,
+            "num_key_value_heads": m.kv_heads,
+            "head_dim": m.per_head,
+            "intermediate_size": m.hidden,
+            "rms_norm_eps": m.norm_epsilon,
+            "tie_word_embeddings": m.tie_embeddings,
             "rope_parameters": {"rope_type": "default", "rope_theta": m.rope_theta},
             "attn_implementation": "sdpa",
-        }  # fmt: skip
+        }
         if m.experts:
-            kind, built = transformers.Qwen3MoeForCausalLM, transformers.Qwen3MoeConfig(
-                **common, attention_bias=m.qkv_bias, num_experts=m.experts,
-                num_experts_per_tok=m.experts_per_token, moe_intermediate_size=m.expert_hidden,
-                norm_topk_prob=m.normalise_routing,
-            )  # fmt: skip
+            kind, built = (
+                transformers.Qwen3MoeForCausalLM,
+                transformers.Qwen3MoeConfig(
+                    **common,
+                    attention_bias=m.qkv_bias,
+                    num_experts=m.experts,
+                    num_experts_per_tok=m.experts_per_token,
+                    moe_intermediate_size=m.expert_hidden,
+                    norm_topk_prob=m.normalise_routing,
+                ),
+            )
         elif m.qk_norm:
             built = transformers.Qwen3Config(**common, attention_bias=m.qkv_bias)
             kind = transformers.Qwen3ForCausalLM

@@ -45,9 +45,11 @@ def _layout(documents: list[list[int]], length: int):
 
 def _tokens(rng, tokenizer: Tokenizer, known: int, positions_BxL):
     tokens = rng.integers(0, min(tokenizer.size, known), positions_BxL.shape, np.int32)
-    return tokens if tokenizer.bos_id >= known else np.where(
-        positions_BxL == 0, tokenizer.bos_id, tokens
-    )  # fmt: skip
+    return (
+        tokens
+        if tokenizer.bos_id >= known
+        else np.where(positions_BxL == 0, tokenizer.bos_id, tokens)
+    )
 
 
 def _inputs(rng, config, tokenizer, known, tokens_BxL, segments_BxL, positions_BxL):

@@ -41,15 +41,24 @@ _LETTERS = {byte: letter for letter, byte in ALPHABET.items()}
 # that no text is cut into the second. For private use in Unicode, so hardly in a special token.
 _SECOND = "\ue000"
 _BYTE_LEVEL = {
-    "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False
-}  # fmt: skip
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": False,
+    "use_regex": False,
+}
 _NEVER = -1e9  # a score below that of any other way to cut a text as long as the name of a token
 _UNKNOWN = 10  # sentencepiece's unknown characters score so much less than its worst piece
 # What tokenizers differ in: no text, spaces, NUL, line ends, letters in parts, names of tokens.
 _HARD = (
-    "", " ", "  a   b\t\r\n\n ", "\0\x7f\u0085", "nai\u0308ve caf\u00e9 \u65e5\u672c\u8a9e",
-    "\U0001f468\u200d\U0001f469\ufe0f", "\ufeff\u00a0\u3000\u2028", "<0x41><unk></s>",
-)  # fmt: skip
+    "",
+    " ",
+    "  a   b\t\r\n\n ",
+    "\0\x7f\u0085",
+    "nai\u0308ve caf\u00e9 \u65e5\u672c\u8a9e",
+    "\U0001f468\u200d\U0001f469\ufe0f",
+    "\ufeff\u00a0\u3000\u2028",
+    "<0x41><unk></s>",
+)
 
 
 def write_tokenizer(

@@ -19,9 +19,13 @@ TOLERANCE = 1e-4  # of logits in float32: the largest difference, as a share of 
 
 
 def verify_export(
-    source: ExportSource, folder: pathlib.Path, layout: str, dtype: str, wanted: bool | None,
+    source: ExportSource,
+    folder: pathlib.Path,
+    layout: str,
+    dtype: str,
+    wanted: bool | None,
     console: Console,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Returns the report of an export; raises UserError where it is not the checkpoint.
 
     dtype: of what was written. wanted: whether to compare with PyTorch; None: where torch is
@@ -44,9 +48,13 @@ def verify_export(
 
 
 def verify_import(
-    source: ExportSource, model: pathlib.Path, foreign: ImportPlan, known: int,
-    wanted: bool | None, console: Console,
-) -> dict[str, Any]:  # fmt: skip
+    source: ExportSource,
+    model: pathlib.Path,
+    foreign: ImportPlan,
+    known: int,
+    wanted: bool | None,
+    console: Console,
+) -> dict[str, Any]:
     """Returns the report of an import; raises UserError where the checkpoint is not the model.
 
     source: the checkpoint. known: symbols that the model has rows for.

@@ -46,9 +46,11 @@ class WeightsWriter:
         if self._tensors:
             self._write()
         number = len(self._files)
-        names = [ONE_FILE] if number == 1 else [
-            f"model-{i + 1:05d}-of-{number:05d}.safetensors" for i in range(number)
-        ]  # fmt: skip
+        names = (
+            [ONE_FILE]
+            if number == 1
+            else [f"model-{i + 1:05d}-of-{number:05d}.safetensors" for i in range(number)]
+        )
         for i, name in enumerate(names):
             self._part(i).rename(self._folder / name)
         if number > 1:

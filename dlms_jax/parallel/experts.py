@@ -35,9 +35,7 @@ def over_experts(outputs: Callable, mesh: Mesh) -> Callable:
         y_BxLxD = jax.lax.psum(outputs(x_BxLxD, choice, kernels, first), "tensor")
         return jax.lax.psum_scatter(y_BxLxD, "expert", scatter_dimension=0, tiled=True)
 
-    on_mesh = jax.shard_map(
-        local, mesh=mesh, in_specs=(_ROWS, _ROWS, _KERNELS), out_specs=_ROWS
-    )  # fmt: skip
+    on_mesh = jax.shard_map(local, mesh=mesh, in_specs=(_ROWS, _ROWS, _KERNELS), out_specs=_ROWS)
 
     def run(x_BxLxD, choice, kernels):
         rows = len(x_BxLxD)

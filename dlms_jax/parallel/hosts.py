@@ -34,9 +34,11 @@ _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID",
 
 
 def start(
-    coordinator: str | None = None, num_processes: int | None = None,
-    process_id: int | None = None, timeout: float = TIMEOUT,
-):  # fmt: skip
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    timeout: float = TIMEOUT,
+):
     """Joins the processes that train together; does nothing where there is but this one.
 
     Raises UserError, which names those that did not come, after `timeout` seconds.
@@ -48,15 +50,21 @@ def start(
         return
     rendezvous(found, timeout)
     jax.distributed.initialize(
-        found.coordinator, found.processes, found.process, found.devices,
-        cluster_detection_method="deactivate", initialization_timeout=max(60, int(timeout)),
-    )  # fmt: skip
+        found.coordinator,
+        found.processes,
+        found.process,
+        found.devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=max(60, int(timeout)),
+    )
 
 
 def find_cluster(
-    coordinator: str | None = None, num_processes: int | None = None,
-    process_id: int | None = None, timeout: float = TIMEOUT,
-) -> Cluster | None:  # fmt: skip
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    timeout: float = TIMEOUT,
+) -> Cluster | None:
     """Returns the processes that train together; None where this one is alone."""
     given = {
         "coordinator": _or_environment(coordinator, "JAX_COORDINATOR_ADDRESS"),

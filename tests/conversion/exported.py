@@ -40,9 +40,11 @@ def random_checkpoint(
     """Returns the ExportSource of a checkpoint of a random network, written to a workdir."""
     config, tokenizer = small_config(**settings), tokenizer or ByteTokenizer()
     about = {
-        "config": config.to_dict(), "tokenizer": tokenizer.to_dict(), "data": {},
+        "config": config.to_dict(),
+        "tokenizer": tokenizer.to_dict(),
+        "data": {},
         "versions": checkpoint.versions(),
-    }  # fmt: skip
+    }
     params = random_params(config, vocabulary_of(tokenizer).rows, seed)
     checkpoint.save_weights(workdir, 7, jax.device_put(params), about)
     return open_export_source(workdir)

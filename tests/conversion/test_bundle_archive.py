@@ -63,8 +63,9 @@ def test_both_hold_the_files(tmp_path):
         assert {e.date_time for e in entries} == {(1980, 1, 1, 0, 0, 0)}
         assert {e.filename: stat.S_IMODE(e.external_attr >> 16) for e in entries} == modes
     assert {name for name, mode in modes.items() if mode == 0o755} == {
-        "it-v1/run.sh", "it-v1/run.bat",
-    }  # fmt: skip
+        "it-v1/run.sh",
+        "it-v1/run.bat",
+    }
     assert set(modes.values()) == {0o755, 0o644}
 
 

@@ -73,21 +73,34 @@ def test_runs_where_jax_cannot_be_imported(exported, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('not here')")
     environment = os.environ | {
-        "PYTHONPATH": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"
-    }  # fmt: skip
+        "PYTHONPATH": str(tmp_path),
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_OFFLINE": "1",
+    }
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_JAX, str(exported)], env=environment, cwd=tmp_path,
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
-    )  # fmt: skip
+        [sys.executable, "-c", WITHOUT_JAX, str(exported)],
+        env=environment,
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
     assert done.returncode == 0 and "sampled" in done.stdout, done.stdout
 
 
 def test_the_card_says_what_it_is(exported):
     text = (exported / "README.md").read_text()
     for part in (
-        "# out", 'from_pretrained("out"', "license: cc0-1.0", "## Recipe", "model.width = 32",
-        "AutoModelForMaskedLM", "bit for bit", "not compared with PyTorch: --no-verify",
-    ):  # fmt: skip
+        "# out",
+        'from_pretrained("out"',
+        "license: cc0-1.0",
+        "## Recipe",
+        "model.width = 32",
+        "AutoModelForMaskedLM",
+        "bit for bit",
+        "not compared with PyTorch: --no-verify",
+    ):
         assert part in text, part
 
 
@@ -235,8 +248,10 @@ def test_what_a_killed_export_left_is_removed(source, tmp_path, capsys):
 def test_what_is_there_is_not_overwritten(command, source, exported, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
-    given = {"to-torch": ["--checkpoint", str(source.folder)],
-             "from-torch": ["--model", str(exported)]}[command]  # fmt: skip
+    given = {
+        "to-torch": ["--checkpoint", str(source.folder)],
+        "from-torch": ["--model", str(exported)],
+    }[command]
     with pytest.raises(SystemExit):
         convert.main([command, *given, "--out", str(tmp_path / "out")])
     assert "exists" in capsys.readouterr().err
@@ -321,9 +336,7 @@ def note_layers(read, plain, path, array):
 def test_a_checkpoint_split_over_devices_is_read_on_one(source, tmp_path):
     """Saved by eight devices, each its part, as import_model does; read by none."""
     import_model(exported_of(source, tmp_path), tmp_path / "run", verify=False)
-    sharding = json.loads(
-        next((tmp_path / "run").rglob("_sharding")).read_text()
-    )  # fmt: skip
+    sharding = json.loads(next((tmp_path / "run").rglob("_sharding")).read_text())
     assert any("fsdp" in text for text in sharding.values())
     before, after = tree_of(source), tree_of(open_export_source(tmp_path / "run"))
     for path in before:

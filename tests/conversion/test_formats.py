@@ -19,42 +19,63 @@ PLAIN = {"model__qk_norm": False}
 BLOCK = {"objective__name": "block", "block__size": 4}
 HELD = {  # (layout, settings, the class that computes it, some names, some of config.json)
     "qwen3": (
-        {"objective__name": "autoregressive", "model__tie_embeddings": True}, "Qwen3ForCausalLM",
+        {"objective__name": "autoregressive", "model__tie_embeddings": True},
+        "Qwen3ForCausalLM",
         ["model.layers.1.self_attn.q_norm.weight", "model.norm.weight"],
         {"model_type": "qwen3", "tie_word_embeddings": True, "vocab_size": 265},
     ),
     "qwen3, biases": (
-        {"objective__name": "autoregressive", "model__qkv_bias": True}, "Qwen3ForCausalLM",
-        ["model.layers.0.self_attn.o_proj.bias", "lm_head.weight"], {"attention_bias": True},
+        {"objective__name": "autoregressive", "model__qkv_bias": True},
+        "Qwen3ForCausalLM",
+        ["model.layers.0.self_attn.o_proj.bias", "lm_head.weight"],
+        {"attention_bias": True},
     ),
     "qwen3, experts": (
-        {"objective__name": "autoregressive", "model__experts": 5,
-         "model__expert_feed_forward": 20, "model__normalise_routing": False},
+        {
+            "objective__name": "autoregressive",
+            "model__experts": 5,
+            "model__expert_feed_forward": 20,
+            "model__normalise_routing": False,
+        },
         "Qwen3MoeForCausalLM",
         ["model.layers.1.mlp.gate.weight", "model.layers.1.mlp.experts.4.down_proj.weight"],
-        {"model_type": "qwen3_moe", "num_experts": 5, "num_experts_per_tok": 2,
-         "moe_intermediate_size": 20, "norm_topk_prob": False, "decoder_sparse_step": 1},
+        {
+            "model_type": "qwen3_moe",
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 20,
+            "norm_topk_prob": False,
+            "decoder_sparse_step": 1,
+        },
     ),
     "a2d": (
-        {}, "Qwen3ForCausalLM in place of A2DQwen3LMHeadModel", ["model.embed_tokens.weight"],
+        {},
+        "Qwen3ForCausalLM in place of A2DQwen3LMHeadModel",
+        ["model.embed_tokens.weight"],
         {"model_type": "a2d-qwen3", "mask_token_id": 259},
     ),
-    "a2d, blocks": (
-        BLOCK, "Qwen3ForCausalLM in place of A2DQwen3LMHeadModel", [], {"head_dim": 8},
-    ),
+    "a2d, blocks": (BLOCK, "Qwen3ForCausalLM in place of A2DQwen3LMHeadModel", [], {"head_dim": 8}),
     "sdar": (
-        BLOCK | {"model__head_size": 6}, "Qwen3ForCausalLM in place of SDARForCausalLM",
+        BLOCK | {"model__head_size": 6},
+        "Qwen3ForCausalLM in place of SDARForCausalLM",
         ["model.layers.0.mlp.down_proj.weight"],
         {"model_type": "sdar", "block_size": 4, "head_dim": 6, "rope_theta": 10_000.0},
     ),
     "megadlms": (
-        {}, "Qwen3ForCausalLM in place of DiffLM", ["lm_head.weight"],
+        {},
+        "Qwen3ForCausalLM in place of DiffLM",
+        ["lm_head.weight"],
         {"architectures": ["DiffLM"], "attn_mask_type": "bidirectional", "mask_token_id": 259},
     ),
     "llada": (
-        PLAIN, "LlamaForCausalLM in place of LLaDAModelLM",
-        ["model.transformer.wte.weight", "model.transformer.blocks.1.attn_out.weight",
-         "model.transformer.blocks.0.ff_proj.weight", "model.transformer.ff_out.weight"],
+        PLAIN,
+        "LlamaForCausalLM in place of LLaDAModelLM",
+        [
+            "model.transformer.wte.weight",
+            "model.transformer.blocks.1.attn_out.weight",
+            "model.transformer.blocks.0.ff_proj.weight",
+            "model.transformer.ff_out.weight",
+        ],
         {"model_type": "llada", "embedding_size": 265, "block_type": "llama", "rope": True},
     ),
     "llada, biases, tied": (
@@ -65,10 +86,11 @@ HELD = {  # (layout, settings, the class that computes it, some names, some of c
     ),
     "dream": (
         PLAIN | {"model__qkv_bias": True, "objective__shift": True},
-        "Qwen2ForCausalLM in place of DreamModel", ["model.layers.0.self_attn.v_proj.bias"],
+        "Qwen2ForCausalLM in place of DreamModel",
+        ["model.layers.0.self_attn.v_proj.bias"],
         {"model_type": "Dream", "mask_token_id": 259},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -54,11 +54,14 @@ def import_by_processes(model: pathlib.Path, out: pathlib.Path) -> list[list[str
     command = [sys.executable, "-c", IMPORT, str(port)]
     started = [
         subprocess.Popen(
-            [*command, str(n), str(PROCESSES), str(model), str(out)], env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [*command, str(n), str(PROCESSES), str(model), str(out)],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for n in range(PROCESSES)
-    ]  # fmt: skip
+    ]
     try:
         printed = [process.communicate(timeout=120) for process in started]
     finally:

@@ -20,15 +20,24 @@ from dlms_jax.model import DiffusionLM
 from dlms_jax.trainer import Trainer
 
 SIZES = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "vocab_size": 300, "max_position_embeddings": 40,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 700.0}, "rms_norm_eps": 1e-4,
-}  # fmt: skip
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 300,
+    "max_position_embeddings": 40,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 700.0},
+    "rms_norm_eps": 1e-4,
+}
 
 
 EXPERTS = {
-    "num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 20, "norm_topk_prob": True
-}  # fmt: skip
+    "num_experts": 5,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 20,
+    "norm_topk_prob": True,
+}
 
 
 def saved(folder, name="Qwen3", tokenizer=None, dtype=torch.float32, **settings):
@@ -90,11 +99,16 @@ def llada(folder):
     saved(folder, "Llama")
     tensors = load_file(folder / "model.safetensors")
     parts = {
-        "input_layernorm": "attn_norm", "post_attention_layernorm": "ff_norm",
-        "self_attn.q_proj": "q_proj", "self_attn.k_proj": "k_proj", "self_attn.v_proj": "v_proj",
-        "self_attn.o_proj": "attn_out", "mlp.gate_proj": "ff_proj", "mlp.up_proj": "up_proj",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ff_norm",
+        "self_attn.q_proj": "q_proj",
+        "self_attn.k_proj": "k_proj",
+        "self_attn.v_proj": "v_proj",
+        "self_attn.o_proj": "attn_out",
+        "mlp.gate_proj": "ff_proj",
+        "mlp.up_proj": "up_proj",
         "mlp.down_proj": "ff_out",
-    }  # fmt: skip
+    }
     named = {
         "model.transformer.wte.weight": tensors["model.embed_tokens.weight"],
         "model.transformer.ln_f.weight": tensors["model.norm.weight"],
@@ -105,44 +119,80 @@ def llada(folder):
             name = f"model.transformer.blocks.{n}.{llada}.weight"
             named[name] = tensors[f"model.layers.{n}.{theirs}.weight"]
     save_file(named, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({
-        "model_type": "llada", "architectures": ["LLaDAModelLM"], "d_model": 32, "n_heads": 4,
-        "n_kv_heads": 2, "n_layers": 2, "mlp_hidden_size": 48, "activation_type": "silu",
-        "block_type": "llama", "rope": True, "rope_theta": 700.0, "layer_norm_type": "rms",
-        "rms_norm_eps": 1e-4, "weight_tying": False, "max_sequence_length": 40, "vocab_size": 300,
-        "embedding_size": 300, "mask_token_id": 259, "include_bias": False,
-    }))  # fmt: skip
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "llada",
+                "architectures": ["LLaDAModelLM"],
+                "d_model": 32,
+                "n_heads": 4,
+                "n_kv_heads": 2,
+                "n_layers": 2,
+                "mlp_hidden_size": 48,
+                "activation_type": "silu",
+                "block_type": "llama",
+                "rope": True,
+                "rope_theta": 700.0,
+                "layer_norm_type": "rms",
+                "rms_norm_eps": 1e-4,
+                "weight_tying": False,
+                "max_sequence_length": 40,
+                "vocab_size": 300,
+                "embedding_size": 300,
+                "mask_token_id": 259,
+                "include_bias": False,
+            }
+        )
+    )
     return folder
 
 
 DIFFUSIONS = {
     "llada": (llada, "masked", "LlamaForCausalLM in place of LLaDAModelLM"),
     "Dream": (
-        lambda f: change(saved(f, "Qwen2"), model_type="Dream", architectures=["DreamModel"],
-                         mask_token_id=259),
-        "masked", "Qwen2ForCausalLM in place of DreamModel",
+        lambda f: change(
+            saved(f, "Qwen2"), model_type="Dream", architectures=["DreamModel"], mask_token_id=259
+        ),
+        "masked",
+        "Qwen2ForCausalLM in place of DreamModel",
     ),
     "sdar": (
-        lambda f: change(saved(f, head_dim=8), model_type="sdar", block_size=4, mask_token_id=259,
-                         architectures=["SDARForCausalLM"]),
-        "block", "Qwen3ForCausalLM in place of SDARForCausalLM",
+        lambda f: change(
+            saved(f, head_dim=8),
+            model_type="sdar",
+            block_size=4,
+            mask_token_id=259,
+            architectures=["SDARForCausalLM"],
+        ),
+        "block",
+        "Qwen3ForCausalLM in place of SDARForCausalLM",
     ),
     "sdar_moe": (
-        lambda f: change(saved(f, "Qwen3Moe", head_dim=8, **EXPERTS), model_type="sdar_moe",
-                         block_size=4, mask_token_id=259, architectures=["SDARMoeForCausalLM"]),
-        "block", "Qwen3MoeForCausalLM in place of SDARMoeForCausalLM",
+        lambda f: change(
+            saved(f, "Qwen3Moe", head_dim=8, **EXPERTS),
+            model_type="sdar_moe",
+            block_size=4,
+            mask_token_id=259,
+            architectures=["SDARMoeForCausalLM"],
+        ),
+        "block",
+        "Qwen3MoeForCausalLM in place of SDARMoeForCausalLM",
     ),
     "a2d-qwen3": (
-        lambda f: change(saved(f, head_dim=8), model_type="a2d-qwen3",
-                         architectures=["A2DQwen3LMHeadModel"]),
-        "masked", "Qwen3ForCausalLM in place of A2DQwen3LMHeadModel",
+        lambda f: change(
+            saved(f, head_dim=8), model_type="a2d-qwen3", architectures=["A2DQwen3LMHeadModel"]
+        ),
+        "masked",
+        "Qwen3ForCausalLM in place of A2DQwen3LMHeadModel",
     ),
     "DiffLM": (
-        lambda f: change(saved(f, head_dim=8), model_type=None, architectures=["DiffLM"],
-                         mask_token_id=259),
-        "masked", "Qwen3ForCausalLM in place of DiffLM",
+        lambda f: change(
+            saved(f, head_dim=8), model_type=None, architectures=["DiffLM"], mask_token_id=259
+        ),
+        "masked",
+        "Qwen3ForCausalLM in place of DiffLM",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", list(DIFFUSIONS))

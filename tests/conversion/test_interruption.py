@@ -24,9 +24,13 @@ MIDDLE = {"to-torch": "part-*", "from-torch": "checkpoints/*tmp*/params*/*"}
 def source(tmp_path_factory):
     """100 MB: enough to be caught writing."""
     return random_checkpoint(
-        tmp_path_factory.mktemp("source") / "run", model__width=512, model__num_layers=10,
-        model__num_heads=8, model__num_kv_heads=8, model__feed_forward=1024,
-    )  # fmt: skip
+        tmp_path_factory.mktemp("source") / "run",
+        model__width=512,
+        model__num_layers=10,
+        model__num_heads=8,
+        model__num_kv_heads=8,
+        model__feed_forward=1024,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +51,12 @@ def start(source, exported, tmp_path):
     def run(command):
         arguments = [command, *given[command], "--out", tmp_path / "out", "--no-verify"]
         return subprocess.Popen(
-            [sys.executable, "-m", "dlms_jax.convert", *map(str, arguments)], text=True,
-            env=os.environ | {"XLA_FLAGS": ""}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, "-m", "dlms_jax.convert", *map(str, arguments)],
+            text=True,
+            env=os.environ | {"XLA_FLAGS": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     return run
 

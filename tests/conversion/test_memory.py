@@ -35,9 +35,13 @@ def peak_beyond_idle(*arguments) -> int:
     # Large arrays go back to the system when they are freed: what is counted is what is held.
     environment = os.environ | {"XLA_FLAGS": "", "MALLOC_MMAP_THRESHOLD_": "1000000"}
     done = subprocess.run(
-        [sys.executable, "-c", CONVERT, *map(str, arguments), "--no-verify"], env=environment,
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600,
-    )  # fmt: skip
+        [sys.executable, "-c", CONVERT, *map(str, arguments), "--no-verify"],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout
     return int(done.stdout.splitlines()[-1])
 
@@ -47,9 +51,13 @@ def test_a_conversion_holds_a_part_at_a_time(tmp_path):
     """300 MB in files of 20 MB. Out: a file's tensors and one parameter, once as it lies on disk
     and once decoded. In: the parameters, what orbax compressed of them, and one parameter more."""
     source = random_checkpoint(
-        tmp_path / "run", model__width=1024, model__num_layers=10, model__num_heads=8,
-        model__num_kv_heads=8, model__feed_forward=1024,
-    )  # fmt: skip
+        tmp_path / "run",
+        model__width=1024,
+        model__num_layers=10,
+        model__num_heads=8,
+        model__num_kv_heads=8,
+        model__feed_forward=1024,
+    )
     sizes = [4 * int(np.prod((*t.stack, *t.shape))) for t in source.tensors]
     total, largest = sum(sizes), max(sizes)
     assert 290e6 < total < 310e6 and largest < total / 6

@@ -12,36 +12,56 @@ from dlms_jax.errors import UserError
 
 BLOCK = {"objective__name": "block", "block__size": 4}
 GAUSSIAN = {
-    "objective__name": "gaussian", "gaussian__embedding_size": 16, "model__conditioning": "film",
-}  # fmt: skip
+    "objective__name": "gaussian",
+    "gaussian__embedding_size": 16,
+    "model__conditioning": "film",
+}
 UNET = {"model__name": "unet", "model__unet_blocks": 1}
 ARCHITECTURES = {
     "masked": {},
     "no qk norm, qkv bias, tied": {
-        "model__qk_norm": False, "model__qkv_bias": True, "model__tie_embeddings": True,
+        "model__qk_norm": False,
+        "model__qkv_bias": True,
+        "model__tie_embeddings": True,
     },
     "one layer, one head, large head": {
-        "model__num_layers": 1, "model__num_heads": 1, "model__num_kv_heads": 1,
-        "model__head_size": 48, "model__width": 24, "model__feed_forward": 40,
+        "model__num_layers": 1,
+        "model__num_heads": 1,
+        "model__num_kv_heads": 1,
+        "model__head_size": 48,
+        "model__width": 24,
+        "model__feed_forward": 40,
     },
     "grouped queries, unrolled layers": {
-        "model__num_layers": 3, "model__num_heads": 6, "model__num_kv_heads": 2,
-        "model__head_size": 10, "model__scan_layers": False, "model__rope_theta": 500.0,
+        "model__num_layers": 3,
+        "model__num_heads": 6,
+        "model__num_kv_heads": 2,
+        "model__head_size": 10,
+        "model__scan_layers": False,
+        "model__rope_theta": 500.0,
     },
     "adaLN, classes, an encoder of prompts": {
-        "model__conditioning": "adaln_zero", "model__conditioning_size": 12,
+        "model__conditioning": "adaln_zero",
+        "model__conditioning_size": 12,
         "model__source": "cross_attention",
-        "model__classes": 2, "data__mixture": {"a": 1.0, "b": 2.0},
+        "model__classes": 2,
+        "data__mixture": {"a": 1.0, "b": 2.0},
     },
     "experts": {
-        "model__experts": 5, "model__experts_per_token": 2, "model__expert_feed_forward": 20,
+        "model__experts": 5,
+        "model__experts_per_token": 2,
+        "model__expert_feed_forward": 20,
         "model__conditioning": "film",
     },
     "experts that choose": {
-        "model__experts": 4, "model__routing": "expert_choice", "objective__name": "uniform",
+        "model__experts": 4,
+        "model__routing": "expert_choice",
+        "objective__name": "uniform",
     },
     "experts, one a token, autoregressive": {
-        "model__experts": 3, "model__experts_per_token": 1, "model__normalise_routing": False,
+        "model__experts": 3,
+        "model__experts_per_token": 1,
+        "model__normalise_routing": False,
         "objective__name": "autoregressive",
     },
     "shifted, cosine": {"objective__shift": True, "objective__schedule": "cosine"},
@@ -49,23 +69,35 @@ ARCHITECTURES = {
     "block": BLOCK,
     "block, causal context": BLOCK | {"block__context": "causal", "model__conditioning": "film"},
     "uniform with masks": {
-        "objective__name": "uniform", "objective__mask_share": 0.3, "model__conditioning": "film",
+        "objective__name": "uniform",
+        "objective__mask_share": 0.3,
+        "model__conditioning": "film",
     },
     "uniform unet": UNET | {"objective__name": "uniform", "model__conditioning": "adaln_zero"},
     "masked unet, one level": UNET | {"model__unet_levels": 1, "model__unet_attention_levels": 0},
     "gaussian": GAUSSIAN | {"objective__schedule": "learned"},
-    "gaussian unet, embeddings predicted": UNET | GAUSSIAN | {
-        "gaussian__head": "embedding", "gaussian__parameterisation": "v",
-        "objective__schedule": "cosine", "gaussian__self_conditioning": False,
+    "gaussian unet, embeddings predicted": UNET
+    | GAUSSIAN
+    | {
+        "gaussian__head": "embedding",
+        "gaussian__parameterisation": "v",
+        "objective__schedule": "cosine",
+        "gaussian__self_conditioning": False,
     },
-}  # fmt: skip
+}
 
 
 FAST = (
-    "masked", "no qk norm, qkv bias, tied", "grouped queries, unrolled layers",
-    "adaLN, classes, an encoder of prompts", "autoregressive", "block, causal context",
-    "uniform unet", "gaussian", "experts",
-)  # fmt: skip
+    "masked",
+    "no qk norm, qkv bias, tied",
+    "grouped queries, unrolled layers",
+    "adaLN, classes, an encoder of prompts",
+    "autoregressive",
+    "block, causal context",
+    "uniform unet",
+    "gaussian",
+    "experts",
+)
 
 
 def random_architecture(seed: int) -> dict:
@@ -74,13 +106,20 @@ def random_architecture(seed: int) -> dict:
     pick = lambda *options: options[rng.integers(len(options))]  # noqa: E731
     groups, queries = pick(1, 2, 3), pick(1, 2, 4)
     model = {
-        "width": 8 * int(rng.integers(1, 6)), "num_layers": int(rng.integers(1, 4)),
-        "num_heads": groups * queries, "num_kv_heads": groups, "head_size": pick(2, 6, 16),
-        "feed_forward": int(rng.integers(8, 70)), "qk_norm": pick(True, False),
-        "qkv_bias": pick(True, False), "conditioning": pick("none", "film", "adaln_zero"),
-        "conditioning_size": int(rng.integers(3, 20)), "rope_theta": pick(20.0, 10_000.0),
-        "norm_epsilon": pick(1e-6, 1e-3), "scan_layers": pick(True, False),
-    }  # fmt: skip
+        "width": 8 * int(rng.integers(1, 6)),
+        "num_layers": int(rng.integers(1, 4)),
+        "num_heads": groups * queries,
+        "num_kv_heads": groups,
+        "head_size": pick(2, 6, 16),
+        "feed_forward": int(rng.integers(8, 70)),
+        "qk_norm": pick(True, False),
+        "qkv_bias": pick(True, False),
+        "conditioning": pick("none", "film", "adaln_zero"),
+        "conditioning_size": int(rng.integers(3, 20)),
+        "rope_theta": pick(20.0, 10_000.0),
+        "norm_epsilon": pick(1e-6, 1e-3),
+        "scan_layers": pick(True, False),
+    }
     objective = pick("masked", "uniform", "gaussian", "block", "autoregressive")
     settings = {"objective__name": objective}
     if objective == "gaussian":
@@ -96,9 +135,12 @@ def random_architecture(seed: int) -> dict:
         if pick(True, False):
             levels = int(rng.integers(1, 4))
             model |= {
-                "name": "unet", "source": "concatenation", "unet_levels": levels,
-                "unet_blocks": pick(1, 2), "unet_attention_levels": int(rng.integers(levels + 1)),
-            }  # fmt: skip
+                "name": "unet",
+                "source": "concatenation",
+                "unet_levels": levels,
+                "unet_blocks": pick(1, 2),
+                "unet_attention_levels": int(rng.integers(levels + 1)),
+            }
     if objective == "block":
         settings["block__size"] = int(rng.integers(1, 9))
         settings["block__context"] = pick("bidirectional", "causal")
@@ -157,7 +199,9 @@ def test_bfloat16_comes_back_as_it_went(tmp_path):
     report = export(source, tmp_path / "once", dtype="bfloat16", verify=True)
     assert max(report["logits"].values()) < 3e-5  # of the same rounded weights, in float32
     import_model(tmp_path / "once", tmp_path / "back", verify=False)
-    export(open_export_source(tmp_path / "back"), tmp_path / "twice", dtype="bfloat16", verify=False)
+    export(
+        open_export_source(tmp_path / "back"), tmp_path / "twice", dtype="bfloat16", verify=False
+    )
     once, twice = WeightsReader(tmp_path / "once"), WeightsReader(tmp_path / "twice")
     before, after = tree_of(source), tree_of(open_export_source(tmp_path / "back"))
     assert set(once.dtypes.values()) == {"BF16"} and once.shapes == twice.shapes

@@ -35,10 +35,16 @@ def model(*defined, kind="bpe") -> bytes:
     """Returns a .model that has pieces of its own for BOS and EOS, and user-defined ones."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(" ".join(TEXTS).splitlines()), model_writer=written, minloglevel=2,
-        model_type=kind, vocab_size=320, byte_fallback=True, user_defined_symbols=list(defined),
-        normalization_rule_name="identity", hard_vocab_limit=False,
-    )  # fmt: skip
+        sentence_iterator=iter(" ".join(TEXTS).splitlines()),
+        model_writer=written,
+        minloglevel=2,
+        model_type=kind,
+        vocab_size=320,
+        byte_fallback=True,
+        user_defined_symbols=list(defined),
+        normalization_rule_name="identity",
+        hard_vocab_limit=False,
+    )
     return written.getvalue()
 
 
@@ -53,13 +59,16 @@ def made_by_hand(scores: dict[str, float], algorithm: int) -> bytes:
         return field(1, field(1, text.encode()) + score + bytes([3 << 3, kind]))
 
     byte_fallback = bytes([0x98, 0x02, 1])  # field 35
-    return b"".join([
-        piece("<unk>", 0, 2), piece("<▁>", 0, 3),
-        *(piece(f"<0x{byte:02X}>", 0, 6) for byte in range(256)),
-        *(piece(text, score, 1) for text, score in scores.items()),
-        field(2, bytes([3 << 3, algorithm]) + byte_fallback),
-        field(3, field(1, b"identity")),
-    ])  # fmt: skip
+    return b"".join(
+        [
+            piece("<unk>", 0, 2),
+            piece("<▁>", 0, 3),
+            *(piece(f"<0x{byte:02X}>", 0, 6) for byte in range(256)),
+            *(piece(text, score, 1) for text, score in scores.items()),
+            field(2, bytes([3 << 3, algorithm]) + byte_fallback),
+            field(3, field(1, b"identity")),
+        ]
+    )
 
 
 def piece_tokenizer(kind, texts=TEXTS, size=330):
@@ -267,9 +276,7 @@ def test_chat_template(release):
     text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     eos = tokenizer.roles["eos"]
     assert text == "<|turn|>user\nthe times?<|turn|>x\n of wisdom" + eos
-    assert text == render_template(
-        TEMPLATE, messages, add_generation_prompt=True, eos_token=eos
-    )  # fmt: skip
+    assert text == render_template(TEMPLATE, messages, add_generation_prompt=True, eos_token=eos)
     ids = theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
     assert ids[-1] == tokenizer.eos_id  # no BOS, then: templates write it themselves
     assert theirs.decode(ids) == text
@@ -316,12 +323,16 @@ def test_one_token_of_two_roles_becomes_two(tmp_path):
     assert (theirs.bos_token_id, theirs.mask_token_id) == (tokenizer.bos_id, tokenizer.mask_id)
 
 
-@pytest.mark.parametrize("make", [
-    lambda *a: ByteTokenizer(*a),
-    lambda *a: BPETokenizer.train(TEXTS, 300, *a),
-    lambda *a: SentencePieceTokenizer.train(TEXTS, 309, "unigram", *a),
-    lambda *a: SentencePieceTokenizer.train(TEXTS, 320, "bpe", *a),
-], ids=["bytes", "bpe", "unigram", "bpe pieces"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda *a: ByteTokenizer(*a),
+        lambda *a: BPETokenizer.train(TEXTS, 300, *a),
+        lambda *a: SentencePieceTokenizer.train(TEXTS, 309, "unigram", *a),
+        lambda *a: SentencePieceTokenizer.train(TEXTS, 320, "bpe", *a),
+    ],
+    ids=["bytes", "bpe", "unigram", "bpe pieces"],
+)
 def test_odd_special_tokens(make, tmp_path):
     """BOS looks like a template's own syntax; others have spaces, U+2581, quotes, line ends."""
     roles = {"pad": "\u2581pad\u2581", "bos": "$A:1 b", "eos": '"\\"', "mask": "<｜mask｜>"}
@@ -331,8 +342,10 @@ def test_odd_special_tokens(make, tmp_path):
     for token, i in tokenizer.special_ids.items():
         assert theirs.convert_tokens_to_ids(token) == i
         assert theirs("a" + token).input_ids == [
-            tokenizer.bos_id, *tokenizer.encode("a").tolist(), i
-        ]  # fmt: skip
+            tokenizer.bos_id,
+            *tokenizer.encode("a").tolist(),
+            i,
+        ]
         ids = theirs("a" + token, split_special_tokens=True).input_ids
         assert ids == [tokenizer.bos_id, *tokenizer.encode("a" + token).tolist()]
 
@@ -390,14 +403,17 @@ def broken(part, change):
 
 
 BROKEN = {
-    "merges": broken("_described", lambda tree: tree | {
-        "model": tree["model"] | {"merges": tree["model"]["merges"][1:]}}),
+    "merges": broken(
+        "_described",
+        lambda tree: tree | {"model": tree["model"] | {"merges": tree["model"]["merges"][1:]}},
+    ),
     "decoder": broken("_described", lambda tree: tree | {"decoder": None}),
-    "prefix space": broken("_described", lambda tree: tree | {
-        "normalizer": {"type": "Prepend", "prepend": " "}}),
+    "prefix space": broken(
+        "_described", lambda tree: tree | {"normalizer": {"type": "Prepend", "prepend": " "}}
+    ),
     "Lowercase": broken("_described", lambda tree: tree | {"normalizer": {"type": "Lowercase"}}),
     "BOS": broken("_begins_with_bos", lambda tree: tree | {"single": tree["single"][1:]}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", ["bpe", "bpe pieces"])

@@ -46,19 +46,37 @@ class ExactModel(DiffusionGeneration):
     def __init__(self, denoise, objective: str, **settings):
         v, self._logits = JOINT.vocabulary, denoise.logits
         self.config = types.SimpleNamespace(
-            objective=objective, vocab_size=v.size, pad_token_id=v.pad_id, bos_token_id=v.bos_id,
-            eos_token_id=v.eos_id, mask_token_id=v.mask_id, max_position_embeddings=16,
-            schedule="linear", schedule_power=2.0, mask_share=0.0, block_size=2,
-        )  # fmt: skip
+            objective=objective,
+            vocab_size=v.size,
+            pad_token_id=v.pad_id,
+            bos_token_id=v.bos_id,
+            eos_token_id=v.eos_id,
+            mask_token_id=v.mask_id,
+            max_position_embeddings=16,
+            schedule="linear",
+            schedule_power=2.0,
+            mask_share=0.0,
+            block_size=2,
+        )
         vars(self.config).update(settings)
         embed = types.SimpleNamespace(unit_table=lambda: torch.from_numpy(np.array(TABLE)))
         self.model = types.SimpleNamespace(embed=embed)
 
     def __call__(
-        self, input_ids=None, segment_ids=None, position_ids=None, block_ids=None, clean_mask=None,
-        prompt_mask=None, class_ids=None, timesteps=None, past=None, keep=False,
-        inputs_embeds=None, estimate=None,
-    ):  # fmt: skip
+        self,
+        input_ids=None,
+        segment_ids=None,
+        position_ids=None,
+        block_ids=None,
+        clean_mask=None,
+        prompt_mask=None,
+        class_ids=None,
+        timesteps=None,
+        past=None,
+        keep=False,
+        inputs_embeds=None,
+        estimate=None,
+    ):
         shape = segment_ids.shape
         t = torch.zeros(shape) if timesteps is None else timesteps.reshape(len(timesteps), -1)
         place = torch.arange(shape[1]).expand(shape) if position_ids is None else position_ids
@@ -114,15 +132,19 @@ def pair(objective: str, schedule="linear", mask_share=0.0, head="logits"):
         ours = Uniform(v, SCHEDULES[schedule], mask_share)
         denoise = JOINT.leave_one_out_denoiser(SCHEDULES[schedule], mask_share)
     else:
-        config = GAUSSIAN if head == "logits" else GaussianConfig(
-            **vars(GAUSSIAN) | {"head": head, "parameterisation": "v"}
-        )  # fmt: skip
+        config = (
+            GAUSSIAN
+            if head == "logits"
+            else GaussianConfig(**vars(GAUSSIAN) | {"head": head, "parameterisation": "v"})
+        )
         ours = Gaussian(v, config, schedule)
         denoise = exact_denoiser(JOINT, config, TABLE)
         g = vars(config) | {
-            "schedule": schedule, "schedule_gamma_min": config.gamma_min,
-            "schedule_gamma_max": config.gamma_max, "schedule_mass": None,
-        }  # fmt: skip
+            "schedule": schedule,
+            "schedule_gamma_min": config.gamma_min,
+            "schedule_gamma_max": config.gamma_max,
+            "schedule_mass": None,
+        }
         return ours, denoise, ExactModel(denoise, objective, gaussian=g)
     model = ExactModel(denoise, objective, schedule=schedule, mask_share=mask_share)
     return ours, denoise, model
@@ -132,8 +154,11 @@ def pair(objective: str, schedule="linear", mask_share=0.0, head="logits"):
     ("of", "given", "settings"),
     [
         (("masked",), None, {"steps": 2}),
-        (("masked", "cosine"), {0: 1}, {"steps": 3, "grid": "cosine", "temperature": 0.7,
-                                        "guidance": 2.0}),
+        (
+            ("masked", "cosine"),
+            {0: 1},
+            {"steps": 3, "grid": "cosine", "temperature": 0.7, "guidance": 2.0},
+        ),
         (("masked", "polynomial"), {1: 2}, {"steps": 2, "grid": "quantile", "top_p": 0.8}),
         (("masked",), None, {"steps": 2, "sampler": "confidence", "top_k": 2}),
         (("masked",), None, {"steps": 3, "sampler": "margin"}),
@@ -146,11 +171,14 @@ def pair(objective: str, schedule="linear", mask_share=0.0, head="logits"):
         (("uniform", "polynomial"), None, {"steps": 3, "sampler": "ddim", "eta": 0.4}),
         (("gaussian",), None, {"steps": 6}),
         (("gaussian", "cosine"), {0: 2}, {"steps": 5, "sampler": "ddim", "guidance": 1.0}),
-        (("gaussian", "sqrt", 0.0, "embedding"), {1: 1}, {"steps": 5, "sampler": "ddim",
-                                                          "eta": 0.5, "guidance": 0.5}),
+        (
+            ("gaussian", "sqrt", 0.0, "embedding"),
+            {1: 1},
+            {"steps": 5, "sampler": "ddim", "eta": 0.5, "guidance": 0.5},
+        ),
         (("gaussian", "linear"), None, {"steps": 4, "grid": "quantile", "temperature": 0.7}),
     ],
-)  # fmt: skip
+)
 def test_the_same_law_as_ours(of, given, settings):
     objective, denoise, model = pair(*of)
     config = SamplingConfig(**{"temperature": 1.0, **settings})
@@ -182,8 +210,9 @@ def test_rows_are_given_back_as_they_came():
     assert out.shape == (2, 4) and out[0, :2].tolist() == rows[0][:2] and out[0, 2] != holes
     assert out[1, :3].tolist() == rows[1] and (out[:, 3] != holes).all()
     right = torch.tensor([rows[0], [v.bos_id, 2, v.pad_id]])
-    out = model.generate(right, attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]]),
-                         max_new_tokens=1, seed=0)  # fmt: skip
+    out = model.generate(
+        right, attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]]), max_new_tokens=1, seed=0
+    )
     assert out[1, :3].tolist() == right[1].tolist() and out[1, 3] != holes
 
 

@@ -64,11 +64,14 @@ def start(arguments, processes=1, devices=1, only=None) -> list[subprocess.Popen
     return [
         subprocess.Popen(
             [*command, *([*many, f"--process_id={process}"] if processes > 1 else [])],
-            cwd=ROOT, env=environment(devices), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=ROOT,
+            env=environment(devices),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for process in (range(processes) if only is None else only)
-    ]  # fmt: skip
+    ]
 
 
 def finish(processes, timeout=300) -> list[tuple[int, str, str]]:

@@ -21,9 +21,12 @@ MESHES = {
     "expert 2, fsdp 2, tensor 2": dict(data=1, fsdp=2, tensor=2, expert=2),
 }
 MOE = dict(
-    model__experts=8, model__experts_per_token=2, model__expert_feed_forward=40,
-    model__load_balance_weight=0.3, model__z_loss_weight=0.1,
-)  # fmt: skip
+    model__experts=8,
+    model__experts_per_token=2,
+    model__expert_feed_forward=40,
+    model__load_balance_weight=0.3,
+    model__z_loss_weight=0.1,
+)
 
 
 WITH_SEQUENCE = MESHES | {

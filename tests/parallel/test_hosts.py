@@ -55,8 +55,14 @@ class TestWhoThereIs:
     )
     def test_slurm_and_which_gpus_a_task_has(self, nodes, tasks, devices, monkeypatch):
         """Of several tasks on a machine each has one GPU; a machine's only task has them all."""
-        slurm = {"JOB_ID": "7", "STEP_NODELIST": "gpu[03-04]", "NTASKS": tasks, "PROCID": "3",
-                 "LOCALID": "1", "STEP_NUM_NODES": nodes}  # fmt: skip
+        slurm = {
+            "JOB_ID": "7",
+            "STEP_NODELIST": "gpu[03-04]",
+            "NTASKS": tasks,
+            "PROCID": "3",
+            "LOCALID": "1",
+            "STEP_NUM_NODES": nodes,
+        }
         for name, value in slurm.items():
             monkeypatch.setenv(f"SLURM_{name}", value)
         assert hosts.find_cluster() == ("gpu03:61447", 4, 3, devices)
@@ -150,8 +156,13 @@ def test_a_run_of_two_processes_goes_on_in_one(by_one_and_by_two, recipe, monkey
     for process in itertools.chain(*runs):
         succeed([process])
     assert [int(row["step"]) for row in read_metrics(folder / "two" / "metrics.csv")] == [
-        1, 2, 3, 4, 5, 6,
-    ]  # fmt: skip
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
     assert_same_run(folder / "one", folder / "two")
 
 

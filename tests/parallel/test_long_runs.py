@@ -66,10 +66,13 @@ def test_two_processes_go_back_to_the_same_checkpoint(tmp_path):
     """And end with the bits of one process of two devices."""
     recipe = write_recipe(tmp_path, RECIPE + POISON)
     arguments = [
-        f"--config={recipe}", "--config.mesh.data=1", "--config.mesh.fsdp=2",
-        "--config.training.steps=12", "--config.training.max_skipped_steps=3",
+        f"--config={recipe}",
+        "--config.mesh.data=1",
+        "--config.mesh.fsdp=2",
+        "--config.training.steps=12",
+        "--config.training.max_skipped_steps=3",
         "--config.evaluation.every=100",
-    ]  # fmt: skip
+    ]
     one = finish(start([*arguments, f"--workdir={tmp_path / 'one'}"], devices=2))
     two = finish(start([*arguments, f"--workdir={tmp_path / 'two'}"], processes=2))
     for status, out, err in one + two:
@@ -97,9 +100,12 @@ def hanging(tmp_path_factory):
     short = [*arguments, f"--workdir={recipe.parent / 'short'}"]
     assert [done[0] for done in finish(start(short, processes=2))] == [0, 0]
     return [
-        *arguments, "--config.training.steps=1000", "--config.checkpoint.every=1000",
-        "--config.training.hang_minutes=0.35", "--config.training.hang_exit=true",
-    ]  # fmt: skip
+        *arguments,
+        "--config.training.steps=1000",
+        "--config.checkpoint.every=1000",
+        "--config.training.hang_minutes=0.35",
+        "--config.training.hang_exit=true",
+    ]
 
 
 def last_steps(process: int, err: str) -> list[int]:

@@ -18,8 +18,7 @@ from dlms_jax.training.state import abstract_state
 
 
 @pytest.mark.parametrize(
-    ("asked", "shape"),
-    [((-1, 1, 1), (8, 1, 1)), ((1, -1, 2), (1, 4, 2)), ((2, 2, 2), (2, 2, 2))],
+    ("asked", "shape"), [((-1, 1, 1), (8, 1, 1)), ((1, -1, 2), (1, 4, 2)), ((2, 2, 2), (2, 2, 2))]
 )
 def test_minus_one_is_the_rest(asked, shape):
     mesh = make_mesh(MeshConfig(*asked))
@@ -114,9 +113,14 @@ def fake_slices(slices, sides):
 @pytest.mark.parametrize("slices", [2, 4])
 @pytest.mark.parametrize(
     ("asked", "sides"),
-    [((-1, 4, 1), (2, 2, 2)), ((-1, 2, 4), (2, 2, 2)), ((-1, 8, 1), (2, 2, 2)),
-     ((-1, 4, 1, 2), (2, 2, 4)), ((-1, 16, 1), (2, 2, 8))],
-)  # fmt: skip
+    [
+        ((-1, 4, 1), (2, 2, 2)),
+        ((-1, 2, 4), (2, 2, 2)),
+        ((-1, 8, 1), (2, 2, 2)),
+        ((-1, 4, 1, 2), (2, 2, 4)),
+        ((-1, 16, 1), (2, 2, 8)),
+    ],
+)
 def test_data_alone_goes_from_slice_to_slice(slices, asked, sides):
     """Each slice holds a run of `data`, whole in all other axes, and every device stands once."""
     devices = fake_slices(slices, sides)

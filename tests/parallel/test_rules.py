@@ -12,10 +12,19 @@ from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.parallel.rules import largest_mesh, path_string, shardings, spec_of
 
 EVERYTHING = dict(
-    width=32, num_layers=3, num_heads=4, num_kv_heads=2, feed_forward=48, qkv_bias=True,
-    conditioning="adaln_zero", conditioning_size=10, classes=2, unet_levels=2, unet_blocks=1,
+    width=32,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    feed_forward=48,
+    qkv_bias=True,
+    conditioning="adaln_zero",
+    conditioning_size=10,
+    classes=2,
+    unet_levels=2,
+    unet_blocks=1,
     source_layers=1,
-)  # fmt: skip
+)
 NETWORKS = {
     "transformer": (Transformer, {"source": "cross_attention"}, None),
     "transformer, gaussian": (Transformer, {}, GaussianConfig(embedding_size=16)),

@@ -26,20 +26,31 @@ def parse(argv=None) -> argparse.Namespace:
         prog="run_demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("prompts", nargs="*", default=["The "], metavar="PROMPT",
+    add(
+        "prompts",
+        nargs="*",
+        default=["The "],
+        metavar="PROMPT",
         help='what a text begins with (default "The "); several are written in one batch',
-    )  # fmt: skip
+    )
     add("--length", type=int, metavar="N", help="tokens to write (default: config.json's)")
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text")
-    add("--here", action="store_true",
+    add(
+        "--here",
+        action="store_true",
         help="use this Python and the packages that it has; nothing is installed or downloaded",
-    )  # fmt: skip
-    add("--jax", action="store_true",
+    )
+    add(
+        "--jax",
+        action="store_true",
         help="sample from the JAX checkpoint, where this release has one",
-    )  # fmt: skip
-    add("--no-check", dest="check", action="store_false",
+    )
+    add(
+        "--no-check",
+        dest="check",
+        action="store_false",
         help=f"do not compare the files with {CHECKSUMS} first",
-    )  # fmt: skip
+    )
     return parser.parse_args(argv)
 
 
@@ -163,8 +174,10 @@ def main():
         config = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
         length = config["sampling"]["length"]
     (by_jax if arguments.jax else by_pytorch)(arguments, length)
-    print(f"\nThe weights are in {HERE / 'model'}, the run's log and curves beside it; "
-          f"{HERE / 'README.md'} tells the rest.")  # fmt: skip
+    print(
+        f"\nThe weights are in {HERE / 'model'}, the run's log and curves beside it; "
+        f"{HERE / 'README.md'} tells the rest."
+    )
 
 
 if __name__ == "__main__":

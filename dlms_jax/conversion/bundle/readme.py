@@ -43,9 +43,19 @@ def readme(release, source: ExportSource, names: list[str], packages: dict[str, 
     title, config = release.title, source.config
     pins = ", ".join(f"{name} {version}" for name, version in packages.items())
     made = [
-        "python", "-m", "dlms_jax.release", "--checkpoint", f"runs/{source.folder.parents[1].name}",
-        "--out", "dist", "--name", release.name, "--version", release.version, *release.options,
-    ]  # fmt: skip
+        "python",
+        "-m",
+        "dlms_jax.release",
+        "--checkpoint",
+        f"runs/{source.folder.parents[1].name}",
+        "--out",
+        "dist",
+        "--name",
+        release.name,
+        "--version",
+        release.version,
+        *release.options,
+    ]
     weights = "the moving average" if source.item == "ema" else "the weights themselves"
     there = [*names, "SHA256SUMS"]
     files = [

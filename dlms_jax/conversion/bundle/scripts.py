@@ -54,8 +54,11 @@ def to_sh(steps: Sequence[Step] = STEPS) -> str:
 
 def to_bat(steps: Sequence[Step] = STEPS) -> str:
     """Returns a script for Windows' cmd.exe, whose lines end as there."""
-    lines = ["@echo off", "rem Made by dlms_jax.release from the steps that run_demo.sh has too.",
-             "setlocal"]  # fmt: skip
+    lines = [
+        "@echo off",
+        "rem Made by dlms_jax.release from the steps that run_demo.sh has too.",
+        "setlocal",
+    ]
     for step in steps:
         lines += ["", f"rem {step.about}", *_bat(step)]
     return "\r\n".join(lines) + "\r\n"
@@ -66,8 +69,12 @@ def _sh(step: Step) -> list[str]:
         case Choose():
             return ['PYTHON="${PYTHON:-python3}"']
         case Demand():
-            return [f'"$PYTHON" -c "{step.statement}" 2>/dev/null || {{',
-                    f'    echo "{step.otherwise}" >&2', "    exit 1", "}"]  # fmt: skip
+            return [
+                f'"$PYTHON" -c "{step.statement}" 2>/dev/null || {{',
+                f'    echo "{step.otherwise}" >&2',
+                "    exit 1",
+                "}",
+            ]
         case Run():
             return [f'exec "$PYTHON" "$(dirname "$0")/{step.file}" "$@"']
 
@@ -77,7 +84,12 @@ def _bat(step: Step) -> list[str]:
         case Choose():
             return ["if not defined PYTHON set PYTHON=python"]
         case Demand():
-            return [f'"%PYTHON%" -c "{step.statement}" 2>nul', "if errorlevel 1 (",
-                    f"    echo {step.otherwise} 1>&2", "    exit /b 1", ")"]  # fmt: skip
+            return [
+                f'"%PYTHON%" -c "{step.statement}" 2>nul',
+                "if errorlevel 1 (",
+                f"    echo {step.otherwise} 1>&2",
+                "    exit /b 1",
+                ")",
+            ]
         case Run():
             return [f'"%PYTHON%" "%~dp0{step.file}" %*', "exit /b %errorlevel%"]

@@ -82,9 +82,14 @@ def make_canvas(config, input_ids, attention_mask, max_new_tokens, class_ids) ->
     if class_ids is None:
         class_ids = input_ids.new_zeros(len(prompts))
     return Canvas(
-        tokens_BxL, holes_BxL, segments_BxL, given_BxL, class_ids, config.mask_token_id,
+        tokens_BxL,
+        holes_BxL,
+        segments_BxL,
+        given_BxL,
+        class_ids,
+        config.mask_token_id,
         config.eos_token_id,
-    )  # fmt: skip
+    )
 
 
 def as_given(canvas: Canvas, input_ids, attention_mask, max_new_tokens):

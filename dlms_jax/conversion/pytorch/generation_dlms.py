@@ -67,9 +67,15 @@ class DiffusionGeneration:
 
     @torch.no_grad()
     def generate(
-        self, input_ids=None, attention_mask=None, class_ids=None, seed=None, noise=None,
-        generation_config=None, **settings,
-    ):  # fmt: skip
+        self,
+        input_ids=None,
+        attention_mask=None,
+        class_ids=None,
+        seed=None,
+        noise=None,
+        generation_config=None,
+        **settings,
+    ):
         """Returns tokens_BxL: each row of input_ids, its masks filled, and max_new_tokens more.
 
         input_ids: rows that begin with bos_token_id (the tokenizer puts it there), padded on either
@@ -92,8 +98,14 @@ class DiffusionGeneration:
             attention_mask = torch.ones_like(input_ids)
         generator = None if seed is None else torch.Generator(input_ids.device).manual_seed(seed)
         c = self.config
-        draw = Draw((c.mask_token_id, c.bos_token_id, c.pad_token_id), s.temperature, s.top_k,
-                    s.top_p, s.guidance_scale, generator)  # fmt: skip
+        draw = Draw(
+            (c.mask_token_id, c.bos_token_id, c.pad_token_id),
+            s.temperature,
+            s.top_k,
+            s.top_p,
+            s.guidance_scale,
+            generator,
+        )
         canvas = make_canvas(c, input_ids, attention_mask, s.max_new_tokens, class_ids)
         if canvas.holes_BxL.any():
             if c.objective == "masked":
@@ -114,9 +126,12 @@ def fill_masked(model, canvas: Canvas, draw: Draw, settings: Settings) -> Canvas
 
     def read(tokens, classes, t):
         return model(
-            tokens, segment_ids=segments, prompt_mask=given, class_ids=classes,
+            tokens,
+            segment_ids=segments,
+            prompt_mask=given,
+            class_ids=classes,
             timesteps=t.expand(len(tokens)),
-        ).logits  # fmt: skip
+        ).logits
 
     return unmask(model.config, canvas, draw, settings, read)
 
@@ -175,10 +190,16 @@ def fill_blocks(model, canvas: Canvas, draw: Draw, settings: Settings) -> Canvas
 
         def read(tokens, classes, t):
             return model(
-                tokens, segment_ids=segments, position_ids=place * (segments > 0),
-                block_ids=place // size, clean_mask=torch.full_like(segments, clean),
-                class_ids=classes, timesteps=t.expand(len(tokens)), past=past, keep=clean,
-            ).logits  # fmt: skip
+                tokens,
+                segment_ids=segments,
+                position_ids=place * (segments > 0),
+                block_ids=place // size,
+                clean_mask=torch.full_like(segments, clean),
+                class_ids=classes,
+                timesteps=t.expand(len(tokens)),
+                past=past,
+                keep=clean,
+            ).logits
 
         return read
 
@@ -207,9 +228,13 @@ def fill_left_to_right(model, canvas: Canvas, draw: Draw) -> Canvas:
     for at in range(int(columns[0]), int(columns[-1]) + 1):
         tokens, classes = draw.conditions(canvas.columns(kept, at))
         logits = model(
-            tokens, segment_ids=draw.twice(segments[:, kept:at]), class_ids=classes,
-            position_ids=draw.twice(positions[:, kept:at]), past=past, keep=True,
-        ).logits[:, -1:]  # fmt: skip
+            tokens,
+            segment_ids=draw.twice(segments[:, kept:at]),
+            class_ids=classes,
+            position_ids=draw.twice(positions[:, kept:at]),
+            past=past,
+            keep=True,
+        ).logits[:, -1:]
         kept = at
         drawn_Bx1 = draw.token(draw.cut(draw.guided(logits)))
         here = canvas.columns(at, at + 1)

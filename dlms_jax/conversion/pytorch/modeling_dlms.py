@@ -145,10 +145,22 @@ class DLMModel(DLMPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, input_ids=None, attention_mask=None, timesteps=None, position_ids=None,
-        segment_ids=None, prompt_mask=None, class_ids=None, block_ids=None, clean_mask=None,
-        inputs_embeds=None, estimate=None, past=None, keep=False, **unused,
-    ):  # fmt: skip
+        self,
+        input_ids=None,
+        attention_mask=None,
+        timesteps=None,
+        position_ids=None,
+        segment_ids=None,
+        prompt_mask=None,
+        class_ids=None,
+        block_ids=None,
+        clean_mask=None,
+        inputs_embeds=None,
+        estimate=None,
+        past=None,
+        keep=False,
+        **unused,
+    ):
         """Returns last_hidden_state_BxLxD; the arguments are those of DLMForDiffusion."""
         if input_ids is not None and self.config.gaussian is not None:
             raise ValueError(
@@ -157,9 +169,15 @@ class DLMModel(DLMPreTrainedModel):
         inputs = input_ids if inputs_embeds is None else inputs_embeds
         shape = inputs.shape[:2]
         layout = self.layout(
-            inputs, attention_mask, position_ids, segment_ids, prompt_mask, class_ids, block_ids,
+            inputs,
+            attention_mask,
+            position_ids,
+            segment_ids,
+            prompt_mask,
+            class_ids,
+            block_ids,
             clean_mask,
-        )  # fmt: skip
+        )
         t_BxL = torch.zeros(shape, device=inputs.device)
         if timesteps is not None:
             t_BxL = timesteps.float().reshape(len(timesteps), -1).expand(shape)
@@ -181,9 +199,16 @@ class DLMModel(DLMPreTrainedModel):
         return BaseModelOutput(last_hidden_state=h)
 
     def layout(
-        self, inputs, attention_mask=None, position_ids=None, segment_ids=None, prompt_mask=None,
-        class_ids=None, block_ids=None, clean_mask=None,
-    ) -> Layout:  # fmt: skip
+        self,
+        inputs,
+        attention_mask=None,
+        position_ids=None,
+        segment_ids=None,
+        prompt_mask=None,
+        class_ids=None,
+        block_ids=None,
+        clean_mask=None,
+    ) -> Layout:
         """Returns the Layout of rows, with what is left out derived from what is given: a row is
         one document, without the padding that attention_mask tells; a block that holds a mask is
         being denoised."""

@@ -55,9 +55,12 @@ def fill_uniform(model, canvas, draw, settings, noise=None):
         read, classes = draw.conditions(canvas.with_tokens(tokens))
         t_BxL = draw.twice(torch.where(holes, t, 0.0))
         logits = model(
-            read, segment_ids=draw.twice(canvas.segments_BxL), timesteps=t_BxL, class_ids=classes,
+            read,
+            segment_ids=draw.twice(canvas.segments_BxL),
+            timesteps=t_BxL,
+            class_ids=classes,
             prompt_mask=draw.twice(canvas.given_BxL),
-        ).logits  # fmt: skip
+        ).logits
         log_p = draw.cut(draw.guided(logits))
         if draw.temperature == 0:
             p_z = (tokens == log_p.argmax(-1)).float()
@@ -102,10 +105,13 @@ def fill_gaussian(model, canvas, draw, settings, noise=None):
         """Returns (logits_BxLxV, x_hat_BxLxE) of one pass."""
         t = ((gamma - g["gamma_min"]) / (g["gamma_max"] - g["gamma_min"])).clamp(0, 1).float()
         output = model(
-            inputs_embeds=z, estimate=estimate, segment_ids=draw.twice(canvas.segments_BxL),
-            timesteps=noisy[..., 0] * t.to(z.device), class_ids=classes,
+            inputs_embeds=z,
+            estimate=estimate,
+            segment_ids=draw.twice(canvas.segments_BxL),
+            timesteps=noisy[..., 0] * t.to(z.device),
+            class_ids=classes,
             prompt_mask=draw.twice(canvas.given_BxL),
-        ).logits  # fmt: skip
+        ).logits
         if g["head"] == "logits":
             logits = output + flat(z, gamma)
             return logits, torch.where(noisy, mean(draw.without_special(logits)), z)
