@@ -1,1 +1,1 @@
-"""WHERE ARRAYS LIVE: the mesh, the rules that shard parameters, and batches across processes."""
+"""WHERE ARRAYS LIVE: the mesh, the rules that shard parameters, and several processes."""

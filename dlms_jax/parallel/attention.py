@@ -1,4 +1,4 @@
-"""A kernel of attention over the mesh: each device its rows, heads and queries."""
+"""Runs an attention kernel on a mesh: each device computes its rows, heads and queries."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,15 @@ from dlms_jax.parallel.mesh import BATCH_AXES, places_axis
 
 
 def over_mesh(kernel: Callable, mesh: Mesh) -> Callable:
-    """Returns `kernel`, a function (q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, of_queries, of_keys) ->
-    y_BxLxHxK, over the devices of a mesh. of_queries: a tree of x_BxL; of_keys: of x_BxS.
+    """Returns an attention kernel that runs on all devices of a mesh.
 
-    Rows are split, heads along `tensor`, and along `sequence` queries, which then see the keys of
-    their whole row. All of these must divide.
+    Rows are split over the batch axes, heads over `tensor`, and queries over `sequence`; every
+    query sees the keys of its whole row. The sizes must divide.
+
+    Args:
+      kernel: (q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, of_queries, of_keys) -> y_BxLxHxK, where of_queries
+        is a tree of arrays x_BxL and of_keys a tree of arrays x_BxS.
+      mesh: the device mesh.
     """
 
     def run(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, of_queries, of_keys):
@@ -24,7 +28,7 @@ def over_mesh(kernel: Callable, mesh: Mesh) -> Callable:
             mesh=mesh,
             in_specs=(queries, keys, keys, P(BATCH_AXES, places), P(BATCH_AXES)),
             out_specs=queries,
-            check_vma=False,  # JAX's kernels do not say along which axes their results vary
+            check_vma=False,  # JAX's kernels do not state along which axes their results vary
         )
         return on_mesh(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, of_queries, of_keys)
 

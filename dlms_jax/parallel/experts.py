@@ -1,4 +1,4 @@
-"""Experts over the mesh axis `expert`: each device has its own, and no device all of them."""
+"""Experts on the mesh axis `expert`: each device holds some of them, and none holds all."""
 
 from collections.abc import Callable
 
@@ -9,19 +9,24 @@ from jax.sharding import Mesh, PartitionSpec as P
 from dlms_jax.parallel.mesh import BATCH_AXES, batch_shards
 
 _ROWS = P(BATCH_AXES)
-_IN, _OUT = P("expert", "fsdp", "tensor"), P("expert", "tensor", "fsdp")  # as in rules.py
+_IN, _OUT = P("expert", "fsdp", "tensor"), P("expert", "tensor", "fsdp")  # as rules.py has them
 _KERNELS = [_IN, _IN, _OUT]
 
 
 def over_experts(outputs: Callable, mesh: Mesh) -> Callable:
-    """Returns `outputs`, a function (x_BxLxD, choice, [gate_ExDxF, up_ExDxF, down_ExFxD], first) ->
-    y_BxLxD as models/moe.py describes it, over the devices of a mesh, without `first`.
+    """Returns `outputs` for all devices of a mesh, as (x_BxLxD, choice, kernels) -> y_BxLxD.
 
-    The peers along `expert` hold different rows and different experts. Each gets the rows of all,
-    computes what its experts add to them, and the sums go back to where the rows are: an all-gather
-    and a reduce-scatter of activations, whose sizes no routing changes, so that nothing has to be
-    dropped. Along `fsdp` an expert's kernels are gathered, along `tensor` F is split. Peers along
-    `sequence` all compute whole rows: it splits attention, not experts.
+    The devices along `expert` hold different rows and different experts. Each gathers the rows of
+    all, computes what its experts add to them, and the sums return to the devices that hold the
+    rows: an all-gather and a reduce-scatter of activations. Their sizes do not depend on the
+    routing, so no token is dropped. Along `fsdp` the kernels of an expert are gathered; along
+    `tensor` F is split. The devices along `sequence` all compute whole rows: that axis splits
+    attention, not experts.
+
+    Args:
+      outputs: (x_BxLxD, choice, [gate_ExDxF, up_ExDxF, down_ExFxD], first) -> y_BxLxD, which
+        models/moe.py describes; `first` is the number of the first expert that it holds.
+      mesh: the device mesh.
     """
 
     def local(x_BxLxD, choice, kernels):
@@ -39,7 +44,7 @@ def over_experts(outputs: Callable, mesh: Mesh) -> Callable:
 
     def run(x_BxLxD, choice, kernels):
         rows = len(x_BxLxD)
-        more = -rows % batch_shards(mesh)  # a sampler's rows need not divide
+        more = -rows % batch_shards(mesh)  # the rows of a sampler need not divide
         pad = lambda x: jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1))  # noqa: E731
         if more:
             x_BxLxD, choice = jax.tree.map(pad, (x_BxLxD, choice))

@@ -1,4 +1,4 @@
-"""What this machine could do at best, and the memory that a run has taken."""
+"""The peak speed of this machine, and the peak memory of this run."""
 
 import resource
 import sys
@@ -7,7 +7,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-# Dense bfloat16 FLOP/s of one device, from the vendors' data sheets, by jax's device_kind.
+# Dense bfloat16 FLOP/s of one device by JAX's device_kind, from the vendors' data sheets.
 _PEAK = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -24,18 +24,26 @@ _PEAK = {
 
 
 def peak_flops() -> tuple[float, str]:
-    """Returns (FLOP/s of all devices together, where the figure is from)."""
+    """Returns (peak FLOP/s of all devices together, where the figure comes from).
+
+    The figure is that of the data sheet, or is measured for devices that have no entry here.
+    """
     device = jax.devices()[0]
     if device.device_kind in _PEAK:
         return _PEAK[device.device_kind] * jax.device_count(), f"data sheet of {device.device_kind}"
     measured = measure_matmul()
-    if device.platform == "cpu":  # several CPU devices share the cores that one of them used
+    if device.platform == "cpu":  # CPU devices share their cores, which the measurement used
         return measured, "this machine's measured matmul"
     return measured * jax.device_count(), f"measured matmul of {device.device_kind}"
 
 
 def measure_matmul(size: int = 1024, repeats: int = 10) -> float:
-    """Returns the best FLOP/s of repeated float32 products of size x size matrices."""
+    """Returns the best FLOP/s of several float32 products of two matrices.
+
+    Args:
+      size: rows and columns of each matrix.
+      repeats: number of products; the fastest counts.
+    """
     a = jnp.ones((size, size), jnp.float32)
     multiply = jax.jit(jnp.matmul)
     multiply(a, a).block_until_ready()
@@ -48,7 +56,10 @@ def measure_matmul(size: int = 1024, repeats: int = 10) -> float:
 
 
 def peak_memory() -> tuple[int, str]:
-    """Returns (bytes, of what): the most that one device has held, or this process on a CPU."""
+    """Returns (peak bytes, "of one device" or "of this process").
+
+    Accelerators report the peak of a device. On CPUs it is the resident memory of this process.
+    """
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"], "of one device"

@@ -1,11 +1,12 @@
-"""Several processes that train together: how they find one another, agree, and part.
+"""Several processes that train together: how they find one another, agree, and end.
 
-`start()` comes before anything touches a device. Which processes there are, in this order: flags,
-the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, what JAX
-knows of the machine (a Cloud TPU pod, SLURM, Open MPI); else this process is alone.
+`start()` has to run before anything uses a device. It takes the processes from, in this order: the
+command's flags; the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+JAX_PROCESS_ID; what JAX detects on the machine (a Cloud TPU pod, SLURM, Open MPI). If none of these
+names other processes, this one runs by itself.
 
-Before JAX's own start-up the roll is called (roll_call.py), for that aborts with a stack of C++
-and no names where a process does not come.
+rendezvous.py checks first that all processes have started, because JAX's own start-up does not name
+a process that is missing: it aborts with a C++ stack trace.
 """
 
 import contextlib
@@ -26,10 +27,10 @@ import numpy as np
 from dlms_jax.errors import UserError
 from dlms_jax.parallel.rendezvous import Cluster, rendezvous
 
-TIMEOUT = 300  # seconds for all to come
-_GRACE = 5  # seconds for others to fail alike
-_LAST = 1  # second that process 0 gives the others to end
-_LONG_WAITS = itertools.count()  # each barrier has a name of its own
+TIMEOUT = 300  # seconds for all processes to start
+_GRACE = 5  # seconds for the others to report their error
+_LAST = 1  # seconds that process 0 gives the others to end
+_LONG_WAITS = itertools.count()  # each barrier needs a name of its own
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
@@ -39,9 +40,16 @@ def start(
     process_id: int | None = None,
     timeout: float = TIMEOUT,
 ):
-    """Joins the processes that train together; does nothing where there is but this one.
+    """Joins the processes that train together; does nothing if there is only this one.
 
-    Raises UserError, which names those that did not come, after `timeout` seconds.
+    Args:
+      coordinator: HOST:PORT of process 0.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
+      timeout: seconds for all processes to start.
+
+    Raises:
+      UserError: the arguments contradict one another, or processes are missing, which it names.
     """
     if jax.distributed.is_initialized():
         return
@@ -65,7 +73,13 @@ def find_cluster(
     process_id: int | None = None,
     timeout: float = TIMEOUT,
 ) -> Cluster | None:
-    """Returns the processes that train together; None where this one is alone."""
+    """Returns the processes that train together; None if there is only this one.
+
+    The arguments are those of `start`.
+
+    Raises:
+      UserError: the arguments contradict one another, or JAX cannot detect the other processes.
+    """
     given = {
         "coordinator": _or_environment(coordinator, "JAX_COORDINATOR_ADDRESS"),
         "num_processes": _or_environment(num_processes, "JAX_NUM_PROCESSES"),
@@ -77,14 +91,14 @@ def find_cluster(
         if value is None:
             raise UserError(
                 f"--{name} is missing; several processes need --coordinator=HOST:PORT (of process "
-                "0), --num_processes and --process_id, each the same but the last"
+                "0) and --num_processes, the same for all, and a different --process_id for each"
             )
         if name != "coordinator" and not str(value).isdigit():
             raise UserError(f"--{name}={value} should be a whole number")
     processes, process = int(given["num_processes"]), int(given["process_id"])
     if not process < processes:
         raise UserError(
-            f"--process_id={process} of --num_processes={processes}: they count from 0 to "
+            f"--process_id={process} is out of range for --num_processes={processes}; use 0 to "
             f"{max(processes - 1, 0)}"
         )
     host, _, port = given["coordinator"].rpartition(":")
@@ -98,9 +112,9 @@ def _or_environment(value, variable):
 
 
 def _detected(timeout) -> Cluster | None:
-    """Returns what JAX's detection finds."""
+    """Returns the processes that JAX detects on this machine."""
     slurm = all(name in os.environ for name in _SLURM)
-    if _on_cpu() and not slurm:  # a run on the CPU of a pod's host is alone
+    if _on_cpu() and not slurm:  # a run on the CPU of one host of a TPU pod has no other processes
         return None
     try:
         found = Cluster(
@@ -109,11 +123,14 @@ def _detected(timeout) -> Cluster | None:
             )
         )
     except RuntimeError as error:
-        raise UserError(f"the other processes were not found: {error}") from None
+        raise UserError(
+            f"cannot detect the other processes ({error}); give --coordinator, --num_processes and "
+            "--process_id"
+        ) from None
     if found.coordinator is None or found.processes == 1:
         return None
-    tasks_of_a_machine = found.processes / int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
-    if slurm and tasks_of_a_machine <= 1:  # JAX would give a machine's only task its first GPU
+    tasks_per_node = found.processes / int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+    if slurm and tasks_per_node <= 1:  # JAX would give the only task of a node just the first GPU
         found = found._replace(devices=None)
     return found
 
@@ -123,38 +140,51 @@ def _on_cpu() -> bool:
 
 
 def is_first() -> bool:
-    """Returns whether this is process 0, which alone prints, and writes what one writes for all."""
+    """Returns whether this is process 0, the only one that prints and writes shared files."""
     return jax.process_index() == 0
 
 
 def on_all(holds: bool) -> bool:
-    """Returns whether something holds on every process; all must ask."""
+    """Returns whether `holds` is true on every process.
+
+    A collective: every process must call it.
+    """
     if jax.process_count() == 1:
         return holds
     return bool(multihost_utils.process_allgather(np.asarray(holds)).all())
 
 
 def wait_for_all(name: str):
-    """Returns when every process has come to this place."""
+    """Returns when every process has called it with this name."""
     multihost_utils.sync_global_devices(name)
 
 
 def wait_long_for_all():
-    """Returns when every process has come to this place, which may take an hour. (On CPUs, a
-    process that waits in a collective gives up after 30 s.)"""
+    """Returns when every process has called it; waits up to an hour.
+
+    (`wait_for_all` is a collective, which on CPUs fails after 30 s.)
+    """
     if distributed.global_state.client is not None:
-        place = f"dlms_jax/long/{next(_LONG_WAITS)}"
-        distributed.global_state.client.wait_at_barrier(place, 3_600_000)
+        barrier = f"dlms_jax/long/{next(_LONG_WAITS)}"
+        distributed.global_state.client.wait_at_barrier(barrier, 3_600_000)
 
 
 def random_number() -> int:
-    """Returns a number by chance, the same on every process; all must ask."""
+    """Returns a random 31-bit number, the same on every process.
+
+    A collective: every process must call it.
+    """
     return int(multihost_utils.broadcast_one_to_all(np.int32(uuid.uuid4().int % 2**31)))
 
 
 def check_shared(folder: pathlib.Path):
-    """Raises UserError where the processes do not see the same folder: checkpoints, of which each
-    writes its part, would come to nothing."""
+    """Checks that all processes see the same folder, since each writes a part of every checkpoint.
+
+    A collective: every process must call it.
+
+    Raises:
+      UserError: a process does not see what process 0 writes to the folder.
+    """
     if jax.process_count() == 1:
         return
     mark = folder / f".process-0-{random_number()}"
@@ -167,18 +197,23 @@ def check_shared(folder: pathlib.Path):
     if not seen.all():
         blind = ", ".join(map(str, np.flatnonzero(~seen)))
         raise UserError(
-            f"{folder} is not the same folder everywhere: process {blind} does not see what "
-            "process 0 writes there; give a --workdir on a file system that all machines share"
+            f"{folder} is not a shared folder: process {blind} does not see what process 0 writes "
+            "there; give a --workdir on a file system that all machines share"
         )
 
 
 def leave(status: int, grace: float):
-    """Ends this process at once, with others that come here within so many seconds.
+    """Ends this process at once, together with the others that call it.
 
-    Process 0 goes last: its end takes JAX's connection from the others, which aborts them."""
+    Process 0 ends last: when it ends, JAX loses the coordinator and aborts the other processes.
+
+    Args:
+      status: the exit status.
+      grace: seconds to wait for the other processes.
+    """
     client = distributed.global_state.client
     if client is not None:
-        with contextlib.suppress(Exception):  # some do not come, or are gone
+        with contextlib.suppress(Exception):  # some processes hang or have ended
             client.wait_at_barrier("dlms_jax/leave", int(1000 * grace))
         if is_first():
             time.sleep(_LAST)
@@ -187,9 +222,9 @@ def leave(status: int, grace: float):
 
 @contextlib.contextmanager
 def parting():
-    """Ends the process at once after an error, where others would wait for it in vain.
+    """Ends this process at once if the block raises, so that the others do not wait for it.
 
-    What all fail with alike, process 0 says alone.
+    Each process prints its error, except that process 0 alone prints an error that all have.
     """
     try:
         yield
@@ -197,38 +232,51 @@ def parting():
         client = distributed.global_state.client
         if client is None or isinstance(error, SystemExit):
             raise
-        status = _say_why(error, client)
+        status = _report(error, client)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)  # not through exit handlers: they would wait for the others
+        os._exit(status)  # without exit handlers, which would wait for the other processes
 
 
-def _say_why(error, client) -> int:
-    me, processes = distributed.global_state.process_id, distributed.global_state.num_processes
-    known = isinstance(error, UserError)
-    text = str(error) if known else "".join(traceback.format_exception(error)).rstrip()
-    others = {}
-    try:
-        client.key_value_set(f"dlms_jax/ended/{me}", json.dumps([known, text]))
-        with contextlib.suppress(Exception):  # the others may be waiting for this one elsewhere
-            client.wait_at_barrier("dlms_jax/ended", _GRACE * 1000)
-        for key, value in client.key_value_dir_get("dlms_jax/ended"):
-            others[int(key.rpartition("/")[2])] = json.loads(value)
-        if len(others) == processes:
-            client.wait_at_barrier("dlms_jax/read", _GRACE * 1000)
-    except Exception:  # the coordinator is gone: what was read will do
-        pass
-    causes = {n: said for n, (is_known, said) in others.items() if is_known and n != me}
-    prefix = f"process {me}: " if me else ""
+def _report(error, client) -> int:
+    """Prints why this process ends; returns its exit status."""
+    process, ours = distributed.global_state.process_id, isinstance(error, UserError)
+    text = str(error) if ours else "".join(traceback.format_exception(error)).rstrip()
+    causes = {n: said for n, said in _user_errors(ours, text, client).items() if n != process}
+    prefix = f"process {process}: " if process else ""
     if isinstance(error, KeyboardInterrupt):
         print(f"{prefix}interrupted", file=sys.stderr)
         return 130
-    if known and not (me and causes.get(0) == text):
-        print(f"{prefix}error: {text}", file=sys.stderr)
-    elif not known and causes:  # mine only follows from another's end
-        first = min(causes)
-        print(f"{prefix}ended after process {first}: {causes[first]}", file=sys.stderr)
+    if ours:
+        if process == 0 or causes.get(0) != text:
+            print(f"{prefix}error: {text}", file=sys.stderr)
         return 2
-    elif not known:
-        print(f"{prefix}{text}", file=sys.stderr)
-    return 2 if known else 1
+    if causes:  # this error only follows from another process's end
+        first = min(causes)
+        print(f"{prefix}ended because process {first} did: {causes[first]}", file=sys.stderr)
+        return 2
+    print(f"{prefix}{text}", file=sys.stderr)
+    return 1
+
+
+def _user_errors(ours: bool, text: str, client) -> dict[int, str]:
+    """Tells the others why this process ends; returns the user errors of all, by process.
+
+    Args:
+      ours: whether this process ends with a UserError.
+      text: what it would print.
+      client: JAX's client of the coordinator.
+    """
+    process, number = distributed.global_state.process_id, distributed.global_state.num_processes
+    ended = {}
+    try:
+        client.key_value_set(f"dlms_jax/ended/{process}", json.dumps([ours, text]))
+        with contextlib.suppress(Exception):  # the others may wait for this process elsewhere
+            client.wait_at_barrier("dlms_jax/ended", _GRACE * 1000)
+        for key, value in client.key_value_dir_get("dlms_jax/ended"):
+            ended[int(key.rpartition("/")[2])] = json.loads(value)
+        if len(ended) == number:
+            client.wait_at_barrier("dlms_jax/read", _GRACE * 1000)
+    except Exception:  # the coordinator has ended: use what was read so far
+        pass
+    return {n: said for n, (is_user_error, said) in ended.items() if is_user_error}

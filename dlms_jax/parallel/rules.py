@@ -1,4 +1,4 @@
-"""Which mesh axes split which parameter: one table, by the parameter's path."""
+"""Which mesh axes shard which parameter: one table of patterns over the parameter's path."""
 
 import contextlib
 import re
@@ -10,9 +10,10 @@ from dlms_jax.config import MeshConfig
 from dlms_jax.errors import UserError
 from dlms_jax.parallel.mesh import make_mesh
 
-# The first pattern that matches the end of a path decides. The layer axis (first) is never split.
-# Columns of a first matmul and rows of the second are split over `tensor` (Megatron, 1909.08053).
-# What conditions on time and class is narrow: its small side is not split, so need not divide.
+# The first pattern that matches the end of a path applies. The layer axis (the first) is not split.
+# `tensor` splits the columns of the first of two matmuls and the rows of the second (Megatron-LM,
+# arXiv 1909.08053). Conditioning on time and class is narrow: its small side is not split, so it
+# need not divide.
 RULES = (
     (r"embed/embedding", P("tensor", "fsdp")),
     (r"embed/table", P("tensor", "fsdp")),
@@ -21,19 +22,19 @@ RULES = (
     (r"lm_head/kernel", P("fsdp", "tensor")),
     (r"conditioning/(in|out)_proj/(kernel|bias)", P()),
     (r"conditioning/class_embedding", P()),
-    # Of the Transformer's layers, and of those that read its source.
+    # Layers of the Transformer, and of the encoder that reads prompts.
     (r"layers/(cross_)?attn/[qkv]_proj/kernel", P(None, "fsdp", "tensor")),
     (r"layers/(cross_)?attn/[qkv]_proj/bias", P(None, "tensor")),
     (r"layers/(cross_)?attn/o_proj/kernel", P(None, "tensor", "fsdp")),
     (r"layers/mlp/(gate|up)_proj/kernel", P(None, "fsdp", "tensor")),
     (r"layers/mlp/down_proj/kernel", P(None, "tensor", "fsdp")),
-    # The router, and the experts: (layer, expert, in, out).
+    # Router and experts: (layer, expert, in, out).
     (r"layers/mlp/gate/kernel", P(None, "fsdp")),
     (r"layers/mlp/experts/(gate|up)_proj/kernel", P(None, "expert", "fsdp", "tensor")),
     (r"layers/mlp/experts/down_proj/kernel", P(None, "expert", "tensor", "fsdp")),
     (r"layers/(cross_attn|attn|mlp)_modulation/proj/kernel", P(None, None, "fsdp")),
     (r"layers/(cross_attn|attn|mlp)_modulation/proj/bias", P()),
-    # Of the U-Net's blocks, which have no layer axis, and of the final norm.
+    # Blocks of the U-Net, which have no layer axis, and the final norm.
     (r"attn/[qkv]_proj/kernel", P("fsdp", "tensor")),
     (r"attn/[qkv]_proj/bias", P("tensor")),
     (r"attn/o_proj/kernel", P("tensor", "fsdp")),
@@ -49,12 +50,19 @@ RULES = (
 
 
 def path_string(path) -> str:
-    """Returns a tree path as "layers/attn/q_proj/kernel"."""
+    """Returns a JAX tree path as a string such as "layers/attn/q_proj/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def spec_of(path: str) -> P:
-    """Returns the PartitionSpec of a parameter; a path that no rule knows is an error."""
+    """Returns the PartitionSpec of a parameter.
+
+    Args:
+      path: the string of `path_string`.
+
+    Raises:
+      ValueError: no rule matches the path.
+    """
     for pattern, spec in RULES:
         if re.search(rf"(^|/|_){pattern}$", path):
             return spec
@@ -62,10 +70,15 @@ def spec_of(path: str) -> P:
 
 
 def shardings(tree, mesh: Mesh):
-    """Returns the NamedSharding of every leaf of a tree that holds parameters: the parameters
-    themselves, their moving average, or an optimizer's moments. Scalars are on every device.
+    """Returns the NamedSharding of every leaf of a tree of parameters.
 
-    `tree` may be abstract (ShapeDtypeStruct).
+    Args:
+      tree: parameters, their moving average or an optimizer's moments, as arrays or
+        ShapeDtypeStructs. Scalars are replicated.
+      mesh: the device mesh.
+
+    Raises:
+      UserError: a dimension does not divide over its mesh axis.
     """
 
     def sharding(path, leaf):
@@ -85,8 +98,12 @@ def shardings(tree, mesh: Mesh):
 
 
 def largest_mesh(shapes, most: int) -> Mesh:
-    """Returns a mesh along `fsdp` of as many devices as the tree's sizes divide by: `most`, or the
-    greatest of its divisors that will do."""
+    """Returns the largest mesh along `fsdp` that the sizes of a tree divide over.
+
+    Args:
+      shapes: a tree of parameters, as arrays or ShapeDtypeStructs.
+      most: number of devices; the mesh has this many or one of its divisors.
+    """
     for number in (n for n in range(most, 1, -1) if most % n == 0):
         mesh = make_mesh(MeshConfig(data=1, fsdp=number, tensor=1), jax.devices()[:number])
         with contextlib.suppress(UserError):
@@ -96,8 +113,7 @@ def largest_mesh(shapes, most: int) -> Mesh:
 
 
 def abstract(shapes, mesh: Mesh):
-    """Returns a tree of ShapeDtypeStructs with the shardings of `shardings`: what a checkpoint is
-    restored into."""
+    """Returns `shapes` as ShapeDtypeStructs with shardings, into which a checkpoint is restored."""
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,

@@ -28,7 +28,7 @@ def get_config():
 
 
 def write_recipe(folder: pathlib.Path, recipe: str = RECIPE) -> pathlib.Path:
-    """Writes a recipe, in which CORPUS is known, and that corpus; returns the recipe's path."""
+    """Writes a recipe and its corpus, whose path the recipe knows as CORPUS; returns its path."""
     (folder / "corpus").mkdir()
     rng = np.random.default_rng(0)
     for number in range(60):
@@ -45,7 +45,7 @@ def free_port() -> int:
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    """Returns the environment of a process with so many fake devices."""
+    """Returns the environment of a process with a number of fake devices."""
     return os.environ | {
         "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
@@ -57,8 +57,11 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 
 def start(arguments, processes=1, devices=1, only=None) -> list[subprocess.Popen]:
-    """Starts `python -m dlms_jax.main` in several processes of so many fake devices each (of them
-    `only` some, where given)."""
+    """Starts `python -m dlms_jax.main` in several processes.
+
+    processes: their number. devices: fake devices of each. only: the numbers of those to start;
+    None starts all.
+    """
     command = [sys.executable, "-m", "dlms_jax.main", *map(str, arguments)]
     many = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
     return [
@@ -75,7 +78,7 @@ def start(arguments, processes=1, devices=1, only=None) -> list[subprocess.Popen
 
 
 def finish(processes, timeout=300) -> list[tuple[int, str, str]]:
-    """Returns (status, stdout, stderr) of each."""
+    """Returns (exit status, stdout, stderr) of each process."""
     done = []
     try:
         for process in processes:

@@ -1,4 +1,4 @@
-"""Experts over devices: the same outputs, gradients, training; no device with all of them."""
+"""Experts over devices: the same outputs, gradients and training; no device holds all experts."""
 
 import re
 
@@ -37,7 +37,7 @@ WITH_SEQUENCE = MESHES | {
 @pytest.mark.parametrize("shape", WITH_SEQUENCE.values(), ids=WITH_SEQUENCE)
 @pytest.mark.parametrize("rows", [8, 3])
 def test_outputs_and_gradients_are_those_of_one_device(shape, rows):
-    """3 rows, which divide over no mesh here, are what a sampler may have."""
+    """A sampler may have 3 rows, which divide over no mesh here."""
     rng, mesh = np.random.default_rng(0), make_mesh(MeshConfig(**shape))
     normal = lambda *s: rng.normal(size=s).astype(np.float32)  # noqa: E731
     x, logits, ct = normal(rows, 6, 8), normal(rows, 6, 8), normal(rows, 6, 8)
@@ -58,7 +58,7 @@ def test_outputs_and_gradients_are_those_of_one_device(shape, rows):
 
 
 def test_training_is_the_same_on_every_mesh_and_accumulated():
-    """Loss (with both router losses, at weights that are heard), gradients, weights, statistics."""
+    """Loss (with both router losses, at weights that matter), gradients, weights and statistics."""
     reference = after(2, **MOE)
     for name, parts in (("expert 4, data 2", 2), ("expert 2, fsdp 2, tensor 2", 1)):
         shape = MESHES[name]
@@ -72,8 +72,8 @@ def test_training_is_the_same_on_every_mesh_and_accumulated():
 
 @pytest.mark.parametrize("shape", list(MESHES.values())[1:], ids=list(MESHES)[1:])
 def test_no_device_holds_all_experts(shape):
-    """Neither in the state nor anywhere in the compiled step, where a kernel of all 8 experts
-    (of a layer or of both; in or out; whole or split over tensor) would show its shape."""
+    """Neither in the state nor anywhere in the compiled step: no array has the shape of a kernel of
+    all 8 experts (of one layer or both; in or out; whole or split over tensor)."""
     state, step, _, mesh = build(shape, **MOE)
     rows = to_global(rows_of_text(), mesh)
     for tree in (state.params, state.optimizer):

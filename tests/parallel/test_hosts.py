@@ -1,4 +1,4 @@
-"""Real processes, with real jax.distributed, learn what one process does."""
+"""Real processes, joined by jax.distributed, train as one process does."""
 
 import itertools
 
@@ -13,13 +13,13 @@ from dlms_jax.parallel import hosts
 from dlms_jax.runtime.metric_writer import read_metrics
 
 
-class TestWhoThereIs:
+class TestFindCluster:
     @pytest.fixture(autouse=True)
-    def nobody(self, monkeypatch):
+    def no_environment(self, monkeypatch):
         for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
             monkeypatch.delenv(name, raising=False)
 
-    def test_one_process_is_alone(self):
+    def test_one_process_is_no_cluster(self):
         assert hosts.find_cluster() is None
         assert hosts.find_cluster("here:1", 1, 0) is None
 
@@ -27,7 +27,7 @@ class TestWhoThereIs:
         assert hosts.find_cluster("here:8476", 4, 3) == ("here:8476", 4, 3, None)
         assert hosts.find_cluster("[::1]:8476", 4, 3).coordinator == "[::1]:8476"
 
-    def test_the_environment_and_flags_before_it(self, monkeypatch):
+    def test_flags_take_precedence_over_the_environment(self, monkeypatch):
         monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "there:1")
         monkeypatch.setenv("JAX_NUM_PROCESSES", "4")
         monkeypatch.setenv("JAX_PROCESS_ID", "2")
@@ -39,13 +39,13 @@ class TestWhoThereIs:
         [
             (("here:1", 2, None), "--process_id is missing"),
             ((None, 2, 0), "--coordinator is missing; several processes need --coordinator=HOST"),
-            (("here:1", 2, 2), "--process_id=2 of --num_processes=2: they count from 0 to 1"),
+            (("here:1", 2, 2), "--process_id=2 is out of range for --num_processes=2; use 0 to 1"),
             (("here", 2, 0), "--coordinator=here should be HOST:PORT"),
             (("here:99999", 2, 0), "should be HOST:PORT"),
             (("here:1", 2, -1), "--process_id=-1 should be a whole number"),
         ],
     )
-    def test_what_cannot_be_is_one_line(self, given, message):
+    def test_contradictory_flags_are_one_line(self, given, message):
         with pytest.raises(UserError, match=message) as error:
             hosts.find_cluster(*given)
         assert "\n" not in str(error.value)
@@ -53,8 +53,8 @@ class TestWhoThereIs:
     @pytest.mark.parametrize(
         ("nodes", "tasks", "devices"), [("2", "4", [1]), ("4", "4", None), ("1", "4", [1])]
     )
-    def test_slurm_and_which_gpus_a_task_has(self, nodes, tasks, devices, monkeypatch):
-        """Of several tasks on a machine each has one GPU; a machine's only task has them all."""
+    def test_slurm_and_the_gpus_of_a_task(self, nodes, tasks, devices, monkeypatch):
+        """Each of several tasks on a node has one GPU; the only task of a node has all of them."""
         slurm = {
             "JOB_ID": "7",
             "STEP_NODELIST": "gpu[03-04]",
@@ -67,13 +67,13 @@ class TestWhoThereIs:
             monkeypatch.setenv(f"SLURM_{name}", value)
         assert hosts.find_cluster() == ("gpu03:61447", 4, 3, devices)
 
-    def test_a_slurm_job_of_one_task_is_alone(self, monkeypatch):
+    def test_a_slurm_job_of_one_task_is_no_cluster(self, monkeypatch):
         for name in ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID"):
             monkeypatch.setenv(f"SLURM_{name}", "1")
         assert hosts.find_cluster() is None
 
     def test_a_pod_of_tpus(self, monkeypatch):
-        """What JAX reads of the metadata server; but a run on a pod's CPU is alone."""
+        """JAX reads it from the metadata server; a run on the CPU of one host is no cluster."""
         found = ("10.0.0.2:8482", 4, 3, None)
         detection = hosts.clusters.ClusterEnv
         monkeypatch.setattr(detection, "auto_detect_unset_distributed_params", lambda *given: found)
@@ -94,8 +94,11 @@ def losses(workdir):
 
 
 def assert_same_run(one, other):
-    """Metrics to float tolerance, and the weights. (Adam divides by the gradient's own size, so
-    where that is near 0 a rounding error moves a weight by the learning rate; few may.)"""
+    """Metrics and weights agree to float tolerance.
+
+    Adam divides by the size of the gradient: where that is near 0, a rounding error moves a weight
+    by the learning rate. At most 1% of the weights may differ for that reason.
+    """
     np.testing.assert_allclose(losses(one), losses(other), rtol=1e-4)
     params = [jax.tree.leaves(DiffusionLM.load_checkpoint(run).params) for run in (one, other)]
     for a, b in zip(*params, strict=True):
@@ -109,14 +112,14 @@ def succeed(processes):
     return done
 
 
-def said(text):
-    """Returns what a process printed, but for what gloo says of its connections."""
+def printed(text):
+    """Returns the lines that a process printed, without gloo's about its connections."""
     return [line for line in text.splitlines() if line and not line.startswith("[Gloo]")]
 
 
 @pytest.fixture(scope="module")
 def by_one_and_by_two(recipe, tmp_path_factory):
-    """The folder of a run by one process of two devices, and by two of one."""
+    """The folder of two runs: one process with two devices, and two processes with one each."""
     folder = tmp_path_factory.mktemp("runs")
     arguments = (f"--config={recipe}", "--config.mesh.data=1", "--config.mesh.fsdp=2")
     one = start([*arguments, f"--workdir={folder / 'one'}"], devices=2)
@@ -126,18 +129,18 @@ def by_one_and_by_two(recipe, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(by_one_and_by_two):
+def test_two_processes_train_as_one_does(by_one_and_by_two):
     folder, _ = by_one_and_by_two
     assert len(losses(folder / "two")) == 4
     assert_same_run(folder / "one", folder / "two")
 
 
 @pytest.mark.slow
-def test_process_0_alone_prints_and_writes(by_one_and_by_two):
+def test_only_process_0_prints_and_writes(by_one_and_by_two):
     folder, (first, second) = by_one_and_by_two
-    assert any(line.startswith("step 4/4") for line in said(first[1]))
-    assert any("sample at step 2" in line for line in said(first[1]))
-    assert said(second[1]) == said(second[2]) == []
+    assert any(line.startswith("step 4/4") for line in printed(first[1]))
+    assert any("sample at step 2" in line for line in printed(first[1]))
+    assert printed(second[1]) == printed(second[2]) == []
     files = {path.name for path in (folder / "two").iterdir()}
     assert files >= {"checkpoints", "metrics.csv", "curves.png", "tensorboard"}
     assert not any("process-0" in name or "tmp" in name for name in files)
@@ -145,8 +148,8 @@ def test_process_0_alone_prints_and_writes(by_one_and_by_two):
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_goes_on_in_one(by_one_and_by_two, recipe, monkeypatch):
-    """In one of two devices here: the weights, the data's order and the log."""
+def test_a_run_of_two_processes_resumes_in_one(by_one_and_by_two, recipe):
+    """One process with two devices continues the weights, the order of the data and the log."""
     folder, _ = by_one_and_by_two
     more = ["--config.mesh.data=1", "--config.mesh.fsdp=2", "--config.training.steps=6"]
     runs = [
@@ -167,7 +170,7 @@ def test_a_run_of_two_processes_goes_on_in_one(by_one_and_by_two, recipe, monkey
 
 
 @pytest.mark.slow
-def test_what_all_fail_with_is_said_once(recipe, tmp_path):
+def test_an_error_that_all_have_is_printed_once(recipe, tmp_path):
     arguments = [f"--config={recipe}", f"--workdir={tmp_path}", "--config.mesh.data=3"]
     (status, _, err), (status_1, _, err_1) = finish(start(arguments, processes=2))
     assert (status, status_1, err_1) == (2, 2, "")
@@ -179,7 +182,9 @@ def test_two_of_three_processes_name_the_third(recipe, tmp_path):
     arguments = [f"--config={recipe}", f"--workdir={tmp_path / 'run'}", "--startup_timeout=15"]
     for status, out, err in finish(start(arguments, processes=3, only=(0, 2))):
         assert status == 2 and not out
-        assert err.startswith("error: 1 of 3 processes did not come in 15 s: process 1 (here are 0")
+        assert err.startswith(
+            "error: 1 of 3 processes did not start within 15 s: process 1 (started: 0"
+        )
         assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
@@ -194,8 +199,8 @@ def test_two_of_three_processes_name_the_third(recipe, tmp_path):
         (2, 4, dict(data=2, fsdp=2, tensor=2)),
     ],
 )
-def test_processes_by_devices_learn_the_same_and_resume(processes, devices, mesh, recipe, tmp_path):
-    """4 steps by many, and 2 more by one; against one all along."""
+def test_processes_by_devices_train_the_same_and_resume(processes, devices, mesh, recipe, tmp_path):
+    """Several processes run 4 steps and one runs 2 more, and the other way round."""
     axes = [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
     arguments = [f"--config={recipe}", *axes]
     many = [*arguments, f"--workdir={tmp_path / 'many'}"]
@@ -210,8 +215,8 @@ def test_processes_by_devices_learn_the_same_and_resume(processes, devices, mesh
 
 
 @pytest.mark.slow
-def test_one_that_dies_ends_the_others(recipe, tmp_path):
-    """Not at once, where they wait for it, but soon; what it died of is said."""
+def test_a_process_that_dies_ends_the_others(recipe, tmp_path):
+    """They do not wait for it forever, and do not end as if all were well."""
     arguments = [f"--config={recipe}", f"--workdir={tmp_path}", "--config.training.steps=100000"]
     first, second = start(arguments, processes=2)
     for line in first.stdout:

@@ -1,4 +1,4 @@
-"""Rollbacks and hangs of two real processes."""
+"""Rollbacks and hangs of two real processes that train together."""
 
 import signal
 import time
@@ -15,7 +15,7 @@ from dlms_jax.runtime.watchdog import HUNG
 
 pytestmark = pytest.mark.slow
 
-# The loss of the batches of steps 5 to 7 is NaN, whenever they are read.
+# The loss of the batches of steps 5 to 7 is NaN, at whatever step they are read.
 POISON = """
 import jax.numpy as jnp
 import numpy as np
@@ -62,8 +62,8 @@ trainer.to_global = to_global
 """
 
 
-def test_two_processes_go_back_to_the_same_checkpoint(tmp_path):
-    """And end with the bits of one process of two devices."""
+def test_two_processes_roll_back_to_the_same_checkpoint(tmp_path):
+    """They end with the same bits as one process with two devices."""
     recipe = write_recipe(tmp_path, RECIPE + POISON)
     arguments = [
         f"--config={recipe}",
@@ -80,8 +80,8 @@ def test_two_processes_go_back_to_the_same_checkpoint(tmp_path):
     for _, out, _ in (one[0], two[0]):
         assert "3 steps in a row, from step 5: rolling back to step 4 (1 of at most 3)" in out
     for run in ("one", "two"):
-        about = load_metadata(find_checkpoint(tmp_path / run))
-        assert about["rollbacks"] == [{"to": 4, "first_bad": 5, "last_bad": 7}]
+        metadata = load_metadata(find_checkpoint(tmp_path / run))
+        assert metadata["rollbacks"] == [{"to": 4, "first_bad": 5, "last_bad": 7}]
     runs = [read_metrics(tmp_path / run / "metrics.csv") for run in ("one", "two")]
     assert [row["step"] for row in runs[1]] == [str(step) for step in range(1, 13)]
     for a, b in zip(*runs, strict=True):
@@ -93,8 +93,8 @@ def test_two_processes_go_back_to_the_same_checkpoint(tmp_path):
 
 @pytest.fixture(scope="module")
 def hanging(tmp_path_factory):
-    """Arguments of a run of two processes whose programs are on disk, so that only what hangs takes
-    as long as the watchdog waits."""
+    """Arguments of a run of two processes that hangs. A short run has compiled its programs, so
+    that compiling does not take as long as the watchdog waits."""
     recipe = write_recipe(tmp_path_factory.mktemp("hang"), RECIPE + HANG)
     arguments = [f"--config={recipe}", "--config.evaluation.every=1000"]
     short = [*arguments, f"--workdir={recipe.parent / 'short'}"]
@@ -109,7 +109,7 @@ def hanging(tmp_path_factory):
 
 
 def last_steps(process: int, err: str) -> list[int]:
-    """Returns the steps of both in a process's report."""
+    """Returns the last step of each process, from the report of one of them."""
     report = next(line for line in err.splitlines() if "no step has ended for 0.35 minutes" in line)
     assert report.startswith(f"process {process}: ") and "Thread 0x" in err
     return [
@@ -117,7 +117,7 @@ def last_steps(process: int, err: str) -> list[int]:
     ]
 
 
-def test_both_of_two_that_hang_say_where_and_end_with_their_status(hanging, tmp_path):
+def test_two_processes_that_hang_report_where_and_end_with_their_status(hanging, tmp_path):
     done = finish(start([*hanging, f"--workdir={tmp_path / 'run'}"], processes=2))
     for process, (status, out, err) in enumerate(done):
         assert status == HUNG, out + err
@@ -128,8 +128,8 @@ def test_both_of_two_that_hang_say_where_and_end_with_their_status(hanging, tmp_
     assert 'recipe.py", line' in done[1][2]  # where process 1 sleeps
 
 
-def test_one_that_does_not_answer_is_named_by_its_step(hanging, tmp_path):
-    """A stopped process says nothing; the other's report has the step at which it was last."""
+def test_a_process_that_does_not_answer_is_reported_with_its_last_step(hanging, tmp_path):
+    """A stopped process prints nothing; the report of the other has its last step."""
     first, second = start([*hanging, f"--workdir={tmp_path / 'run'}"], processes=2)
     for line in first.stdout:
         if line.startswith("step 4/"):

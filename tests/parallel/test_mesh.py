@@ -1,4 +1,4 @@
-"""Meshes that fit or are refused, and rules that know every parameter."""
+"""Meshes that fit the devices or are refused, and a rule for every parameter."""
 
 import dataclasses
 import itertools
@@ -20,9 +20,9 @@ from dlms_jax.training.state import abstract_state
 @pytest.mark.parametrize(
     ("asked", "shape"), [((-1, 1, 1), (8, 1, 1)), ((1, -1, 2), (1, 4, 2)), ((2, 2, 2), (2, 2, 2))]
 )
-def test_minus_one_is_the_rest(asked, shape):
+def test_minus_one_takes_the_remaining_devices(asked, shape):
     mesh = make_mesh(MeshConfig(*asked))
-    assert tuple(mesh.shape.values()) == (*shape, 1, 1)  # neither experts nor places are split
+    assert tuple(mesh.shape.values()) == (*shape, 1, 1)  # expert and sequence are 1
     assert batch_shards(mesh) == shape[0] * shape[1]
     assert all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
 
@@ -87,7 +87,7 @@ def test_a_size_that_does_not_divide_names_parameter_and_axis():
 
 @dataclasses.dataclass(frozen=True)
 class FakeDevice:
-    """What a mesh asks of a device."""
+    """The attributes of a device that a mesh reads."""
 
     id: int
     process_index: int
@@ -99,8 +99,10 @@ class FakeDevice:
 
 
 def fake_slices(slices, sides):
-    """Returns TPUs of several slices of so many chips along x, y and z, four to a host, as libtpu
-    numbers them; in an order that is none."""
+    """Returns the TPUs of several slices, four to a host, numbered as libtpu does, in random order.
+
+    sides: chips of a slice along x, y and z.
+    """
     places = [(x, y, z) for z, y, x in itertools.product(*map(range, reversed(sides)))]
     devices = [
         FakeDevice(s * len(places) + i, (s * len(places) + i) // 4, slice_index=s, coords=place)
@@ -121,8 +123,8 @@ def fake_slices(slices, sides):
         ((-1, 16, 1), (2, 2, 8)),
     ],
 )
-def test_data_alone_goes_from_slice_to_slice(slices, asked, sides):
-    """Each slice holds a run of `data`, whole in all other axes, and every device stands once."""
+def test_only_data_crosses_slices(slices, asked, sides):
+    """Each slice holds a range of `data` and all of every other axis; each device occurs once."""
     devices = fake_slices(slices, sides)
     mesh = make_mesh(MeshConfig(*asked), devices)
     assert set(mesh.devices.flat) == set(devices)
@@ -131,19 +133,21 @@ def test_data_alone_goes_from_slice_to_slice(slices, asked, sides):
     assert (rows == rows[:, :1]).all()  # fsdp, tensor, expert and sequence stay within a slice
     expected = np.repeat(np.arange(slices), mesh.shape["data"] // slices)
     np.testing.assert_array_equal(rows[:, 0], expected)
-    # Every slice is laid out alike, so that a sum over slices joins chips that stand alike.
+    # All slices are laid out alike: a sum over slices joins chips at the same coordinates.
     places = np.array([device.coords for device in mesh.devices.flat]).reshape(slices, -1, 3)
     assert (places == places[:1]).all()
 
 
-def test_data_that_does_not_go_over_the_slices_is_refused():
-    with pytest.raises(UserError, match="mesh.data=1.* over 2 slices: let mesh.data be a multiple"):
+def test_data_that_does_not_divide_over_the_slices_is_refused():
+    with pytest.raises(
+        UserError, match="mesh.data=1.* does not fit 2 slices: .* make mesh.data a multiple of 2"
+    ):
         make_mesh(MeshConfig(1, -1), fake_slices(2, (2, 2, 2)))
 
 
-def test_over_machines_of_gpus_data_goes_first():
-    """Two machines of four GPUs, which JAX numbers machine by machine, and a process a GPU: fsdp
-    stays within a machine. (JAX gives each machine a slice_index too.)"""
+def test_data_crosses_gpu_machines_first():
+    """Two machines with four GPUs each, which JAX numbers machine by machine, and one process per
+    GPU: fsdp stays within a machine. (JAX gives each machine a slice_index too.)"""
     devices = [FakeDevice(i, i, "gpu", "H100", slice_index=i // 4) for i in range(8)]
     mesh = make_mesh(MeshConfig(-1, 4), devices[::-1])
     ids = np.vectorize(lambda device: device.id)(mesh.devices).reshape(2, 4)

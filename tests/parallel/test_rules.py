@@ -1,4 +1,4 @@
-"""Every parameter of every network has a rule, of its rank, and what is large is split."""
+"""Every parameter of every network has a rule of its rank, and large parameters are split."""
 
 import jax
 import numpy as np
@@ -45,8 +45,8 @@ def parameters(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_parameter_has_a_rule_of_its_rank(name):
-    """Matrices and tables are split four ways on fsdp x tensor, what conditions them is not on its
-    narrow side (10 divides by neither 4 nor 8), and no layer axis is (there are 3 layers)."""
+    """Matrices and tables are split over all 8 devices (fsdp 4, tensor 2). The narrow side of the
+    conditioning (10) and the layer axis (3), which 4 does not divide, are not split."""
     mesh = make_mesh(MeshConfig(1, 4, 2))
     params = parameters(name)
     for path, sharding in shardings(params, mesh).items():
@@ -64,7 +64,7 @@ def test_every_parameter_has_a_rule_of_its_rank(name):
 
 
 def test_the_first_of_two_matmuls_is_split_by_columns_and_the_second_by_rows():
-    """Over `tensor`, so that between them nothing is sent (arXiv 1909.08053)."""
+    """Over `tensor`, so that no communication is needed between the two (arXiv 1909.08053)."""
     params = parameters("transformer") | parameters("unet")
     for path, leaf in params.items():
         if path.endswith(("q_proj/kernel", "k_proj/kernel", "v_proj/kernel", "up_proj/kernel")):
@@ -76,6 +76,6 @@ def test_the_first_of_two_matmuls_is_split_by_columns_and_the_second_by_rows():
 @pytest.mark.parametrize(
     ("size", "most", "number"), [(48, 8, 8), (12, 8, 4), (6, 8, 2), (9, 8, 1), (9, 6, 3)]
 )
-def test_as_many_devices_as_sizes_divide_by(size, most, number):
+def test_largest_mesh_has_as_many_devices_as_sizes_divide_by(size, most, number):
     shapes = {"embed": {"in_proj": {"kernel": jax.ShapeDtypeStruct((size, 16), "float32")}}}
     assert largest_mesh(shapes, most).shape["fsdp"] == number

@@ -219,7 +219,7 @@ def test_the_vocabulary_is_the_tokenizers_without_training_it():
 
 def test_slices_need_data_to_be_a_multiple():
     assert mesh_shape(MeshConfig(-1, 4), 32, 2)[:2] == (8, 4)
-    with pytest.raises(UserError, match="let mesh.data be a multiple of 2"):
+    with pytest.raises(UserError, match="make mesh.data a multiple of 2"):
         mesh_shape(MeshConfig(1, -1), 32, 2)
 
 

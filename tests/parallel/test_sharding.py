@@ -1,5 +1,5 @@
-"""Where arrays live while a step runs: split as asked, nothing large on every device, and rows
-split by places (`sequence`) for every kind of attention."""
+"""Where arrays live while a step runs: sharded as the config says, with nothing large on every
+device, and rows split by positions (`sequence`) for every kind of attention."""
 
 import math
 import re
@@ -42,20 +42,20 @@ SEQUENCE = MESHES["sequence, mixed"]
     ],
     ids=lambda settings: " ".join(map(str, settings.values())),
 )
-def test_rows_split_by_places_train_the_same(settings):
-    """Causal, block and full attention within documents, to a source too."""
+def test_rows_split_by_positions_train_the_same(settings):
+    """Causal, block and full attention within documents, and attention to an encoded prompt."""
     assert_same_training(after(2, SEQUENCE, **settings), after(2, **settings))
 
 
 @pytest.mark.slow
-def test_rows_split_by_places_accumulate():
+def test_rows_split_by_positions_accumulate():
     settings = dict(training__accumulation_steps=2)
     assert_same_training(after(2, SEQUENCE, **settings), after(2, **settings))
 
 
 @pytest.mark.slow
-def test_samples_are_the_same_where_places_are_split():
-    """Also where a cache makes the network read a few tokens at a time, which do not divide."""
+def test_samples_are_the_same_with_split_positions():
+    """Also with a cache: the few tokens that the network then reads at a time do not divide."""
     for name in ("masked", "block", "autoregressive"):
         config = small_config(objective__name=name, block__size=4)
         texts = []
@@ -81,7 +81,7 @@ def test_rows_that_cannot_be_split_are_refused(settings, message):
         make_network(small_config(**settings), 384, mesh)
 
 
-def test_activations_are_split_by_rows_and_places_and_keys_are_whole():
+def test_activations_are_split_by_rows_and_positions_and_keys_are_whole():
     mesh = make_mesh(MeshConfig(2, sequence=4))
     x = np.zeros((8, 32, 2, 6), np.float32)
     pin = jax.jit(constrain_places, static_argnames=("mesh", "whole"))
@@ -92,7 +92,7 @@ def test_activations_are_split_by_rows_and_places_and_keys_are_whole():
 
 
 @pytest.mark.slow
-def test_a_long_row_takes_less_memory_of_each_device_where_it_is_split():
+def test_a_split_row_takes_less_memory_on_each_device():
     """Scores and masks too, which are L x L: 556 MiB on one device, 63 MiB on each of 8."""
     length, memory = 2048, []
     for shape in (dict(data=1), dict(data=1, sequence=8)):
@@ -105,14 +105,14 @@ def test_a_long_row_takes_less_memory_of_each_device_where_it_is_split():
 
 
 def share(x) -> float:
-    """Returns what part of a global array a device holds."""
+    """Returns the share of a global array that a device holds."""
     return x.addressable_shards[0].data.size / x.size
 
 
 @pytest.mark.parametrize("name", ["fsdp 8", "sequence, mixed"])
 def test_what_a_step_keeps_is_split(name):
-    """State, batch and logits: a device holds its part, before and after a step; and what each
-    device holds of the state is what the rules say, norms and counters aside."""
+    """Each device holds its share of batch, logits and, as the rules say, of the state (except for
+    norms and counters), before and after a step."""
     shape = MESHES[name]
     state, step, objective, mesh = build(shape, training__ema_decay=0.9)
     rows = to_global(rows_of_text(), mesh)
@@ -157,14 +157,14 @@ def test_data_parallelism_only_adds_up():
     assert found["all-gather"] == found["all-to-all"] == 0, found
 
 
-def test_what_is_whole_on_every_process_is_what_was_split():
+def test_to_local_inverts_to_global():
     mesh = make_mesh(MeshConfig(2, 2, 2))
     x = np.arange(24).reshape(8, 3)
     np.testing.assert_array_equal(to_local(to_global({"x": x}, mesh))["x"], x)
 
 
 def test_a_state_is_never_whole_on_one_device():
-    """As it is created, too: the largest kernel of a device is a part."""
+    """Not while it is created either: each device creates its part."""
     mesh = make_mesh(MeshConfig(1, 8, 1))
     config = small_config()
     tx = make_optimizer(config.optimizer, 10)
