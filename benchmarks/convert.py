@@ -1,19 +1,19 @@
-"""Checkpoints to PyTorch and back, against plain loops that hold the whole model.
+"""Checkpoints to PyTorch and back, compared with plain loops that hold the whole model.
 
     python benchmarks/convert.py
     python benchmarks/convert.py --megabytes 8 --repeats 1   # quickly
 
-The weights are random, of a Transformer of 8 layers. Each conversion runs in a process of its own,
-in turns, files in the page cache:
+The weights are those of a random Transformer with 8 layers. The conversions take turns, each run in
+a process of its own, with the files in the page cache:
 
-to-torch       python -m dlms_jax.convert to-torch --no-verify, checked bit for bit, with checksums
-from-torch     ... from-torch --no-verify of the result, checked bit for bit
-torch          torch.load, the transpose of each matrix, safetensors.torch.save_file: no check
-orbax, numpy   all parameters restored at once, each layer's transpose, save_file: no check
+to-torch       python -m dlms_jax.convert to-torch --no-verify; compares bits, writes checksums
+from-torch     ... from-torch --no-verify of the result; compares bits
+torch          torch.load, the transpose of each matrix, safetensors.torch.save_file; no check
+orbax, numpy   restores all parameters at once, transposes each layer, save_file; no check
 
-Seconds are without imports. The peak is the process's (VmHWM: all of it that was in memory at
-once, libraries and pages of mapped files too); of that, "beyond" is more than after the imports.
-Needs the extra torch.
+Seconds do not include imports. The peak is the process's resident memory (VmHWM), which includes
+libraries and pages of mapped files; "increase" is how far it is above that after the imports. Needs
+the extra torch.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 LAYERS, HEADS = 8, 8
-LIBRARIES = {  # what each way imports before it is timed
+LIBRARIES = {  # what each conversion imports before it is timed
     "to-torch": ("dlms_jax.conversion.export", "dlms_jax.data.chat"),
     "from-torch": ("dlms_jax.conversion.importing",),
     "torch": ("safetensors.torch",),
@@ -44,10 +44,10 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--megabytes", type=int, default=400, help="of weights, about (default: 400)")
-    add("--shard-size", type=int, default=50, help="megabytes of each file (default: 50)")
+    add("--megabytes", type=int, default=400, help="approximate size of the weights (default: 400)")
+    add("--shard-size", type=int, default=50, help="megabytes per file (default: 50)")
     add("--repeats", type=int, default=3)
-    add("--way", choices=LIBRARIES, help=argparse.SUPPRESS)  # one, in the process it is measured in
+    add("--way", choices=LIBRARIES, help=argparse.SUPPRESS)  # for the process that is measured
     add("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
@@ -67,8 +67,10 @@ def main():
 
 
 def write_weights(folder, megabytes):
-    """Writes the same random weights as a run's checkpoint and as a state dict whose matrices lie
-    as ours do; returns (config, bytes of the weights)."""
+    """Writes random weights as a checkpoint and as a state dict with matrices in the same order.
+
+    Returns (config, bytes of the weights).
+    """
     import jax
     import torch
 
@@ -90,9 +92,9 @@ def write_weights(folder, megabytes):
     shapes = abstract_params(config, vocabulary_of(tokenizer).rows)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), shapes)
-    about = {"config": config.to_dict(), "tokenizer": tokenizer.to_dict()}
-    about |= {"data": {}, "versions": checkpoint.versions()}
-    checkpoint.save_weights(folder / "run", 1, jax.device_put(params), about)
+    metadata = {"config": config.to_dict(), "tokenizer": tokenizer.to_dict()}
+    metadata |= {"data": {}, "versions": checkpoint.versions()}
+    checkpoint.save_weights(folder / "run", 1, jax.device_put(params), metadata)
     source = open_export_source(folder / "run")
     pairs = itertools.chain.from_iterable(arrays_of(t, source.arrays) for t in source.tensors)
     state = {name: torch.tensor(x.T if x.ndim == 2 else x) for name, x in pairs}
@@ -101,7 +103,7 @@ def write_weights(folder, megabytes):
 
 
 def measured(way, folder, shard_bytes):
-    """Runs one way; returns its seconds, and the peak memory before and after, in MiB."""
+    """Runs a conversion; returns its seconds, and the peak memory before and after it in MiB."""
     for name in LIBRARIES[way]:
         importlib.import_module(name)
     if "jax" in sys.modules:
@@ -114,29 +116,18 @@ def measured(way, folder, shard_bytes):
 def to_torch(folder, shard_bytes):
     from dlms_jax import convert
 
-    convert.main(
-        [
-            "to-torch",
-            "--checkpoint",
-            str(folder / "run"),
-            "--out",
-            str(folder / "out"),
-            "--no-verify",
-            "--shard-size",
-            str(shard_bytes),
-        ]
-    )
+    out, size = f"--out={folder / 'out'}", f"--shard-size={shard_bytes}"
+    convert.main(["to-torch", f"--checkpoint={folder / 'run'}", out, size, "--no-verify"])
 
 
 def from_torch(folder, shard_bytes):
     from dlms_jax import convert
 
-    convert.main(
-        ["from-torch", "--model", str(folder / "out"), "--out", str(folder / "back"), "--no-verify"]
-    )
+    out = f"--out={folder / 'back'}"
+    convert.main(["from-torch", f"--model={folder / 'out'}", out, "--no-verify"])
 
 
-def torch_alone(folder, shard_bytes):
+def torch_only(folder, shard_bytes):
     from safetensors.torch import save_file
     import torch
 
@@ -169,7 +160,7 @@ def orbax_numpy(folder, shard_bytes):
 WAYS = {
     "to-torch": to_torch,
     "from-torch": from_torch,
-    "torch": torch_alone,
+    "torch": torch_only,
     "orbax, numpy": orbax_numpy,
 }
 
@@ -190,7 +181,7 @@ def show(found, size, config, shard_size):
         title=f"{size / 1e6:.0f} MB of weights in float32, files of {shard_size} MB; width "
         f"{config.model.width}, {config.model.num_layers} layers"
     )
-    for column in ("conversion", "seconds", "GB/s", "peak MiB", "of that, beyond"):
+    for column in ("conversion", "seconds", "GB/s", "peak MiB", "increase"):
         table.add_column(column)
     for way, runs in found.items():
         seconds, before, after = (

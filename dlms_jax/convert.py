@@ -5,7 +5,7 @@
     python -m dlms_jax.convert from-torch --model release/tiny --out runs/back
     python -m dlms_jax.convert from-torch --model Qwen3-0.6B --out runs/qwen3 --context 1024
 
-docs/release.md tells the layouts apart, and which models can come in.
+docs/release.md describes the layouts, and lists the models that can be imported.
 """
 
 import argparse
@@ -13,6 +13,10 @@ import pathlib
 import re
 
 from dlms_jax.errors import UserError, command_line
+
+# conversion/formats.py has them, but importing it takes seconds.
+_FORMATS = ("native", "qwen3", "a2d", "sdar", "megadlms", "llada", "dream")
+_ROLES = ("pad", "bos", "eos", "mask")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,35 +33,35 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--layout",
         default="native",
-        choices=_LAYOUTS,
-        help="whose names and config.json (default native: our own PyTorch files, which hold "
-        "everything; the others refuse what they cannot hold)",
+        choices=_FORMATS,
+        help="the class whose tensor names and config.json are written (default native: our own "
+        "PyTorch files, which hold everything; the others refuse what they cannot hold)",
     )
     add(
         "--ema",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="the moving average of the weights (default: where the run kept one)",
+        help="export the moving average of the weights (default: if the run kept one)",
     )
     add(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="of the weights (default: the checkpoint's, which loses no bit)",
+        help="type of the weights (default: that of the checkpoint, which is lossless)",
     )
-    add("--shard-size", default="5GB", metavar="SIZE", help="of each file, at most (default 5GB)")
+    add("--shard-size", default="5GB", metavar="SIZE", help="largest file (default 5GB)")
     add(
         "--verify",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="compare logits and greedy texts with PyTorch; takes the memory of both models "
-        "(default: where torch is installed)",
+        help="compare logits and greedy texts with PyTorch, which takes the memory of both models "
+        "(default: if torch is installed)",
     )
-    add("--licence", default="", metavar="NAME", help="of the weights, for the model card")
+    add("--licence", default="", metavar="NAME", help="licence of the weights, for the model card")
     add(
         "--chat-template",
         type=pathlib.Path,
         metavar="FILE",
-        help="a .jinja to go with it (default: that of the run's data)",
+        help="a .jinja file to include (default: the template of the run's data)",
     )
 
     into = commands.add_parser("from-torch", help="a folder of safetensors -> a run to start from")
@@ -75,68 +79,71 @@ def _parser() -> argparse.ArgumentParser:
         "--context",
         type=int,
         metavar="N",
-        help="tokens of a row (default: the model's own, 2048 at most)",
+        help="tokens per row (default: that of the model, at most 2048)",
     )
-    for role in ("pad", "bos", "eos", "mask"):
+    for role in _ROLES:
         add(
             f"--{role}-token",
             default="",
             metavar="TOKEN",
-            help=f"which token is {role} (default: what the tokenizer's files say, else a new one)",
+            help=f"the {role} token (default: the one that the tokenizer's files name, else a new "
+            "one)",
         )
     add(
         "--verify",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="compare logits with the class of transformers, where it has one (default: where "
-        "torch is installed)",
+        help="compare logits with the class of transformers, if it has one (default: if torch is "
+        "installed)",
     )
     return parser
 
 
-_LAYOUTS = ("native", "qwen3", "a2d", "sdar", "megadlms", "llada", "dream")
-
-
 def _bytes(text: str) -> int:
-    """Returns the number that "5GB", "200MB" or "1000" stands for."""
+    """Returns the number of bytes that "5GB", "200MB" or "1000" means."""
     found = re.fullmatch(r"(\d+)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
     size = int(found[1]) * 1000 ** " KMG".index((found[2] or " ").upper()) if found else 0
     if not size:
-        raise UserError(f"--shard-size={text} is no size; write 5GB, 200MB or a number of bytes")
+        raise UserError(f"--shard-size={text} is not a size; use 5GB, 200MB or a number of bytes")
     return size
 
 
 @command_line
 def main(argv=None):
+    """Runs the command; argv: its arguments, None for those of the process."""
     arguments = _parser().parse_args(argv)
-    if arguments.command == "to-torch":
-        size = _bytes(arguments.shard_size)
+    (_to_torch if arguments.command == "to-torch" else _from_torch)(arguments)
 
-        from dlms_jax.conversion.export import export  # after the checks: JAX takes its time
-        from dlms_jax.conversion.export_source import open_export_source
-        from dlms_jax.data.chat import load_template
 
-        template = load_template(arguments.chat_template) if arguments.chat_template else ""
-        source = open_export_source(arguments.checkpoint, arguments.ema)
-        export(
-            source,
-            arguments.out,
-            arguments.layout,
-            arguments.dtype,
-            size,
-            arguments.verify,
-            arguments.licence,
-            template,
-        )
-        print(
-            f"{arguments.out}: {source.folder}, layout {arguments.layout}; its README.md says "
-            "how to run it"
-        )
-        return
+def _to_torch(arguments: argparse.Namespace):
+    size = _bytes(arguments.shard_size)
 
+    from dlms_jax.conversion.export import export  # after the checks: importing JAX takes seconds
+    from dlms_jax.conversion.export_source import open_export_source
+    from dlms_jax.data.chat import load_template
+
+    template = load_template(arguments.chat_template) if arguments.chat_template else ""
+    source = open_export_source(arguments.checkpoint, arguments.ema)
+    export(
+        source,
+        arguments.out,
+        arguments.layout,
+        arguments.dtype,
+        size,
+        arguments.verify,
+        arguments.licence,
+        template,
+    )
+    print(
+        f"wrote {source.folder} to {arguments.out} in the layout {arguments.layout}; see its "
+        "README.md"
+    )
+
+
+def _from_torch(arguments: argparse.Namespace):
     from dlms_jax.conversion.importing import import_model
 
-    roles = {role: getattr(arguments, f"{role}_token") for role in ("pad", "bos", "eos", "mask")}
+    roles = {role: getattr(arguments, f"{role}_token") for role in _ROLES}
     import_model(arguments.model, arguments.out, arguments.context, roles, arguments.verify)
 
 

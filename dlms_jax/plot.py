@@ -1,9 +1,7 @@
-"""metrics.csv -> PNG: the curves of one run, or of several in the same axes.
+"""metrics.csv -> PNG: the curves of one run, or of several runs in the same axes.
 
-Use:
-
-    python -m dlms_jax.plot runs/tiny
-    python -m dlms_jax.plot runs/tiny runs/tiny-ar --out comparison.png
+python -m dlms_jax.plot runs/tiny
+python -m dlms_jax.plot runs/tiny runs/tiny-ar --out comparison.png
 """
 
 import argparse
@@ -25,8 +23,16 @@ _PANELS = (
 def draw_curves(
     workdirs: Sequence[pathlib.Path], out: pathlib.Path | None = None, names: Sequence[str] = ()
 ) -> pathlib.Path:
-    """Draws the metrics of runs against tokens; returns the PNG's path (WORKDIR/curves.png of the
-    first run, where `out` is None). names: of the runs in the legend; () for their workdirs."""
+    """Draws the metrics of runs over the tokens that they have seen; returns the path of the PNG.
+
+    Args:
+      workdirs: the workdir of each run.
+      out: the PNG; None writes curves.png in the first workdir.
+      names: the name of each run in the legend; () takes the workdirs.
+
+    Raises:
+      UserError: a run has no metrics, or the PNG cannot be written.
+    """
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(10, 7), layout="constrained")
@@ -34,7 +40,7 @@ def draw_curves(
     for workdir, name in zip(workdirs, names or map(str, workdirs), strict=True):
         history = [r for r in read_metrics(workdir / "metrics.csv") if r["tokens"]]
         if not history:
-            raise UserError(f"{workdir / 'metrics.csv'} holds no metrics; is it a run's workdir?")
+            raise UserError(f"{workdir / 'metrics.csv'} has no metrics; give the workdir of a run")
         for (column, title), axis in zip(_PANELS, axes, strict=True):
             points = [(float(r["tokens"]), float(r[column])) for r in history if r[column]]
             marker = "o" if column == "bound" else ""
@@ -60,13 +66,14 @@ def draw_curves(
 
 @command_line
 def main(argv=None):
+    """Runs the command; argv: its arguments, None for those of the process."""
     parser = argparse.ArgumentParser(
         prog="python -m dlms_jax.plot",
-        description="Draws loss, held-out bound, learning rate and gradient norm of runs as a PNG.",
+        description="Draws the loss, held-out bound, learning rate and gradient norm of runs.",
     )
-    parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="the --workdir of each run")
+    parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="the workdir of each run")
     parser.add_argument(
-        "--out", type=pathlib.Path, help="the PNG (default: curves.png in the first)"
+        "--out", type=pathlib.Path, help="the PNG (default: curves.png in the first workdir)"
     )
     arguments = parser.parse_args(argv)
     print(draw_curves(arguments.workdirs, arguments.out))

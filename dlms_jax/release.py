@@ -4,7 +4,7 @@
     python -m dlms_jax.release --checkpoint runs/tiny --out dist --version 1.1 --with-checkpoint
 
 NAME-vN-linux.tar.gz and NAME-vN-linux.zip hold the weights for PyTorch, run_demo.sh and .bat, the
-run's settings, log and curves, and SHA256SUMS. docs/release.md tells more.
+settings, log and curves of the run, and SHA256SUMS. docs/release.md describes them.
 """
 
 import argparse
@@ -13,8 +13,8 @@ import shutil
 
 from dlms_jax.errors import command_line
 
-# Those that transformers runs, with our files or with its own; convert.py has more.
-_LAYOUTS = ("native", "qwen3")
+# The formats that transformers can load, with our files or by itself; convert.py has more.
+_FORMATS = ("native", "qwen3")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,78 +30,80 @@ def _parser() -> argparse.ArgumentParser:
         type=pathlib.Path,
         default=pathlib.Path("dist"),
         metavar="DIR",
-        help="where the archives go (default dist)",
+        help="folder for the archives (default dist)",
     )
-    add("--name", metavar="NAME", help="of the release (default: the workdir's)")
-    add("--version", default="1", metavar="N", help="of the release (default 1)")
+    add("--name", metavar="NAME", help="name of the release (default: that of the workdir)")
+    add("--version", default="1", metavar="N", help="version of the release (default 1)")
     add(
         "--with-checkpoint",
         action="store_true",
-        help="put the JAX checkpoint and dlms_jax's own source in too",
+        help="include the JAX checkpoint and the source of dlms_jax",
     )
-    add("--licence", default="", metavar="NAME", help="of the weights, for the model card")
+    add("--licence", default="", metavar="NAME", help="licence of the weights, for the model card")
 
-    weights = parser.add_argument_group("the weights, as dlms_jax.convert makes them").add_argument
+    weights = parser.add_argument_group("the weights, as dlms_jax.convert writes them").add_argument
     weights(
         "--layout",
         default="native",
-        choices=_LAYOUTS,
-        help="whose names and config.json (default native); those that need another program's "
-        "classes are for dlms_jax.convert, as the demo could not run them",
+        choices=_FORMATS,
+        help="the class whose tensor names and config.json are written (default native); "
+        "dlms_jax.convert has more, which a demo cannot run without another program",
     )
     weights(
         "--ema",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="the moving average of the weights (default: where the run kept one)",
+        help="export the moving average of the weights (default: if the run kept one)",
     )
-    weights("--dtype", choices=("float32", "bfloat16"), help="(default: the checkpoint's)")
+    weights(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="type of the weights (default: that of the checkpoint)",
+    )
     weights(
         "--verify",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="compare logits and greedy texts with PyTorch (default: where it is installed)",
+        help="compare logits and greedy texts with PyTorch (default: if torch is installed)",
     )
     return parser
 
 
 def _options(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Returns what of a command changes the release and is not a default."""
-    said = []
+    """Returns the options of a command that change the release and are not defaults."""
+    options = []
     if arguments.layout != "native":
-        said += ["--layout", arguments.layout]
+        options += ["--layout", arguments.layout]
     if arguments.dtype:
-        said += ["--dtype", arguments.dtype]
+        options += ["--dtype", arguments.dtype]
     for name in ("ema", "verify"):
         if (value := getattr(arguments, name)) is not None:
-            said.append(f"--{name}" if value else f"--no-{name}")
+            options.append(f"--{name}" if value else f"--no-{name}")
     if arguments.with_checkpoint:
-        said.append("--with-checkpoint")
+        options.append("--with-checkpoint")
     if arguments.licence:
-        said += ["--licence", arguments.licence]
-    return tuple(said)
+        options += ["--licence", arguments.licence]
+    return tuple(options)
 
 
 @command_line
 def main(argv=None):
+    """Runs the command; argv: its arguments, None for those of the process."""
     arguments = _parser().parse_args(argv)
 
-    from rich.console import Console  # after argparse: JAX takes its time
+    from rich.console import Console  # after argparse: importing JAX takes seconds
 
+    from dlms_jax.checkpoints.metrics import read_metrics
     from dlms_jax.conversion.bundle.archive import write_archives
     from dlms_jax.conversion.bundle.contents import Release, gather
-    from dlms_jax.conversion.bundle.publish import publish, unfinished_folder
+    from dlms_jax.conversion.bundle.publish import publish
     from dlms_jax.conversion.export import export
     from dlms_jax.conversion.export_source import open_export_source
-    from dlms_jax.conversion.folder import writable
+    from dlms_jax.conversion.folder import unfinished_folder, writable
     from dlms_jax.plot import draw_curves
-    from dlms_jax.runtime.metric_writer import read_metrics
+    from dlms_jax.terminal import say
 
     console = Console(soft_wrap=True)
-
-    def say(text):
-        console.print(text, highlight=False, markup=False)
-
     source = open_export_source(arguments.checkpoint, arguments.ema)
     workdir = source.folder.parents[1]
     release = Release(
@@ -111,7 +113,7 @@ def main(argv=None):
         arguments.licence,
         arguments.with_checkpoint,
     )
-    with unfinished_folder(arguments.out, release.title, say) as folder:
+    with unfinished_folder(arguments.out / release.title, console) as folder:
         files = folder / release.title
         export(
             source,
@@ -128,9 +130,9 @@ def main(argv=None):
                 shutil.copyfile(workdir / "metrics.csv", files / "metrics.csv")
             draw_curves([files], files / "curves.png", [release.title])
         else:
-            say(f"{workdir / 'metrics.csv'} holds no metrics: the release has no log and no curves")
+            say(console, f"{workdir / 'metrics.csv'} has no metrics: log and curves are left out")
         archives = write_archives(folder, release.title, gather(release, source, files), console)
-        publish(archives, arguments.out, say)
+        publish(archives, arguments.out, console)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Curves: the points of metrics.csv, as a PNG and nothing else."""
+"""The curves are the points of metrics.csv, drawn to a PNG."""
 
 import pathlib
 
@@ -16,7 +16,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture
 def run(tmp_path):
-    """Writes a run's metrics.csv by hand: rows of (step, {column: value})."""
+    """A function that writes the metrics.csv of a run from rows (step, {column: value})."""
 
     def write(name: str, *rows) -> pathlib.Path:
         workdir = tmp_path / name
@@ -61,7 +61,7 @@ def curves_of(figure) -> dict[str, list[tuple[list, list]]]:
     }
 
 
-def test_curves_are_the_rows_against_tokens(run, drawn):
+def test_curves_are_the_rows_over_tokens(run, drawn):
     workdir = run("a", *ROWS)
     out = draw_curves([workdir])
     assert out == workdir / "curves.png"

@@ -1,4 +1,4 @@
-"""A release as its users have it: unpacked in an empty folder, run without JAX and offline."""
+"""A release as its users have it: unpacked into an empty folder, run without JAX and offline."""
 
 import hashlib
 import os
@@ -40,7 +40,7 @@ AT_THE_TOP = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of one step, in a folder of its own."""
+    """The workdir of a run of one step."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "corpus").mkdir()
     for number in range(40):
@@ -53,7 +53,7 @@ def run(tmp_path_factory):
 
 
 def make(run, out, *options):
-    """Makes a release of version 2; returns its exit status."""
+    """Makes version 2 of a release; returns the exit status."""
     arguments = ["--checkpoint", run, "--out", out, "--version", "2", "--no-verify", *options]
     try:
         release.main([str(a) for a in arguments])
@@ -71,7 +71,7 @@ def out(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unpacked(out, tmp_path_factory):
-    """The folder small-v2 of the tar.gz; not to be changed."""
+    """The folder small-v2 of the tar.gz, which tests do not change."""
     folder = tmp_path_factory.mktemp("user")
     with tarfile.open(out / NAMES[0]) as opened:
         opened.extractall(folder, filter="data")
@@ -80,7 +80,7 @@ def unpacked(out, tmp_path_factory):
 
 
 def demo(folder, *arguments, without=(), **environment):
-    """Runs the demo offline in a folder of its own. without: modules that cannot be imported."""
+    """Runs the demo offline in an empty folder. without: modules that cannot be imported."""
     blocked = folder.parent / "blocked"
     shutil.rmtree(blocked, ignore_errors=True)
     blocked.mkdir()
@@ -114,7 +114,7 @@ def contents_of(folder):
     }
 
 
-def test_both_archives_have_the_same_files_and_every_one_has_a_sum(out, unpacked, tmp_path):
+def test_both_archives_have_the_same_files_and_a_checksum_of_each(out, unpacked, tmp_path):
     with zipfile.ZipFile(out / NAMES[1]) as opened:
         opened.extractall(tmp_path)
     files = contents_of(tmp_path / "small-v2")
@@ -129,13 +129,13 @@ def test_both_archives_have_the_same_files_and_every_one_has_a_sum(out, unpacked
     assert sorted(path.name for path in out.iterdir()) == NAMES
 
 
-def test_the_demo_writes_texts_by_pytorch_alone_offline(unpacked):
+def test_the_demo_samples_with_pytorch_only_and_offline(unpacked):
     prompts = ("to be", "or n\u00f6t to", "")
     done = demo(unpacked, "--here", "--seed", "3", *prompts, without=("jax", "dlms_jax", "flax"))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     first, texts = done.stdout.split("\n", 1)
-    assert re.fullmatch(r"\d+ files are as SHA256SUMS says", first)
+    assert re.fullmatch(r"\d+ files match SHA256SUMS", first)
     texts, where = texts.rsplit("\n\n", 1)
     assert str(unpacked / "model") in where and str(unpacked / "README.md") in where
     texts = texts.split("\n---\n")
@@ -143,7 +143,7 @@ def test_the_demo_writes_texts_by_pytorch_alone_offline(unpacked):
     assert len(texts[0]) > len("to be")
 
 
-def test_the_demo_samples_from_the_jax_checkpoint_by_the_source_beside_it(unpacked):
+def test_the_demo_samples_from_the_jax_checkpoint_with_the_source_of_the_release(unpacked):
     arguments = ("--here", "--jax", "--no-check", "--length", "6", "to be", "or")
     done = demo(unpacked, *arguments, without=("torch",))
     assert done.returncode == 0, done.stderr
@@ -179,7 +179,7 @@ def test_what_this_python_lacks_is_named(copy):
     (copy / "demo.py").write_text(  # as in a Python without them
         (copy / "demo.py").read_text().replace("find_spec(name)", "name == 'transformers'")
     )
-    assert "has no torch; leave --here out" in one_line(demo(copy, "--here", "--no-check"))
+    assert "has no torch; omit --here" in one_line(demo(copy, "--here", "--no-check"))
 
 
 def test_a_release_without_a_checkpoint_says_so(copy):
@@ -187,16 +187,16 @@ def test_a_release_without_a_checkpoint_says_so(copy):
     assert "has no JAX checkpoint" in one_line(demo(copy, "--here", "--jax"))
 
 
-def test_what_pip_cannot_install_is_said_and_not_taken_for_installed(copy):
-    """A pip that fails stands for a network that is not there."""
+def test_a_failed_installation_is_an_error_and_does_not_count_as_installed(copy):
+    """pip fails as it would without a network."""
     done = demo(copy, "--no-check", PIP_NO_INDEX="1", PIP_FIND_LINKS="")
     assert done.returncode == 1 and "installing torch==" in done.stdout
-    assert done.stderr.splitlines()[-1].startswith(f"error: {copy / '.venv'} could not be made")
+    assert done.stderr.splitlines()[-1].startswith(f"error: cannot make {copy / '.venv'}")
     assert not (copy / ".venv" / "installed.txt").exists()
 
 
 def test_the_same_inputs_make_the_same_bytes(run, out, tmp_path, capsys):
-    """Whatever the folders and the times of the files."""
+    """In other folders, and with other times of the files."""
     copied = tmp_path / run.name
     shutil.copytree(run, copied, copy_function=shutil.copyfile)
     again = tmp_path / "again"
@@ -205,10 +205,10 @@ def test_the_same_inputs_make_the_same_bytes(run, out, tmp_path, capsys):
         assert (again / name).read_bytes() == (out / name).read_bytes()
     capsys.readouterr()
     assert make(copied, again, "--with-checkpoint", "--licence", "cc0-1.0") == 0
-    assert capsys.readouterr().out.count("was there already, with the same bytes") == 2
+    assert capsys.readouterr().out.count("exists already, with the same bytes") == 2
 
 
-def test_another_release_of_that_name_is_refused_and_stays(run, tmp_path, capsys):
+def test_another_release_of_the_same_name_is_refused_and_stays(run, tmp_path, capsys):
     (tmp_path / NAMES[1]).write_bytes(b"mine")
     assert make(run, tmp_path) == 2
     error = capsys.readouterr().err
@@ -217,7 +217,7 @@ def test_another_release_of_that_name_is_refused_and_stays(run, tmp_path, capsys
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_what_stops_on_the_way_leaves_nothing(error, run, tmp_path, monkeypatch, capsys):
+def test_a_release_that_fails_leaves_nothing(error, run, tmp_path, monkeypatch, capsys):
     def stop(path, *_):
         path.write_bytes(b"half")
         raise error
@@ -232,7 +232,7 @@ def test_what_stops_on_the_way_leaves_nothing(error, run, tmp_path, monkeypatch,
 def test_what_a_killed_release_left_is_removed(run, tmp_path, capsys):
     (tmp_path / "small-v2.unfinished" / "old").mkdir(parents=True)
     assert make(run, tmp_path) == 0
-    assert "did not finish; removed" in capsys.readouterr().out
+    assert "small-v2.unfinished, which an interrupted command had left" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == NAMES
 
 
@@ -241,7 +241,7 @@ def test_what_a_killed_release_left_is_removed(run, tmp_path, capsys):
     [("--name", "a/b"), ("--name", "a b"), ("--name", "-a"), ("--name", "..")]
     + [("--version", "1/2"), ("--version", "1 2"), ("--version", "")],
 )
-def test_names_that_are_no_part_of_a_file_name_are_refused(option, run, tmp_path, capsys):
+def test_names_that_cannot_be_part_of_a_file_name_are_refused(option, run, tmp_path, capsys):
     assert make(run, tmp_path / "dist", f"{option[0]}={option[1]}") == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {option[0]}={option[1]!r}") and error.count("\n") == 1

@@ -1,5 +1,5 @@
 """WEIGHTS -> RELEASE: checkpoints to PyTorch and Hugging Face, and back.
 
-pytorch/ holds the files that travel with exported weights: they import torch and transformers, and
-nothing of this package.
+pytorch/ holds the files that are copied beside exported weights. They import torch and
+transformers, and nothing from this package.
 """

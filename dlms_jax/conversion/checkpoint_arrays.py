@@ -1,4 +1,4 @@
-"""The parameters of a checkpoint, a part at a time, without the devices that wrote them."""
+"""The parameters of a checkpoint, read in parts, without the devices that wrote them."""
 
 from collections.abc import Iterator
 import math
@@ -9,40 +9,48 @@ import tensorstore
 
 from dlms_jax.errors import UserError
 
-_TOGETHER = 2**30  # bytes of a parameter that are read at a time
+_READ_BYTES = 2**30  # bytes of a parameter that are read at a time
 
 
 class CheckpointArrays:
-    """The arrays under a checkpoint's params or ema, as orbax wrote them from any number of hosts.
+    """The arrays of a checkpoint's parameters, as orbax wrote them from any number of hosts.
 
-    Orbax itself restores whole arrays; here a large one is read some layers at a time.
+    Orbax restores whole arrays only; this class reads a few layers of a large one at a time.
+
+    Args:
+      folder: checkpoints/STEP/params, or checkpoints/STEP/ema.
     """
 
     def __init__(self, folder: pathlib.Path):
-        """folder: checkpoints/STEP/params or .../ema."""
         self._folder = folder
 
-    def shape(self, path: str) -> tuple[int, ...]:
-        """Returns the shape of the parameter at a path."""
-        return self._array(path).shape
-
     def read(self, path: str) -> np.ndarray:
-        """Returns a parameter, whole."""
+        """Returns a whole parameter.
+
+        Raises:
+          UserError: it is missing or damaged.
+        """
         return self._read(path, self._array(path))
 
-    def layers(self, path: str, limit: int = _TOGETHER) -> Iterator[np.ndarray]:
-        """Yields the parts of a parameter along its first axis, of which it holds `limit` bytes at
-        a time, or a chunk where that is more.
+    def layers(self, path: str, limit: int = _READ_BYTES) -> Iterator[np.ndarray]:
+        """Yields the slices of a parameter along its first axis, reading several at a time.
 
-        A chunk is what one device held when the checkpoint was written, compressed as one piece:
-        all of it is decoded whatever is asked for, so asking for less saves nothing.
+        A chunk is what one device held when the checkpoint was written. It is compressed as one
+        piece, so all of it is decoded even if less is asked for.
+
+        Args:
+          path: the path of the parameter.
+          limit: bytes to hold at a time; a chunk, if that is larger.
+
+        Raises:
+          UserError: it is missing or damaged.
         """
         array = self._array(path)
         item = array.dtype.numpy_dtype.itemsize
         held = max(limit, item * math.prod(array.chunk_layout.read_chunk.shape))
-        together = max(1, array.shape[0] * held // max(item * array.size, 1))
-        for start in range(0, array.shape[0], together):
-            yield from self._read(path, array[start : min(start + together, array.shape[0])])
+        number = max(1, array.shape[0] * held // max(item * array.size, 1))
+        for start in range(0, array.shape[0], number):
+            yield from self._read(path, array[start : min(start + number, array.shape[0])])
 
     def _array(self, path):
         base = {"driver": "file", "path": f"{self._folder}/"}
@@ -50,7 +58,7 @@ class CheckpointArrays:
         try:
             spec = {"driver": "auto", "kvstore": store}
             return tensorstore.open(spec, read=True, open=True).result()
-        except Exception as error:  # tensorstore raises ValueError with its own codes
+        except Exception as error:  # tensorstore raises ValueError with codes of its own
             raise self._unreadable(path, error) from None
 
     def _read(self, path, array):

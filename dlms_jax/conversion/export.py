@@ -1,4 +1,4 @@
-"""A checkpoint of ours -> a folder that PyTorch users load."""
+"""A checkpoint -> a folder that PyTorch users can load."""
 
 import pathlib
 import shutil
@@ -9,7 +9,13 @@ from rich.console import Console
 
 from dlms_jax.conversion import card, native, pytorch
 from dlms_jax.conversion.export_source import DTYPES, ExportSource, arrays_of
-from dlms_jax.conversion.folder import finished_folder, save_json, writable, write_checksums
+from dlms_jax.conversion.folder import (
+    files_of,
+    finished_folder,
+    save_json,
+    writable,
+    write_checksums,
+)
 from dlms_jax.conversion.formats import FORMATS, check_format, config_json
 from dlms_jax.conversion.tokenizer_files import write_tokenizer
 from dlms_jax.conversion.verify import verify_export
@@ -17,14 +23,14 @@ from dlms_jax.conversion.weights_files import WeightsWriter, save_tensors
 from dlms_jax.errors import UserError
 from dlms_jax.terminal import byte_progress
 
-ABOUT = "dlms_jax.json"  # what the way back needs besides weights and settings
-PADDING = "padding.safetensors"  # the rows that the head has for no symbol
+METADATA_FILE = "dlms_jax.json"  # the checkpoint's metadata, for an import
+PADDING = "padding.safetensors"  # the rows of the vocabulary that belong to no symbol
 
 
 def export(
     source: ExportSource,
     out: pathlib.Path,
-    layout: str = "native",
+    format_name: str = "native",
     dtype: str | None = None,
     shard_bytes: int = 5_000_000_000,
     verify: bool | None = None,
@@ -33,48 +39,59 @@ def export(
     name: str = "",
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Writes a checkpoint to a new folder `out`, which appears only when all of it is there and
-    checked; returns the report of the check.
+    """Writes a checkpoint to a new folder, and returns the report of its check.
 
-    dtype: float32 or bfloat16; None: as the checkpoint has it. verify: whether to compare with
-    PyTorch; None: where torch is installed. licence: of the weights, for the model card.
-    chat_template: the Jinja of dialogues; "": that of the run's data, if any. name: of the model in
-    its card; "": the folder's.
+    The folder appears only when it is complete and checked.
+
+    Args:
+      source: the checkpoint.
+      out: the new folder.
+      format_name: a key of FORMATS, which gives tensor names and config.json.
+      dtype: "float32" or "bfloat16"; None keeps the type of the checkpoint.
+      shard_bytes: largest size of a file of weights.
+      verify: whether to compare with PyTorch; None compares if torch is installed.
+      licence: the licence of the weights, for the model card.
+      chat_template: the Jinja template of chats; "" takes that of the run's data, if any.
+      name: the name of the model in its card; "" takes that of the folder.
+      console: where to print; None prints to the terminal.
+
+    Raises:
+      UserError: the format cannot hold the checkpoint, `out` exists or cannot be written to, or
+        the export differs from the checkpoint.
     """
     console = console or Console(soft_wrap=True)
-    check_format(layout, source.config, source.tokenizer)
-    with finished_folder(out, lambda text: console.print(text, highlight=False)) as folder:
-        written = _write_weights(source, folder, layout, dtype, shard_bytes, console)
-        described = config_json(layout, source.config, source.tokenizer, written)
-        if layout == "native":
-            described["gaussian"] = native.gaussian_config(source.config, _schedule(source))
+    config, tokenizer = source.config, source.tokenizer
+    check_format(format_name, config, tokenizer)
+    with finished_folder(out, console) as folder:
+        written = _write_weights(source, folder, format_name, dtype, shard_bytes, console)
+        described = config_json(format_name, config, tokenizer, written)
+        generation = native.token_ids(tokenizer)
+        if format_name == "native":
+            described["gaussian"] = native.gaussian_config(config, _schedule(source))
+            generation = native.generation_config(config, tokenizer)
             for file in native.FILES:
                 shutil.copy(pathlib.Path(pytorch.__file__).with_name(file), folder / file)
         save_json(folder / "config.json", described)
-        save_json(
-            folder / "generation_config.json",
-            native.generation_config(source.config, source.tokenizer)
-            if layout == "native"
-            else native.token_ids(source.tokenizer),
-        )
+        save_json(folder / "generation_config.json", generation)
         template = chat_template or source.metadata.get("chat_template", "")
-        write_tokenizer(source.tokenizer, folder, source.config.data.sequence_length, template)
+        write_tokenizer(tokenizer, folder, config.data.sequence_length, template)
         step = int(source.folder.name) if source.folder.name.isdigit() else 0
-        save_json(folder / ABOUT, source.metadata | {"step": step, "weights": source.item})
-        report = verify_export(source, folder, layout, written, verify, console)
+        save_json(folder / METADATA_FILE, source.metadata | {"step": step, "weights": source.item})
+        report = verify_export(source, folder, format_name, written, verify, console)
         save_json(folder / "verification.json", report)
-        text = card.model_card(source, name or out.name, out.name, layout, written, report, licence)
+        text = card.model_card(
+            source, name or out.name, out.name, format_name, written, report, licence
+        )
         with writable(folder):
             (folder / "README.md").write_text(text, encoding="utf-8")
-        write_checksums(folder)
+        write_checksums(folder, files_of(folder))
     return report
 
 
-def _write_weights(source, folder, layout, dtype, shard_bytes, console) -> str:
-    """Writes the weights and the rows of padding; returns the type they have."""
+def _write_weights(source, folder, format_name, dtype, shard_bytes, console) -> str:
+    """Writes the weights, and the padding of the vocabulary; returns the type of the weights."""
     arrays, tensors, size = source.arrays, source.tensors, source.tokenizer.size
-    wanted = DTYPES[dtype] if dtype else None
-    rename = FORMATS[layout].rename
+    wanted, export_format = DTYPES[dtype] if dtype else None, FORMATS[format_name]
     total = (wanted or DTYPES["float32"]).itemsize * sum(tensor.size for tensor in tensors)
     _check_space(folder, total)
     writer, padding, types = WeightsWriter(folder, shard_bytes), {}, set()
@@ -88,10 +105,10 @@ def _write_weights(source, folder, layout, dtype, shard_bytes, console) -> str:
                     if len(array) > size:
                         padding[tensor.name] = np.ascontiguousarray(array[size:])
                     array = array[:size]
-                writer.add(rename(name), array)
+                writer.add(export_format.rename(name), array)
                 progress.advance(task, array.nbytes)
-                del array  # a part of a parameter, which would stay while the next is read
-        for name, length in FORMATS[layout].zero_tensors(source.config):
+                del array  # free this part of a parameter before the next is read
+        for name, length in export_format.zero_tensors(source.config):
             writer.add(name, np.zeros(length, wanted or np.float32))
         writer.close()
     if padding:
@@ -100,7 +117,7 @@ def _write_weights(source, folder, layout, dtype, shard_bytes, console) -> str:
 
 
 def _schedule(source: ExportSource) -> np.ndarray | None:
-    """Returns the parameters of a noise schedule that was learned."""
+    """Returns the parameters of a learned noise schedule; None if it is fixed."""
     paths = [tensor.path for tensor in source.tensors]
     return source.arrays.read("embed/schedule") if "embed/schedule" in paths else None
 
@@ -109,6 +126,6 @@ def _check_space(folder, needed: int):
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"the weights take {needed / 2**20:.0f} MiB, of which {free / 2**20:.0f} are free in "
-            f"{folder.parent}; free some space, give another --out, or --dtype bfloat16"
+            f"the weights need {needed / 2**20:.0f} MiB, but {folder.parent} has only "
+            f"{free / 2**20:.0f} MiB free; free some space, give another --out, or --dtype bfloat16"
         )

@@ -1,4 +1,4 @@
-"""A checkpoint of ours that is to be exported."""
+"""The checkpoint that an export reads."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -22,50 +22,66 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 
 @dataclasses.dataclass(frozen=True)
 class ExportSource:
-    """item: "params", or "ema" for the moving average."""
+    """A checkpoint, and which of its weights to export.
+
+    Attributes:
+      checkpoint: the checkpoint.
+      item: "params" for the parameters, "ema" for their moving average.
+    """
 
     checkpoint: Checkpoint
     item: str
 
     @property
     def folder(self) -> pathlib.Path:
+        """The folder checkpoints/STEP."""
         return self.checkpoint.folder
 
     @property
     def metadata(self) -> dict[str, Any]:
+        """The metadata of the checkpoint."""
         return self.checkpoint.metadata
 
     @functools.cached_property
     def config(self) -> Config:
+        """The config of the run, for devices of any kind."""
         return self.checkpoint.portable_config
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the run."""
         return self.checkpoint.tokenizer
 
     @property
     def arrays(self) -> CheckpointArrays:
+        """The arrays of the weights."""
         return CheckpointArrays(self.folder / self.item)
 
     @property
     def tensors(self) -> list[Tensor]:
+        """The Tensor of each parameter, in the order of the tree."""
         return list(tensors_of(self.config, vocabulary_of(self.tokenizer).rows))
 
 
 def open_export_source(path: str | pathlib.Path, ema: bool | None = None) -> ExportSource:
-    """Returns the checkpoint of a run's workdir or checkpoints/STEP. ema: whether to take the
-    moving average of the weights; None: where there is one."""
+    """Returns the weights of a checkpoint as the source of an export.
+
+    Args:
+      path: a run's workdir (its newest checkpoint), or its checkpoints/STEP.
+      ema: whether to take the moving average of the weights; None takes it if the run kept one.
+
+    Raises:
+      UserError: there is no checkpoint, or no moving average though `ema` is True.
+    """
     checkpoint = open_checkpoint(path)
     has_ema = checkpoint.weights.name == "ema"
     if ema and not has_ema:
-        raise UserError(
-            f"{checkpoint.folder} has no moving average of the weights; leave --ema out"
-        )
+        raise UserError(f"{checkpoint.folder} has no moving average of the weights; omit --ema")
     return ExportSource(checkpoint, "ema" if has_ema and ema is not False else "params")
 
 
-def arrays_of(tensor: Tensor, arrays: CheckpointArrays) -> Iterator:
-    """Yields (PyTorch's name, array) of a parameter's tensors."""
+def arrays_of(tensor: Tensor, arrays: CheckpointArrays) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the PyTorch name and the array of each tensor of a parameter."""
     parts = arrays.layers(tensor.path) if tensor.stack else [arrays.read(tensor.path)]
     if len(tensor.stack) == 2:
         parts = (expert for layer in parts for expert in layer)

@@ -1,11 +1,16 @@
-"""The layouts that weights can be exported in: whose names and config.json they have, and what of
-our networks each can hold. What it cannot hold is refused, never dropped.
+"""The export formats (--layout): tensor names, config.json, and the settings that each can hold.
 
-native is ours and holds everything (pytorch/). The others are those of published classes:
-qwen3: Qwen3ForCausalLM of transformers, with experts Qwen3MoeForCausalLM. a2d: dLLM's
-A2DQwen3LMHeadModel. sdar: SDARForCausalLM, as SGLang and LMDeploy read it. megadlms: MegaDLMs'
-DiffLM. llada: LLaDAModelLM. dream: DreamModel.
-Where each contract was read stands in docs/release.md.
+A format refuses settings that it cannot hold; nothing is dropped. `native` is our own (pytorch/)
+and holds everything. The others are those of published classes:
+
+qwen3      transformers' Qwen3ForCausalLM; with experts, Qwen3MoeForCausalLM
+a2d        dLLM's A2DQwen3LMHeadModel
+sdar       SDARForCausalLM, as SGLang and LMDeploy load it
+megadlms   MegaDLMs' DiffLM
+llada      LLaDAModelLM
+dream      DreamModel
+
+docs/release.md says which published sources define each of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,15 +24,21 @@ from dlms_jax.conversion.native import native_config, token_ids
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.errors import UserError
 
-SDAR_MASK_ID = 151669  # SGLang and LMDeploy have it in their source, whatever the config says
-A2D_MASK = "<|mask|>"  # dLLM gives its tokenizers a mask token of this spelling
+SDAR_MASK_ID = 151669  # hard-coded in SGLang and LMDeploy, which ignore that of config.json
+A2D_MASK = "<|mask|>"  # the name that dLLM gives the mask token of its tokenizers
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportFormat:
-    """needs: settings, and the values that they may have. config: (config, tokenizer) ->
-    config.json. rename: from our PyTorch name to the layout's. zeros: names of vectors of zeros
-    that the class wants beside what we have, by layer, where config.model.qkv_bias."""
+    """What a format can hold, and how to write it.
+
+    Attributes:
+      needs: the values that it allows, by setting.
+      config: (config, tokenizer) -> the keys of config.json.
+      rename: our PyTorch name -> the format's.
+      zeros: the name, with {n} for the layer, of a bias that the class has and our network has not;
+        it is written as zeros if config.model.qkv_bias is set. "": there is none.
+    """
 
     needs: dict[str, tuple]
     config: Callable[[Config, Tokenizer], dict[str, Any]]
@@ -35,14 +46,23 @@ class ExportFormat:
     zeros: str = ""
 
     def zero_tensors(self, config: Config) -> Iterator[tuple[str, int]]:
-        """Yields the name and size of each vector of zeros."""
+        """Yields the name and size of each bias that is written as zeros."""
         if self.zeros and config.model.qkv_bias:
             for n in range(config.model.num_layers):
                 yield self.zeros.format(n=n), config.model.width
 
 
 def check_format(name: str, config: Config, tokenizer: Tokenizer):
-    """Raises UserError for what a layout cannot hold."""
+    """Checks that a format can hold a run.
+
+    Args:
+      name: a key of FORMATS.
+      config: the config of the run.
+      tokenizer: its tokenizer.
+
+    Raises:
+      UserError: the format cannot hold a setting, or its programs expect another mask token.
+    """
     for key, allowed in FORMATS[name].needs.items():
         section, leaf = key.split(".")
         value = getattr(getattr(config, section), leaf)
@@ -59,20 +79,20 @@ def check_format(name: str, config: Config, tokenizer: Tokenizer):
         )
     if name == "sdar" and tokenizer.mask_id != SDAR_MASK_ID:
         raise UserError(
-            f"--layout sdar: SGLang and LMDeploy take {SDAR_MASK_ID} for the mask whatever the "
-            f"config says, and this tokenizer's is {tokenizer.mask_id}; use --layout native"
+            f"--layout sdar: SGLang and LMDeploy expect the mask to be token {SDAR_MASK_ID}, but "
+            f"for this tokenizer it is {tokenizer.mask_id}; use --layout native"
         )
     if name == "a2d" and tokenizer.roles["mask"] != A2D_MASK:
         raise UserError(
-            f"--layout a2d: dLLM takes the token {A2D_MASK} for the mask, and this tokenizer's is "
-            f"{tokenizer.roles['mask']}; use --layout native"
+            f"--layout a2d: dLLM expects the mask to be the token {A2D_MASK}, but for this "
+            f"tokenizer it is {tokenizer.roles['mask']}; use --layout native"
         )
 
 
 def _qwen3(
     config: Config, tokenizer: Tokenizer, model_type: str, architecture: str, **more
 ) -> dict[str, Any]:
-    """Returns a config.json with Qwen3's keys."""
+    """Returns a config.json with the keys of Qwen3."""
     m = config.model
     return {
         "architectures": [architecture],
@@ -87,7 +107,7 @@ def _qwen3(
         "hidden_act": "silu",
         "max_position_embeddings": config.data.sequence_length,
         "rms_norm_eps": m.norm_epsilon,
-        # transformers 5 reads the second, 4 and some engines the first.
+        # transformers 5 reads rope_parameters; transformers 4 and some engines read rope_theta.
         "rope_theta": m.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": m.rope_theta},
         "attention_bias": m.qkv_bias,
@@ -103,7 +123,7 @@ def _qwen3(
 
 
 def _stock_qwen3(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns the config.json of the class of transformers, with experts or without."""
+    """Returns the config.json of transformers' Qwen3ForCausalLM or Qwen3MoeForCausalLM."""
     m = config.model
     if not m.experts:
         return _qwen3(config, tokenizer, "qwen3", "Qwen3ForCausalLM")
@@ -180,7 +200,7 @@ _LLADA_NAMES = {
 
 
 def llada_name(name: str) -> str:
-    """Returns LLaDA's name of a tensor."""
+    """Returns the name that LLaDA gives a tensor, from our PyTorch name."""
     inner, layer = re.subn(r"^model\.layers\.(\d+|\{n\})\.", "", name)
     stem, leaf = inner.removeprefix("model.").rsplit(".", 1)
     block = f"blocks.{name.split('.')[2]}." if layer else ""
@@ -244,11 +264,20 @@ FORMATS = {
 }
 
 
-def config_json(layout: str, config: Config, tokenizer: Tokenizer, dtype: str) -> dict[str, Any]:
-    """Returns the config.json of a checkpoint in a layout. Under "dlms_jax" it has all settings of
-    the run, which the other programs leave alone and the way back reads."""
-    described = FORMATS[layout].config(config, tokenizer)
+def config_json(name: str, config: Config, tokenizer: Tokenizer, dtype: str) -> dict[str, Any]:
+    """Returns the config.json of an export.
+
+    Its key "dlms_jax" holds all settings of the run: other programs ignore it, and an import reads
+    it.
+
+    Args:
+      name: a key of FORMATS.
+      config: the config of the run.
+      tokenizer: its tokenizer.
+      dtype: the type of the weights, "float32" or "bfloat16".
+    """
+    described = FORMATS[name].config(config, tokenizer)
     described |= {"dtype": dtype, "torch_dtype": dtype}
     return described | {
-        "dlms_jax": {"version": __version__, "layout": layout, "config": config.to_dict()}
+        "dlms_jax": {"version": __version__, "layout": name, "config": config.to_dict()}
     }

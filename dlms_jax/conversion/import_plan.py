@@ -1,7 +1,8 @@
-"""Models that others trained: from their config.json to our settings, and to our names.
+"""Models that other programs trained: their config.json as our settings, their names as ours.
 
-Each that computes what our Transformer computes comes in; of the others, one line says what of
-theirs ours has not. Where each contract was read stands in docs/release.md.
+A model can be imported if our Transformer computes the same function. For any other, the error
+names the part that our Transformer does not have. docs/release.md says which published sources
+define each model.
 """
 
 from collections.abc import Callable
@@ -12,21 +13,28 @@ from dlms_jax.config import Config, from_dict
 from dlms_jax.conversion.formats import SDAR_MASK_ID, llada_name
 from dlms_jax.errors import UserError
 
-_CONTEXT = 2048  # tokens of a row where the model allows more and the user says nothing
-# Of what was trained by other programs, why the tensors do not map.
+_CONTEXT = 2048  # tokens per row, if the model allows more and the user does not say
+# Why the tensors of some known models do not map to our network.
 _REFUSED = {
-    "mdlm": "MDLM's network has LayerNorm, GELU and biases where ours has RMSNorm and SwiGLU",
-    "bd3lm": "BD3-LM's network has LayerNorm, GELU and biases where ours has RMSNorm and SwiGLU",
-    "md4": "MD4's text models are JAX checkpoints with LayerNorm, which ours have not",
-    "diffusion_gemma": "its layers (experts, softcapped logits, shared encoder) are not ours",
+    "mdlm": "MDLM's network has LayerNorm, GELU and biases, ours has RMSNorm and SwiGLU",
+    "bd3lm": "BD3-LM's network has LayerNorm, GELU and biases, ours has RMSNorm and SwiGLU",
+    "md4": "MD4's text models have LayerNorm, ours has RMSNorm",
+    "diffusion_gemma": "our network has none of its layers (experts, softcapped logits, shared "
+    "encoder)",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class ImportPlan:
-    """A model of another program. rename: from our PyTorch names to its own. mask_id: what its
-    config says, None where that is left to the tokenizer. zeros: names of vectors that have to be 0
-    for our network to hold the model. ignored: ends of names of tensors that are no weights."""
+    """How the tensors of a model become a checkpoint of ours.
+
+    Attributes:
+      config: our settings.
+      rename: our PyTorch name of a tensor -> the model's.
+      mask_id: the mask token that config.json names; None leaves it to the tokenizer's files.
+      zeros: names of biases that our network does not have, so they must be 0.
+      ignored: suffixes of the names of tensors that are not weights.
+    """
 
     config: Config
     rename: Callable[[str], str] = lambda name: name
@@ -35,30 +43,38 @@ class ImportPlan:
     ignored: tuple[str, ...] = ("rotary_emb.inv_freq",)
 
 
-def plan_import(c: dict[str, Any], where: str, context: int | None) -> ImportPlan:
-    """Returns how a config.json is read; raises UserError for what our networks cannot hold.
+def plan_import(described: dict[str, Any], where: str, context: int | None) -> ImportPlan:
+    """Returns how to import a model of another program.
 
-    context: tokens of a row, None for the model's own, 2048 at most.
+    Args:
+      described: the content of its config.json.
+      where: the path of that file, for errors.
+      context: tokens per row; None takes those of the model, at most 2048.
+
+    Raises:
+      UserError: our network cannot hold the model.
     """
-    kind = str(c.get("model_type") or (c.get("architectures") or [""])[0])
+    kind = str(described.get("model_type") or (described.get("architectures") or [""])[0])
     if kind.lower() in _REFUSED:
-        raise UserError(f"{where}: {_REFUSED[kind.lower()]}, so it cannot come in")
+        raise UserError(f"{where} cannot be imported: {_REFUSED[kind.lower()]}")
     if kind not in _KINDS:
         raise UserError(
-            f"{where}: model_type {kind!r} is none that can come in: our own exports (dlms), "
-            f"{', '.join(_KINDS)}"
+            f"{where}: model_type {kind!r} cannot be imported; use our own exports (dlms), or one "
+            f"of {', '.join(_KINDS)}"
         )
     try:
-        return _KINDS[kind](c, where, context)
+        return _KINDS[kind](described, where, context)
     except KeyError as error:
-        raise UserError(f"{where} has no {error}; is it the config.json of the weights?") from None
+        raise UserError(
+            f"{where} has no {error}; check that it is the config.json of these weights"
+        ) from None
 
 
 def _like_llama(
     c, where, context, objective, qk_norm=False, qkv_bias=False, moe=False, **more
 ) -> ImportPlan:
-    """Reads the keys that Llama, Qwen2, Qwen3 and their descendants share; moe: those of Qwen3-MoE
-    too."""
+    """Reads the keys that Llama, Qwen2, Qwen3 and their descendants share; with `moe`, also those
+    of Qwen3-MoE."""
     rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
     theta = rope.get("rope_theta", c.get("rope_theta", 10_000.0))
     kind = rope.get("rope_type", rope.get("type", "default"))
@@ -69,19 +85,19 @@ def _like_llama(
         where,
         {
             f"rope of type {kind!r}": kind not in ("default", "mrope"),
-            "rotary positions on a part of each head": rope.get("partial_rotary_factor", 1) != 1,
+            "rotary embedding of a part of each head": rope.get("partial_rotary_factor", 1) != 1,
             "sliding-window attention": sliding,
             f"hidden_act {c.get('hidden_act')!r}": c.get("hidden_act", "silu") != "silu",
             "biases in the MLP": c.get("mlp_bias", False),
             "experts": not moe and (c.get("num_experts") or c.get("num_local_experts")),
-            "layers with experts and layers without in one": moe
+            "a mixture of layers with and without experts": moe
             and (c.get("mlp_only_layers") or c.get("decoder_sparse_step", 1) != 1),
         },
     )
     heads, layers = c["num_attention_heads"], c["num_hidden_layers"]
     bias = qkv_bias or bool(c.get("attention_bias", False))
     zeros = ()
-    if bias and not qkv_bias:  # then the output's projection has one too
+    if bias and not qkv_bias:  # then the output projection has a bias, too
         zeros = tuple(f"model.layers.{n}.self_attn.o_proj.bias" for n in range(layers))
     model = {
         "width": c["hidden_size"],
@@ -162,11 +178,13 @@ def _config(c, model, longest, context, objective, **more) -> Config:
     )
 
 
-def _refuse(where: str, unlike: dict[str, Any]):
-    """Raises UserError for the first thing of theirs, by what it is, that holds."""
-    for what, holds in unlike.items():
-        if holds:
-            raise UserError(f"{where}: {what} is not in our Transformer, so it cannot come in")
+def _refuse(where: str, features: dict[str, Any]):
+    """Raises UserError for the first feature, by its name, that is true."""
+    for feature, present in features.items():
+        if present:
+            raise UserError(
+                f"{where} cannot be imported: our Transformer does not support {feature}"
+            )
 
 
 _AR, _MASKED = {"name": "autoregressive"}, {"name": "masked"}

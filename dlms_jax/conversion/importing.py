@@ -1,6 +1,6 @@
-"""A folder of safetensors -> a checkpoint of ours, to sample from and to start training from."""
+"""A folder of safetensors -> a checkpoint that can be sampled and that training can start from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import contextlib
 import pathlib
 import signal
@@ -12,7 +12,7 @@ from rich.console import Console
 from dlms_jax.checkpoints import checkpoint as checkpoints
 from dlms_jax.checkpoints.checkpoint import portable
 from dlms_jax.config import from_dict
-from dlms_jax.conversion.export import ABOUT, PADDING
+from dlms_jax.conversion.export import METADATA_FILE, PADDING
 from dlms_jax.conversion.export_source import open_export_source
 from dlms_jax.conversion.folder import check_checksums, finished_folder, read_json
 from dlms_jax.conversion.formats import FORMATS
@@ -27,8 +27,9 @@ from dlms_jax.data.tokenizers.hugging_face import load_hugging_face
 from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.errors import UserError
 from dlms_jax.parallel import hosts
+from dlms_jax.terminal import say
 
-# Of a config.json of ours, what PyTorch programs may write otherwise without changing the model.
+# Keys of our config.json that PyTorch programs may change without changing the model.
 _FREE = ("architectures", "auto_map", "gaussian", "rope_parameters", "attn_implementation")
 
 
@@ -40,109 +41,124 @@ def import_model(
     verify: bool | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Writes the model of a folder as the checkpoint of a new workdir `out`, which appears only
-    when all of it is there and checked; returns the report of the check.
+    """Writes a model as the checkpoint of a new workdir, and returns the report of its check.
 
-    Of several processes each reads what its own devices hold; the first checks what is on disk,
-    without PyTorch, and the others return an empty report.
+    The workdir appears only when it is complete and checked. With several processes, each reads
+    what its own devices hold; process 0 checks the files without PyTorch, and the others return an
+    empty report.
 
-    context: tokens of a row; None: the model's own, for others' models 2048 at most. roles: which
-    special token has which role, where the tokenizer's files do not say it or say it otherwise.
+    Args:
+      model: a folder with config.json, safetensors and a tokenizer.
+      out: the new workdir.
+      context: tokens per row; None takes those of the model, for other programs' models at most
+        2048.
+      roles: the special token of each role (pad, bos, eos, mask) that the tokenizer's files do not
+        name, or name differently.
+      verify: whether to compare with PyTorch; None compares if torch is installed.
+      console: where to print; None prints to the terminal of process 0.
+
+    Raises:
+      UserError: the model is damaged or cannot be held by our network, `out` exists, or the
+        checkpoint differs from the model.
     """
     leads = hosts.is_first()
     console = console or Console(soft_wrap=True, quiet=not leads)
     roles = {role: token for role, token in (roles or {}).items() if token}
-    with finished_folder(out, lambda text: console.print(text, highlight=False), leads) as workdir:
-        foreign, about = _described(model, context, roles)
+    with finished_folder(out, console, leads) as workdir:
+        plan, metadata = _plan(model, context, roles)
         if leads:
             check_checksums(model)
-        tokenizer = tokenizers.from_dict(about["tokenizer"])
+        tokenizer = tokenizers.from_dict(metadata["tokenizer"])
         rows = vocabulary_of(tokenizer).rows
         reader = WeightsReader(model)
         padding = WeightsReader(model, PADDING) if (model / PADDING).is_file() else None
-        tensors = list(tensors_of(foreign.config, rows))
-        _check_tensors(model, reader, foreign, tensors)
-        known = _known_symbols(reader, foreign, tensors)
-        for line in _said_of_vocabulary(tokenizer, known):
-            console.print(line, highlight=False)
-        step = int(about.get("step", 0))
-        params = read_params(reader, padding, foreign, tensors, rows, console)
-        with _uninterrupted():  # orbax's threads write on, or crash, where Ctrl-C breaks in
-            checkpoints.save_weights(workdir, step, params, about)
-            del params  # the check has no use for them
+        tensors = list(tensors_of(plan.config, rows))
+        _check_tensors(model, reader, plan, tensors)
+        known = _known_symbols(reader, plan, tensors)
+        _report_vocabulary(tokenizer, known, console)
+        step = int(metadata.get("step", 0))
+        params = read_params(reader, padding, plan, tensors, rows, console)
+        with _uninterrupted():  # Ctrl-C leaves orbax's threads running, or crashes them
+            checkpoints.save_weights(workdir, step, params, metadata)
+            del params  # the check does not need them
             hosts.wait_for_all("checkpoint written")
-            source = open_export_source(
-                workdir / checkpoints.FOLDER / str(step)
-            )  # all take part in it
-        return verify_import(source, model, foreign, known, verify, console) if leads else {}
+            # A collective, so it runs on every process.
+            source = open_export_source(workdir / checkpoints.FOLDER / str(step))
+        return verify_import(source, model, plan, known, verify, console) if leads else {}
 
 
-def _described(model, context, roles) -> tuple[ImportPlan, dict[str, Any]]:
-    """Returns how a model is read, and what its checkpoint will say of itself."""
+def _plan(model, context, roles) -> tuple[ImportPlan, dict[str, Any]]:
+    """Returns how to import a model, and the metadata of the checkpoint."""
     described = read_json(model / "config.json")
     if "dlms_jax" not in described:
-        foreign = plan_import(described, str(model / "config.json"), context)
-        return foreign, _about(model, foreign, roles)
+        plan = plan_import(described, str(model / "config.json"), context)
+        return plan, _metadata(model, plan, roles)
     if context or roles:
         raise UserError(
-            f"{model} is ours: its context and special tokens are known; leave out --context and "
-            "--...-token"
+            f"{model} was exported by dlms_jax, together with its context and special tokens; omit "
+            "--context and the --*-token options"
         )
-    return _ours(model, described)
+    return _plan_own_export(model, described)
 
 
 @contextlib.contextmanager
 def _uninterrupted():
-    """Keeps Ctrl-C until the end of the block."""
-    if threading.current_thread() is not threading.main_thread():  # others are never interrupted
+    """Delays Ctrl-C until the end of the block."""
+    if threading.current_thread() is not threading.main_thread():  # Ctrl-C goes to the main thread
         yield
         return
-    asked = []
-    before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    interrupts = []
+    before = signal.signal(signal.SIGINT, lambda *_: interrupts.append(True))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if asked:
+    if interrupts:
         raise KeyboardInterrupt
 
 
-def _ours(model: pathlib.Path, described: dict[str, Any]) -> tuple[ImportPlan, dict[str, Any]]:
-    """Returns how an export of ours is read, and what its checkpoint said of itself."""
+def _plan_own_export(
+    model: pathlib.Path, described: dict[str, Any]
+) -> tuple[ImportPlan, dict[str, Any]]:
+    """Returns how to import an export of ours, and the metadata of its checkpoint."""
     saved, where = described["dlms_jax"], model / "config.json"
     try:
-        config, layout = portable(from_dict(saved["config"])), FORMATS[saved["layout"]]
+        config, export_format = portable(from_dict(saved["config"])), FORMATS[saved["layout"]]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{where}: what stands under dlms_jax lacks {error}; get it anew") from None
-    if (model / ABOUT).is_file():
-        about = read_json(model / ABOUT)
-        tokenizer = tokenizers.from_dict(about["tokenizer"])
-    else:  # saved anew by a PyTorch program
+        raise UserError(f"{where}: the key dlms_jax lacks {error}; download it again") from None
+    if (model / METADATA_FILE).is_file():
+        metadata = read_json(model / METADATA_FILE)
+        tokenizer = tokenizers.from_dict(metadata["tokenizer"])
+    else:  # a PyTorch program has saved the model again
         tokenizer = _read_tokenizer(model, _token_names(model, described))
-        about = {"tokenizer": tokenizer.to_dict(), "data": {}, "versions": checkpoints.versions()}
-    for key, value in layout.config(config, tokenizer).items():
+        metadata = {
+            "tokenizer": tokenizer.to_dict(),
+            "data": {},
+            "versions": checkpoints.versions(),
+        }
+    for key, value in export_format.config(config, tokenizer).items():
         if key in described and key not in _FREE and described[key] != value:
             raise UserError(
-                f"{where} says {key}={described[key]!r}, but the settings it holds under dlms_jax "
-                f"come to {value!r}; one of them is wrong, get it anew"
+                f"{where} has {key}={described[key]!r}, but the settings in its key dlms_jax give "
+                f"{value!r}; download it again"
             )
-    about["config"] = config.to_dict()
-    zeros = tuple(name for name, _ in layout.zero_tensors(config))
-    return ImportPlan(config, layout.rename, zeros=zeros), about
+    metadata["config"] = config.to_dict()
+    zeros = tuple(name for name, _ in export_format.zero_tensors(config))
+    return ImportPlan(config, export_format.rename, zeros=zeros), metadata
 
 
-def _about(model: pathlib.Path, foreign: ImportPlan, roles: Mapping[str, str]) -> dict[str, Any]:
-    """Returns what the checkpoint of another program's model says of itself."""
-    described = {} if foreign.mask_id is None else {"mask_token_id": foreign.mask_id}
+def _metadata(model: pathlib.Path, plan: ImportPlan, roles: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the metadata of a checkpoint that is imported from another program's model."""
+    described = {} if plan.mask_id is None else {"mask_token_id": plan.mask_id}
     tokenizer = _read_tokenizer(model, _token_names(model, described) | roles)
-    if foreign.mask_id is not None and tokenizer.mask_id != foreign.mask_id:
+    if plan.mask_id is not None and tokenizer.mask_id != plan.mask_id:
         raise UserError(
-            f"{model}: the model's mask is token {foreign.mask_id}, the tokenizer's is "
-            f"{tokenizer.roles['mask']!r}, token {tokenizer.mask_id}; name the right one with "
-            "--mask-token"
+            f"{model}: the mask is token {plan.mask_id} for the model, but "
+            f"{tokenizer.roles['mask']!r}, token {tokenizer.mask_id}, for the tokenizer; name the "
+            "right one with --mask-token"
         )
     return {
-        "config": foreign.config.to_dict(),
+        "config": plan.config.to_dict(),
         "tokenizer": tokenizer.to_dict(),
         "data": {},
         "versions": checkpoints.versions(),
@@ -158,7 +174,7 @@ def _read_tokenizer(model: pathlib.Path, roles: Mapping[str, str]) -> Tokenizer:
 
 
 def _token_names(model: pathlib.Path, described: dict[str, Any]) -> dict[str, str]:
-    """Returns the special tokens that a config names by their ids."""
+    """Returns the special token of each role that a config.json names by its id."""
     if not (model / "tokenizer.json").is_file():
         return {}
     added = read_json(model / "tokenizer.json").get("added_tokens") or []
@@ -167,42 +183,53 @@ def _token_names(model: pathlib.Path, described: dict[str, Any]) -> dict[str, st
     return {role: names[i] for role, i in ids.items() if i in names}
 
 
-def _check_tensors(model, reader: WeightsReader, foreign: ImportPlan, tensors: list[Tensor]):
-    """Raises UserError where a tensor is missing, of another shape, or one without a place."""
-    seen = set(foreign.zeros)
+def _check_tensors(model, reader: WeightsReader, plan: ImportPlan, tensors: list[Tensor]):
+    """Raises UserError if a tensor is missing, has another shape, or has no counterpart in ours."""
+    seen = set(plan.zeros)
     for tensor in tensors:
-        for name in map(foreign.rename, tensor.names()):
+        for name in map(plan.rename, tensor.names()):
             seen.add(name)
             if name not in reader.shapes:
-                raise UserError(f"{model} has no tensor {name}, which its config.json asks for")
+                raise UserError(
+                    f"{model} has no tensor {name}, which its config.json requires; download it "
+                    "again"
+                )
             found = reader.shapes[name]
             fits = found[1:] == tensor.shape[1:] if tensor.vocabulary else found == tensor.shape
             if not fits:
                 raise UserError(
-                    f"{model}: {name} has the shape {found}; config.json makes it {tensor.shape}"
+                    f"{model}: {name} has the shape {found}, but its config.json requires "
+                    f"{tensor.shape}; download it again"
                 )
-    for name in foreign.zeros:
+    for name in plan.zeros:
         if name in reader.shapes and reader.read(name).any():
-            raise UserError(f"{model}: {name} is not 0; our attention's output has no bias")
-    if foreign.config.model.tie_embeddings:  # some write it all the same
-        seen |= {"lm_head.weight", foreign.rename("lm_head.weight")}
-    extra = [n for n in reader.shapes if n not in seen and not n.endswith(foreign.ignored)]
+            raise UserError(
+                f"{model} cannot be imported: {name} is not 0, and our network has no such bias"
+            )
+    if plan.config.model.tie_embeddings:  # some programs write the tied head, too
+        seen |= {"lm_head.weight", plan.rename("lm_head.weight")}
+    extra = [n for n in reader.shapes if n not in seen and not n.endswith(plan.ignored)]
     if extra:
-        raise UserError(f"{model} has the tensor {min(extra)}, for which our network has no place")
+        raise UserError(
+            f"{model} cannot be imported: it has the tensor {min(extra)}, and our network has none "
+            "like it"
+        )
 
 
-def _known_symbols(reader, foreign, tensors) -> int:
-    """Returns for how many symbols the file has rows."""
-    names = [foreign.rename(tensor.name) for tensor in tensors if tensor.vocabulary]
+def _known_symbols(reader, plan, tensors) -> int:
+    """Returns the number of symbols that the model has rows for."""
+    names = [plan.rename(tensor.name) for tensor in tensors if tensor.vocabulary]
     return min(reader.shapes[name][0] for name in names)
 
 
-def _said_of_vocabulary(tokenizer: Tokenizer, known: int) -> Iterator[str]:
+def _report_vocabulary(tokenizer: Tokenizer, known: int, console: Console):
+    """Prints which rows of the vocabulary are dropped or new."""
     if known > tokenizer.size:
-        yield (
-            f"the tokenizer has {tokenizer.size} symbols, the model rows for {known}: those that "
-            "belong to no symbol are left out"
+        say(
+            console,
+            f"the tokenizer has {tokenizer.size} symbols, the model has rows for {known}: the "
+            f"last {known - tokenizer.size} rows are dropped",
         )
     new = [token for token, i in tokenizer.special_ids.items() if i >= known]
     if new:
-        yield f"new symbols, whose rows begin as the mean of all: {', '.join(new)}"
+        say(console, f"new symbols, whose rows start as the mean of all rows: {', '.join(new)}")

@@ -1,9 +1,9 @@
-"""What the parameters are called in PyTorch: one table, from the paths of the parameter tree.
+"""The PyTorch names of the parameters: one table over the paths of the parameter tree.
 
-Names are Qwen3's where Qwen3 has the part; the rest keep our own, under `model.`. A PyTorch matrix
-is the transpose of a kernel. A path under `layers` holds all layers at once: it is one tensor a
-layer, whose name has the layer's number in place of {n}; one of experts has one a layer and expert,
-whose number stands in place of {e}.
+Names are Qwen3's if Qwen3 has that part; the others keep our own, under `model.`. A PyTorch matrix
+is the transpose of a kernel. A parameter under `layers` holds all layers: in PyTorch it is one
+tensor per layer, and {n} in its name stands for the layer's number. A parameter of experts is one
+tensor per layer and expert, and {e} stands for the expert's number.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,10 @@ from dlms_jax.denoiser import abstract_params
 from dlms_jax.models import gaussian_of
 from dlms_jax.parallel.rules import path_string
 
-_RENAMED = (  # the first that matches; then what is left of a path keeps its parts
+# The first pattern that matches applies; the rest of the path stays as it is.
+_RENAMED = (
     (r"^embed/embedding$", "embed_tokens/kernel"),
-    (r"^lm_head/", "/lm_head/"),  # the one part that is not under model.
+    (r"^lm_head/", "/lm_head/"),  # the only part outside model.
     (r"^final_norm/", "norm/"),
     (r"^layers/attn_norm/", "layers/{n}/input_layernorm/"),
     (r"^layers/mlp_norm/", "layers/{n}/post_attention_layernorm/"),
@@ -41,12 +42,16 @@ _LEAVES = {"kernel": "weight", "scale": "weight"}
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A parameter of the tree, and the tensors that it is in PyTorch.
+    """A parameter of the tree, and the tensor or tensors that hold it in PyTorch.
 
-    path: "layers/attn/q_proj/kernel". name: "model.layers.{n}.self_attn.q_proj.weight". stack:
-    the parameter's first axes, which number its tensors: none, (layers,), (layers, experts).
-    shape: of one tensor, in PyTorch's order. transposed: whether that is the reverse of the
-    parameter's. vocabulary: whether the first axis of the tensor has a row for each symbol.
+    Attributes:
+      path: its path in the tree, such as "layers/attn/q_proj/kernel".
+      name: its PyTorch name, such as "model.layers.{n}.self_attn.q_proj.weight".
+      stack: the leading axes of the parameter, one tensor for each index: (), (layers,) or
+        (layers, experts).
+      shape: the shape of one tensor, in PyTorch's order.
+      transposed: whether that order is the reverse of the parameter's.
+      vocabulary: whether the tensor has one row for each symbol of the vocabulary.
     """
 
     path: str
@@ -57,19 +62,23 @@ class Tensor:
     vocabulary: bool
 
     def names(self) -> list[str]:
-        """Returns the name of each of its tensors, in the parameter's order."""
-        places = itertools.product(*map(range, self.stack))
-        return [self.name.format(**dict(zip("ne", place, strict=False))) for place in places]
+        """Returns the name of each of its tensors, in the order of the leading axes."""
+        indices = itertools.product(*map(range, self.stack))
+        return [self.name.format(**dict(zip("ne", index, strict=False))) for index in indices]
 
     @property
     def size(self) -> int:
-        """Returns how many numbers all of its tensors have."""
+        """The number of elements of all its tensors together."""
         return math.prod(self.stack) * math.prod(self.shape)
 
 
 def tensors_of(config: Config, rows: int) -> Iterator[Tensor]:
-    """Yields the Tensor of each parameter of a config's network, whose vocabulary has `rows` rows,
-    in the tree's order."""
+    """Yields the Tensor of each parameter of a config's network, in the order of the tree.
+
+    Args:
+      config: the config of the run.
+      rows: the padded size of the vocabulary.
+    """
     gaussian = gaussian_of(config)
     vocabulary = {"embed/embedding", "embed/table"}
     if gaussian is None or gaussian.head == "logits":
@@ -79,14 +88,13 @@ def tensors_of(config: Config, rows: int) -> Iterator[Tensor]:
         name, transposed = torch_name(path), path.endswith("/kernel")
         stacked = name.count("{")
         stack, shape = leaf.shape[:stacked], leaf.shape[stacked:]
-        yield Tensor(
-            path, name, stack, shape[::-1] if transposed else shape, transposed, path in vocabulary
-        )
+        if transposed:
+            shape = shape[::-1]
+        yield Tensor(path, name, stack, shape, transposed, path in vocabulary)
 
 
 def torch_name(path: str) -> str:
-    """Returns the PyTorch name of a parameter, {n} for the number of its layer, {e} for that of its
-    expert."""
+    """Returns the PyTorch name of a parameter, with {n} for its layer and {e} for its expert."""
     for pattern, replacement in _RENAMED:
         renamed = re.sub(pattern, replacement, path)
         if renamed != path:

@@ -1,4 +1,4 @@
-"""The config.json and generation_config.json of our own PyTorch files (pytorch/)."""
+"""The config.json and generation_config.json for our own PyTorch files (pytorch/)."""
 
 from typing import Any
 
@@ -20,11 +20,11 @@ FILES = (
     "canvas_dlms.py",
     "noise_dlms.py",
 )
-_SAMPLERS = ("ancestral", "confidence", "margin", "entropy", "ddim")  # of generation_dlms.py
+_SAMPLERS = ("ancestral", "confidence", "margin", "entropy", "ddim")  # those of generation_dlms.py
 
 
 def native_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns the settings of a DLMConfig."""
+    """Returns the keys of a DLMConfig (pytorch/configuration_dlms.py), except for `gaussian`."""
     m, objective = config.model, config.objective
     return {
         "architectures": ["DLMForDiffusion"],
@@ -80,11 +80,14 @@ def token_ids(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def gaussian_config(config: Config, schedule_P: np.ndarray | None) -> dict[str, Any] | None:
-    """Returns the settings of Gaussian diffusion; None for the other objectives.
+    """Returns the value of DLMConfig.gaussian; None for objectives other than Gaussian diffusion.
 
-    schedule_P: the learned parameters of the noise schedule. What it comes to, its end points and
-    the share of time of each bin of gamma, is written out, so that a sampler need not know how it
-    was learned.
+    The schedule is written as its end points and, if it was learned, the share of time of each bin
+    of gamma. So a sampler does not need the parameters that it was learned with.
+
+    Args:
+      config: the config of the run.
+      schedule_P: the learned parameters of the noise schedule; None if it is fixed.
     """
     gaussian = gaussian_of(config)
     if gaussian is None:
@@ -107,8 +110,10 @@ def gaussian_config(config: Config, schedule_P: np.ndarray | None) -> dict[str, 
 
 
 def generation_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns the defaults of `generate`: those of config.sampling, with the objective's own
-    sampler where theirs is not among those of generation_dlms.py."""
+    """Returns the defaults of `generate`: the settings of config.sampling.
+
+    A sampler that generation_dlms.py does not have becomes "default", the objective's own.
+    """
     s = config.sampling
     return {
         "max_new_tokens": s.length,
@@ -120,6 +125,6 @@ def generation_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
         "top_p": s.top_p,
         "guidance_scale": s.guidance,
         "eta": s.eta,
-        "do_sample": s.temperature > 0,  # transformers warns of a temperature without it
+        "do_sample": s.temperature > 0,  # without it, transformers warns about the temperature
         **token_ids(tokenizer),
     }

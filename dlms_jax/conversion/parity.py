@@ -1,4 +1,4 @@
-"""The same inputs to both frameworks, in float32: logits, and greedy texts."""
+"""Compares JAX and PyTorch on the same inputs, in float32: logits and greedy texts."""
 
 from collections.abc import Callable
 import dataclasses
@@ -24,17 +24,24 @@ from dlms_jax.models.attention import attention_mask
 from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.sampling import make_canvas, make_sampler, run
 
-_GUIDANCE = 0.5  # of greedy texts, so that both passes are compared
+_GUIDANCE = 0.5  # for greedy texts, so that both forward passes are compared
 
 
 def compare(
     source: ExportSource, theirs: "Native | Stock", known: int, dtype: str = "float32"
 ) -> dict[str, Any]:
-    """Returns {"class", "logits": {case: largest difference / largest logit}, "greedy"}, the last
-    None where the class has no sampler of ours.
+    """Returns how far a PyTorch model is from a checkpoint.
 
-    known: symbols that the class has rows for. dtype: of its weights, to which the checkpoint's are
-    rounded first; both compute in float32.
+    Args:
+      source: the checkpoint.
+      theirs: the PyTorch model.
+      known: number of symbols that the PyTorch model has rows for.
+      dtype: the type of its weights, to which the checkpoint's are rounded; both frameworks compute
+        in float32.
+
+    Returns:
+      {"class": name of the PyTorch class, "logits": {case: largest difference, relative to the
+      largest logit}, "greedy": whether greedy texts are identical, None without our sampler}.
     """
     model = dataclasses.replace(source.config.model, dtype="float32", remat="none")
     ours = Ours(dataclasses.replace(source.config, model=model), source, dtype)
@@ -50,14 +57,20 @@ def compare(
 
 
 def _apart(expected_LxV, found_LxV, valid_L) -> float:
-    """Returns the largest difference as a share of the largest logit, without padding of either."""
+    """Returns the largest difference relative to the largest logit, ignoring all padding."""
     columns = min(expected_LxV.shape[1], found_LxV.shape[1])
     expected, found = (x[valid_L, :columns] for x in (expected_LxV, found_LxV))
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 class Ours:
-    """The checkpoint's network in JAX, and its sampler."""
+    """The network of a checkpoint and its sampler, in JAX on one device.
+
+    Args:
+      config: the config to build the network with.
+      source: the checkpoint.
+      dtype: the type that the weights are rounded to first, "float32" or "bfloat16".
+    """
 
     def __init__(self, config: Config, source: ExportSource, dtype: str = "float32"):
         self.config, self.tokenizer = config, source.tokenizer
@@ -77,13 +90,18 @@ class Ours:
 
         self.params, self.denoiser = jax.device_put(params), denoiser
         self._logits = jax.jit(lambda params, *inputs: denoiser(params).logits(*inputs))
-        self.table_VxE = denoiser(self.params).table_VxE
 
     def logits(self, inputs, t_BxL, rows: Layout):
+        """Returns logits_BxLxV."""
         return self._logits(self.params, inputs, t_BxL, rows)
 
     def sample(self, sampling, pieces):
-        """Returns (the canvas before, what noise it starts from, tokens_BxL after)."""
+        """Returns (the canvas, the sampler's first state, the final tokens_BxL).
+
+        Args:
+          sampling: the SamplingConfig.
+          pieces: prompts with holes, as `make_canvas` takes them.
+        """
         rule = make_sampler(self.config.objective.name, self.objective, sampling)
         canvas = make_canvas(pieces, self.tokenizer, self.config.data.sequence_length)
         keys_B = example_keys(jax.random.key(0), np.arange(len(pieces)))
@@ -99,7 +117,11 @@ class Ours:
 
 
 class Native:
-    """Our own PyTorch files."""
+    """An export in our own format, in PyTorch.
+
+    Args:
+      folder: the export.
+    """
 
     name = "DLMForDiffusion"
 
@@ -107,6 +129,7 @@ class Native:
         self.model = DLMForDiffusion.from_pretrained(folder, dtype=torch.float32).eval()
 
     def logits(self, inputs, t_BxL, rows: Layout):
+        """Returns logits_BxLxV as a NumPy array."""
         given = {
             "segment_ids": rows.segments_BxL,
             "position_ids": rows.positions_BxL,
@@ -151,7 +174,13 @@ class Native:
 
 
 class Stock:
-    """A class of transformers, with the mask that our network has."""
+    """A class of transformers, with the attention mask of our network.
+
+    Args:
+      model: the PyTorch model.
+      name: the name of its class, for the report.
+      config: our config of the same network.
+    """
 
     def __init__(self, model, name: str, config: Config):
         self.model, self.name, self.config = model.eval(), name, config
@@ -166,62 +195,30 @@ class Stock:
 
     @classmethod
     def in_place_of(cls, folder, config: Config, rename: Callable[[str], str]) -> "Stock":
-        """Returns a class that computes what the folder's own does, with its weights. Files of
-        other programs import parts of transformers that version 5 no longer has."""
-        m = config.model
+        """Returns a class of transformers that computes the same, with the weights of the folder.
+
+        The files of other programs cannot be used: they import parts of transformers that version 5
+        no longer has.
+
+        Args:
+          folder: the model.
+          config: our config of the same network.
+          rename: our PyTorch name of a tensor -> the folder's.
+        """
         described, reader = read_json(folder / "config.json"), WeightsReader(folder)
-        common = {
-            "vocab_size": reader.shapes[rename("model.embed_tokens.weight")][0],
-            "hidden_size": m.width,
-            "num_hidden_layers": m.num_layers,
-            "num_attention_heads": m.num_heads,
-            "num_key_value_heads": m.kv_heads,
-            "head_dim": m.per_head,
-            "intermediate_size": m.hidden,
-            "rms_norm_eps": m.norm_epsilon,
-            "tie_word_embeddings": m.tie_embeddings,
-            "rope_parameters": {"rope_type": "default", "rope_theta": m.rope_theta},
-            "attn_implementation": "sdpa",
-        }
-        if m.experts:
-            kind, built = (
-                transformers.Qwen3MoeForCausalLM,
-                transformers.Qwen3MoeConfig(
-                    **common,
-                    attention_bias=m.qkv_bias,
-                    num_experts=m.experts,
-                    num_experts_per_tok=m.experts_per_token,
-                    moe_intermediate_size=m.expert_hidden,
-                    norm_topk_prob=m.normalise_routing,
-                ),
-            )
-        elif m.qk_norm:
-            built = transformers.Qwen3Config(**common, attention_bias=m.qkv_bias)
-            kind = transformers.Qwen3ForCausalLM
-        elif m.qkv_bias:
-            kind, built = transformers.Qwen2ForCausalLM, transformers.Qwen2Config(**common)
-        else:
-            kind, built = transformers.LlamaForCausalLM, transformers.LlamaConfig(**common)
-        model = kind(built)
-
-        def read(name):
-            return torch.from_numpy(reader.read(rename(name)).astype(np.float32))
-
-        weights = {name: read(name) for name in model.state_dict() if rename(name) in reader.shapes}
-        for n in range(m.num_layers if m.experts else 0):  # version 5 has them in one tensor
-            at = f"model.layers.{n}.mlp.experts"
-            gate, up, down = (
-                torch.stack([read(f"{at}.{e}.{kind}_proj.weight") for e in range(m.experts)])
-                for kind in ("gate", "up", "down")
-            )
-            weights |= {f"{at}.gate_up_proj": torch.cat([gate, up], 1), f"{at}.down_proj": down}
+        symbols = reader.shapes[rename("model.embed_tokens.weight")][0]
+        model = _stock_model(config, symbols)
+        weights = _stock_weights(model, config, reader, rename)
         missing, _ = model.load_state_dict(weights, strict=False)
-        if set(missing) - {"lm_head.weight"} or (missing and not m.tie_embeddings):
-            raise ValueError(f"{kind.__name__} wants {missing}, which {folder} has not")
+        tied = {"lm_head.weight"} if config.model.tie_embeddings else set()
+        name = type(model).__name__
+        if set(missing) - tied:
+            raise ValueError(f"{name} needs {missing}, which {folder} does not have")
         architecture = (described.get("architectures") or ["its class"])[0]
-        return cls(model, f"{kind.__name__} in place of {architecture}", config)
+        return cls(model, f"{name} in place of {architecture}", config)
 
     def logits(self, inputs, t_BxL, rows: Layout):
+        """Returns logits_BxLxV as a NumPy array."""
         kind = {"autoregressive": "causal", "block": "block"}.get(
             self.config.objective.name, "full"
         )
@@ -232,7 +229,58 @@ class Stock:
         return (found.roll(1, dims=1) if self.config.objective.shift else found).numpy()
 
     def texts(self, ours: Ours) -> None:
-        """Has no sampler of ours to compare."""
+        """Returns None: the class does not have our sampler."""
+
+
+def _stock_model(config: Config, symbols: int) -> torch.nn.Module:
+    """Returns a class of transformers that computes what a Transformer of ours does."""
+    m = config.model
+    common = {
+        "vocab_size": symbols,
+        "hidden_size": m.width,
+        "num_hidden_layers": m.num_layers,
+        "num_attention_heads": m.num_heads,
+        "num_key_value_heads": m.kv_heads,
+        "head_dim": m.per_head,
+        "intermediate_size": m.hidden,
+        "rms_norm_eps": m.norm_epsilon,
+        "tie_word_embeddings": m.tie_embeddings,
+        "rope_parameters": {"rope_type": "default", "rope_theta": m.rope_theta},
+        "attn_implementation": "sdpa",
+    }
+    if m.experts:
+        experts = {
+            "num_experts": m.experts,
+            "num_experts_per_tok": m.experts_per_token,
+            "moe_intermediate_size": m.expert_hidden,
+            "norm_topk_prob": m.normalise_routing,
+        }
+        built = transformers.Qwen3MoeConfig(**common, **experts, attention_bias=m.qkv_bias)
+        return transformers.Qwen3MoeForCausalLM(built)
+    if m.qk_norm:
+        built = transformers.Qwen3Config(**common, attention_bias=m.qkv_bias)
+        return transformers.Qwen3ForCausalLM(built)
+    if m.qkv_bias:
+        return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**common))
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**common))
+
+
+def _stock_weights(model, config: Config, reader: WeightsReader, rename) -> dict[str, torch.Tensor]:
+    """Returns the state dict of a class of transformers, in float32, from a folder's tensors."""
+    m = config.model
+
+    def read(name):
+        return torch.from_numpy(reader.read(rename(name)).astype(np.float32))
+
+    weights = {name: read(name) for name in model.state_dict() if rename(name) in reader.shapes}
+    for n in range(m.num_layers if m.experts else 0):  # transformers 5 stacks the experts
+        at = f"model.layers.{n}.mlp.experts"
+        gate, up, down = (
+            torch.stack([read(f"{at}.{e}.{kind}_proj.weight") for e in range(m.experts)])
+            for kind in ("gate", "up", "down")
+        )
+        weights |= {f"{at}.gate_up_proj": torch.cat([gate, up], 1), f"{at}.down_proj": down}
+    return weights
 
 
 def _tensor(x) -> torch.Tensor:

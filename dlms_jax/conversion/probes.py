@@ -1,4 +1,4 @@
-"""What two frameworks are given to compare: rows of documents, and prompts with holes."""
+"""The inputs on which two frameworks are compared: rows of documents, and prompts with holes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,14 +10,18 @@ from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.diffusion import Layout, Noisy
 from dlms_jax.diffusion.block import beside_clean
 
-_LENGTH = 33  # of the longest rows; odd, for the U-Net
+_LENGTH = 33  # tokens of the longest rows; an odd number, for the U-Net
 
 
 def cases(config: Config, tokenizer: Tokenizer, known: int) -> Iterator[tuple]:
-    """Yields (what each row tries, inputs, t_BxL, layout): one array of rows of several documents
-    and padding, and one that is short.
+    """Yields two batches as (the name of each row, inputs, t_BxL, layout).
 
-    known: symbols that the network has rows for, where those are fewer than the tokenizer's.
+    The rows of the first batch hold one or more documents and padding; the second is one short row.
+
+    Args:
+      config: the config of the network.
+      tokenizer: its tokenizer.
+      known: number of symbols that the network has rows for; larger ids are not used.
     """
     rng, context = np.random.default_rng(0), config.data.sequence_length
     length = min(_LENGTH, context)
@@ -35,26 +39,25 @@ def _layout(documents: list[list[int]], length: int):
     """Returns (segments_BxL, positions_BxL) of rows of documents of these lengths."""
     segments, positions = np.zeros((2, len(documents), length), np.int32)
     for row, sizes in enumerate(documents):
-        at = 0
+        start = 0
         for number, size in enumerate(sizes, start=1):
-            segments[row, at : at + size] = number
-            positions[row, at : at + size] = np.arange(size)
-            at += size
+            segments[row, start : start + size] = number
+            positions[row, start : start + size] = np.arange(size)
+            start += size
     return segments, positions
 
 
 def _tokens(rng, tokenizer: Tokenizer, known: int, positions_BxL):
-    tokens = rng.integers(0, min(tokenizer.size, known), positions_BxL.shape, np.int32)
-    return (
-        tokens
-        if tokenizer.bos_id >= known
-        else np.where(positions_BxL == 0, tokenizer.bos_id, tokens)
-    )
+    """Returns random tokens_BxL; each document begins with BOS, if the network knows it."""
+    tokens_BxL = rng.integers(0, min(tokenizer.size, known), positions_BxL.shape, np.int32)
+    if tokenizer.bos_id >= known:
+        return tokens_BxL
+    return np.where(positions_BxL == 0, tokenizer.bos_id, tokens_BxL)
 
 
 def _inputs(rng, config, tokenizer, known, tokens_BxL, segments_BxL, positions_BxL):
-    """Returns (inputs, t_BxL, layout): half of the tokens masked, some of the others given, each
-    with a time and each row with a class of its own."""
+    """Returns (inputs, t_BxL, layout): half of the tokens are masked, some of the others belong to
+    a prompt; each token has a time of its own, and each row a class."""
     shape, objective = tokens_BxL.shape, config.objective.name
     hidden_BxL = (rng.random(shape) < 0.5) & (positions_BxL > 0) & (tokenizer.mask_id < known)
     masked_BxL = np.where(hidden_BxL, tokenizer.mask_id, tokens_BxL)
@@ -65,7 +68,7 @@ def _inputs(rng, config, tokenizer, known, tokens_BxL, segments_BxL, positions_B
     if objective == "gaussian":
         size = config.gaussian.embedding_size
         return Noisy(*rng.normal(size=(2, *shape, size)).astype(np.float32)), t_BxL, layout
-    if objective == "block":  # what is being denoised, and beside it the clean text
+    if objective == "block":  # the text that is being denoised, followed by the clean text
         layout = layout._replace(
             blocks_BxL=positions_BxL // config.block.size, clean_BxL=np.zeros(shape, bool)
         )
@@ -76,9 +79,16 @@ def _inputs(rng, config, tokenizer, known, tokens_BxL, segments_BxL, positions_B
 
 
 def prompts(config: Config, tokenizer: Tokenizer) -> list[list[Any]]:
-    """Returns pieces of two canvases of different lengths, which fit the context: a prompt, a hole
-    and, where the objective fills holes before given text, some of that."""
-    room = config.data.sequence_length - 1  # beside BOS
+    """Returns two prompts with holes, of different lengths, that fit the context.
+
+    Each is a list of pieces: a text, or the number of tokens of a hole. Text after a hole occurs
+    only for objectives that can fill holes before given text.
+
+    Args:
+      config: the config of the network.
+      tokenizer: its tokenizer.
+    """
+    room = config.data.sequence_length - 1  # without BOS
     hole = max(1, min(12, room - 5))
     after = [] if config.objective.name in ("autoregressive", "block") else ["e"]
     rows = [["a", hole, *after], ["The ", max(1, hole // 2), *after]]

@@ -1,20 +1,22 @@
-"""Our tokenizers as the files of a Hugging Face fast tokenizer, for those who load a release.
+"""Our tokenizers as the files of a Hugging Face fast tokenizer.
 
-The way back is `data.tokenizers.hugging_face.load_hugging_face`, which reads anyone's BPE.
+`data.tokenizers.hugging_face.load_hugging_face` reads such files, if the model is BPE.
 
-The ids are ours for every text, but for what the `tokenizers` library cannot do:
+A text has the same ids in both libraries, except where `tokenizers` cannot do what ours does:
 
-- It reads no bytes that are no UTF-8 (our lone surrogates).
-- Unigram: sentencepiece adds scores up in float32, the library in float64. Where two cuts of a text
-  score the same but for float32's rounding ("---" as "--" and "-", or as "-" and "--"; in texts of
-  10^5 characters also what is 0.01 apart) the two may choose differently.
-- BPE with byte fallback read from others' files keeps their way to write a space, so U+2581 becomes
-  a space. Our own exports of sentencepiece write a space as itself, so U+2581 is its three bytes.
-- Sentencepiece's BPE, two pieces of one score: the library takes the lower id first, sentencepiece
-  the one further left. Its trainer gives no two merged pieces one score.
+- It does not accept bytes that are not UTF-8 (lone surrogates in our texts).
+- Unigram: sentencepiece adds scores in float32, `tokenizers` in float64. If the scores of two
+  segmentations differ only by float32's rounding, the two may choose differently. An example is
+  "---" as "--", "-" or as "-", "--"; in a text of 10^5 characters the rounding reaches 0.01.
+- A BPE with byte fallback that was read from other files keeps their way of writing a space, so
+  U+2581 becomes a space. Exports of sentencepiece models write a space as itself, so U+2581 becomes
+  its three bytes.
+- Two pieces of a sentencepiece BPE with the same score: `tokenizers` merges the one with the lower
+  id first, sentencepiece the one further left. Sentencepiece's trainer gives each merged piece a
+  score of its own.
 
-A text that spells a special token is text to us, and its id to `transformers`, which templates
-need; `tokenizer(text, split_special_tokens=True)` takes it as we do.
+A special token that is spelled out in a text is plain text to us, but its id to `transformers`
+(chat templates need that). `tokenizer(text, split_special_tokens=True)` treats it as we do.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from dlms_jax.conversion.folder import writable
 from dlms_jax.data.tokenizers import (
     BPETokenizer,
     ByteTokenizer,
@@ -37,8 +40,9 @@ from dlms_jax.data.tokenizers.tokenizer_json import ALPHABET, SPACE
 from dlms_jax.errors import UserError, optional_import
 
 _LETTERS = {byte: letter for letter, byte in ALPHABET.items()}
-# Stands before the name of a byte that has two ids, "a" and "<0x61>"; not one of the letters, so
-# that no text is cut into the second. For private use in Unicode, so hardly in a special token.
+# Prefix of the second name of a byte that has two ids, such as "a" and "<0x61>". ALPHABET does not
+# have it, so no text is encoded as the second id. It is a private-use character of Unicode, so
+# special tokens hardly contain it.
 _SECOND = "\ue000"
 _BYTE_LEVEL = {
     "type": "ByteLevel",
@@ -46,9 +50,10 @@ _BYTE_LEVEL = {
     "trim_offsets": False,
     "use_regex": False,
 }
-_NEVER = -1e9  # a score below that of any other way to cut a text as long as the name of a token
-_UNKNOWN = 10  # sentencepiece's unknown characters score so much less than its worst piece
-# What tokenizers differ in: no text, spaces, NUL, line ends, letters in parts, names of tokens.
+_NEVER = -1e9  # less than the score of any segmentation of a text as long as a token's name
+_UNKNOWN = 10  # sentencepiece scores an unknown character this much below its worst piece
+# Texts that tokenizers often disagree on: empty, spaces, control characters, combining characters,
+# names of tokens.
 _HARD = (
     "",
     " ",
@@ -66,17 +71,23 @@ def write_tokenizer(
 ) -> None:
     """Writes tokenizer.json, tokenizer_config.json and, given a template, chat_template.jinja.
 
-    With `transformers.AutoTokenizer.from_pretrained(folder)`, then, `tokenizer(text)` is BOS and
-    our ids, in batches padded on the left, where generation wants it. The same tokenizer gives the
-    same bytes. What was written is read again; a UserError says which text it cuts differently.
+    `transformers.AutoTokenizer.from_pretrained(folder)` then encodes a text as BOS and our ids, and
+    pads batches on the left, as generation needs. The same tokenizer always gives the same bytes.
+    The files are read again and compared with the tokenizer on all its symbols and on hard texts.
 
-    context: the longest sequence that the model was trained on, in tokens.
+    Args:
+      tokenizer: the tokenizer to write.
+      folder: an existing folder.
+      context: the longest sequence that the model was trained on, in tokens.
+      chat_template: a Jinja template; "" writes none.
+
+    Raises:
+      UserError: `tokenizers` cannot represent the tokenizer, or the files cannot be written.
     """
     import tokenizers
 
     described = _described(tokenizer) | {"post_processor": _begins_with_bos(tokenizer)}
     written = tokenizers.Tokenizer.from_str(json.dumps(described)).to_str(pretty=True)
-    (folder / "tokenizer.json").write_text(written + "\n", encoding="utf-8", newline="\n")
     roles = {f"{role}_token": token for role, token in tokenizer.roles.items()}
     config = roles | {
         "additional_special_tokens": [t for t in tokenizer.special_ids if t not in roles.values()],
@@ -87,15 +98,17 @@ def write_tokenizer(
         "tokenizer_class": "PreTrainedTokenizerFast",  # its name in transformers 4 and 5
     }
     serialized = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
-    (folder / "tokenizer_config.json").write_text(serialized + "\n", encoding="utf-8", newline="\n")
+    files = {"tokenizer.json": written + "\n", "tokenizer_config.json": serialized + "\n"}
     if chat_template:
-        template = folder / "chat_template.jinja"
-        template.write_text(chat_template, encoding="utf-8", newline="\n")
+        files["chat_template.jinja"] = chat_template
+    with writable(folder):
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8", newline="\n")
     _check(tokenizer, folder / "tokenizer.json")
 
 
 def _described(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns the tokenizer.json of a tokenizer, without what it puts around a text."""
+    """Returns the tokenizer.json of a tokenizer, without the post-processor that adds BOS."""
     if isinstance(tokenizer, BPETokenizer):
         return json.loads(tokenizer.file())
     if isinstance(tokenizer, SentencePieceTokenizer):
@@ -113,7 +126,7 @@ def _described(tokenizer: Tokenizer) -> dict[str, Any]:
 def _sentencepiece(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
     sentencepiece = optional_import("sentencepiece", "data")
     pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.file())
-    try:  # no method tells the algorithm, but this one is Unigram's alone
+    try:  # no method names the algorithm, but only Unigram has this one
         pieces.nbest_encode_as_ids("a", 2)
     except RuntimeError:
         return _sentencepiece_bpe(tokenizer, pieces)
@@ -121,20 +134,21 @@ def _sentencepiece(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
 
 
 def _unigram(tokenizer: SentencePieceTokenizer, pieces) -> dict[str, Any]:
-    """Unigram over bytes, whose best cut is that over characters.
+    """Returns a Unigram over bytes that segments text like sentencepiece's over characters.
 
-    Sentencepiece spells an unknown character in bytes after it has cut the text. Here its first
-    byte has the score of an unknown character and the others score 0: the sum is the same, and a
-    piece of that character, where there is one, scores more. (With U+2581 and <0x41> as names, as
-    converters write it, the texts U+2581 and "<0x41>" would become a space and the byte A.)
+    Sentencepiece segments the text first, and then writes unknown characters as bytes. Here the
+    first byte of a character has the score of an unknown character and the other bytes score 0:
+    the sum is the same, and a piece for that character, if there is one, has a higher score. (The
+    usual converters use the names U+2581 and <0x41>, so that the texts U+2581 and "<0x41>" become a
+    space and the byte A.)
     """
     every = range(pieces.get_piece_size())
     names = [pieces.id_to_piece(i) for i in every]
     if users := _user_defined(tokenizer.file()):
         raise UserError(
-            f"the sentencepiece model has {names[min(users)]!r} as a piece that a user defined; "
-            "what Unigram makes of these differs between versions of sentencepiece, so there is no "
-            "tokenizer.json for it; use BPE, or a model without such pieces"
+            f"cannot write tokenizer.json: the sentencepiece model has the user-defined piece "
+            f"{names[min(users)]!r}, which Unigram treats differently in different versions of "
+            "sentencepiece; use BPE, or a model without such pieces"
         )
     ordinary = [i for i in every if _is_ordinary(pieces, i)]
     unknown = float(np.float32(min(map(pieces.get_score, ordinary)) - _UNKNOWN))
@@ -160,14 +174,14 @@ def _unigram(tokenizer: SentencePieceTokenizer, pieces) -> dict[str, Any]:
 
 
 def _sentencepiece_bpe(tokenizer: SentencePieceTokenizer, pieces) -> dict[str, Any]:
-    """BPE over characters, a space being itself, with byte fallback.
+    """Returns a BPE over characters with byte fallback, in which a space is itself.
 
-    Sentencepiece merges any two symbols that make a piece, best score first, then leftmost. All
-    ways to make a piece are listed here, but a text uses one of them: before it becomes the piece,
-    its characters have been merged with one another only, as they are when it stands alone.
+    Sentencepiece merges any two symbols that form a piece, best score first, then leftmost. The
+    merges here list every way to form a piece. A text uses only one of them: the characters of a
+    piece are merged among themselves before it is formed, in the same order wherever it occurs.
     """
     names = [pieces.id_to_piece(i) for i in range(pieces.get_piece_size())]
-    # A piece has spaces as U+2581 to be found.
+    # Sentencepiece finds a user-defined piece only if its spaces are written as U+2581.
     users = {i for i in _user_defined(tokenizer.file()) if " " not in names[i]}
     ordinary = {i for i in range(len(names)) if _is_ordinary(pieces, i)}
     names = [n.replace(SPACE, " ") if i in ordinary else n for i, n in enumerate(names)]
@@ -178,7 +192,7 @@ def _sentencepiece_bpe(tokenizer: SentencePieceTokenizer, pieces) -> dict[str, A
         for cut in range(1, len(name))
         if name[:cut] in mergeable and name[cut:] in mergeable
     ]
-    whole = {names[i]: i for i in users}  # found before anything is merged
+    whole = {names[i]: i for i in users}  # matched before anything is merged
     added = _added(tokenizer.special_ids) + _added(whole, special=False)
     return {
         "added_tokens": sorted(added, key=lambda token: token["id"]),
@@ -193,26 +207,27 @@ def _sentencepiece_bpe(tokenizer: SentencePieceTokenizer, pieces) -> dict[str, A
 
 
 def _is_ordinary(pieces, i: int) -> bool:
-    """Returns whether a piece is found in a text."""
+    """Returns whether a piece can be found in a text."""
     return not (pieces.is_control(i) or pieces.is_unknown(i) or pieces.is_byte(i))
 
 
 def _user_defined(model: bytes) -> set[int]:
-    """Returns the ids of the pieces that a user defined, the one type that no method tells.
+    """Returns the ids of user-defined pieces, which no method of sentencepiece reports.
 
-    Their messages (field 1 of a .model) end with the type: field 3, USER_DEFINED = 4.
+    In a .model, the message of a piece (field 1) ends with its type (field 3; USER_DEFINED = 4).
     """
     messages = [message for number, message in protobuf_fields(model) if number == 1]
     return {i for i, message in enumerate(messages) if message.endswith(bytes([3 << 3, 4]))}
 
 
 def _added(ids: Mapping[str, int], special: bool = True) -> list[dict[str, Any]]:
-    """Returns tokens that are looked up in the text as it stands."""
+    """Returns the `added_tokens` entries of tokens, which are matched in the unchanged text."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return [{"id": i, "content": token, **flags, "special": special} for token, i in ids.items()]
 
 
 def _begins_with_bos(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns the post-processor that puts BOS before a text."""
     token = tokenizer.roles["bos"]
     bos = {"SpecialToken": {"id": token, "type_id": 0}}
     first, second = ({"Sequence": {"id": which, "type_id": 0}} for which in "AB")
@@ -225,7 +240,7 @@ def _begins_with_bos(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _check(tokenizer: Tokenizer, path: pathlib.Path) -> None:
-    """Raises a UserError where a tokenizer.json gives other ids or another text than ours."""
+    """Raises UserError if a tokenizer.json encodes or decodes a text differently from ours."""
     import tokenizers
 
     described = json.loads(path.read_text(encoding="utf-8"))
@@ -233,10 +248,10 @@ def _check(tokenizer: Tokenizer, path: pathlib.Path) -> None:
     for token, i in tokenizer.special_ids.items():
         if file.token_to_id(token) != i:
             raise UserError(
-                f"{path}: the special token {token!r} has the id {i}, but for `tokenizers` it is "
-                f"{file.token_to_id(token)}, since two tokens share a name; rename one"
+                f"{path}: the special token {token!r} has the id {i}, but `tokenizers` finds "
+                f"{file.token_to_id(token)}, because two tokens have this name; rename one of them"
             )
-    file.encode_special_tokens = True  # are text, as they are to us
+    file.encode_special_tokens = True  # as text, which they are to our tokenizer
     texts = list(_probes(tokenizer))
     if isinstance(tokenizer, BPETokenizer) and not tokenizer_json.is_byte_level(described):
         texts = [text for text in texts if SPACE not in text]
@@ -249,20 +264,20 @@ def _check(tokenizer: Tokenizer, path: pathlib.Path) -> None:
         same = theirs == ours.tolist() or unigram and _tied(theirs, ours, scores)
         if not same or bos != tokenizer.bos_id or spelled != text:
             raise UserError(
-                f"{path}: `tokenizers` cuts the text {text!r} into {[bos, *theirs]}, which spell "
-                f"{spelled!r}, but ours are {[tokenizer.bos_id, *ours.tolist()]}: this tokenizer "
-                "has no form that it reads"
+                f"{path}: `tokenizers` encodes the text {text!r} as {[bos, *theirs]} and decodes "
+                f"that to {spelled!r}, but our tokenizer encodes the text as "
+                f"{[tokenizer.bos_id, *ours.tolist()]}; use another tokenizer for a release"
             )
 
 
 def _probes(tokenizer: Tokenizer) -> Iterable[str]:
-    """Returns what each id spells, where that is text, the names of special tokens, hard texts."""
+    """Returns hard texts, the names of special tokens, and the text of each id that has one."""
     spelled = (tokenizer.decode([i]) for i in range(tokenizer.size))
     whole = (text for text in spelled if "\N{REPLACEMENT CHARACTER}" not in text)
     return dict.fromkeys([*_HARD, *tokenizer.special_ids, *whole])
 
 
 def _tied(ids, others, scores: list[float]) -> bool:
-    """Returns whether two cuts of a text score the same to float32's rounding."""
-    first, second = (sum(scores[i] for i in cut) for cut in (ids, others))
+    """Returns whether two segmentations of a text have the same score, up to float32's rounding."""
+    first, second = (sum(scores[i] for i in encoded) for encoded in (ids, others))
     return math.isclose(first, second, rel_tol=1e-6)

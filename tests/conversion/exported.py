@@ -1,4 +1,4 @@
-"""Checkpoints of small random networks of every kind, and what is exported from them."""
+"""Checkpoints of small random networks of every kind."""
 
 import functools
 import pathlib
@@ -16,8 +16,10 @@ from dlms_jax.parallel.rules import path_string
 
 
 def random_params(config: Config, rows: int, seed: int = 0):
-    """Returns parameters of which none is at 0 or 1, where it would not be heard; with them the
-    network mixes its positions, as one at its initial scale hardly does."""
+    """Returns random parameters, none of them 0 or 1, with which an error would not show.
+
+    They are larger than initial ones, so that the output at a position depends on the others.
+    """
     rng = np.random.default_rng(seed)
 
     def draw(path, shape):
@@ -37,22 +39,22 @@ def random_params(config: Config, rows: int, seed: int = 0):
 def random_checkpoint(
     workdir: pathlib.Path, tokenizer: Tokenizer | None = None, seed: int = 0, **settings
 ):
-    """Returns the ExportSource of a checkpoint of a random network, written to a workdir."""
+    """Writes a checkpoint of a random network to a workdir; returns it as an ExportSource."""
     config, tokenizer = small_config(**settings), tokenizer or ByteTokenizer()
-    about = {
+    metadata = {
         "config": config.to_dict(),
         "tokenizer": tokenizer.to_dict(),
         "data": {},
         "versions": checkpoint.versions(),
     }
     params = random_params(config, vocabulary_of(tokenizer).rows, seed)
-    checkpoint.save_weights(workdir, 7, jax.device_put(params), about)
+    checkpoint.save_weights(workdir, 7, jax.device_put(params), metadata)
     return open_export_source(workdir)
 
 
 @functools.cache
 def odd_tokenizer(further: int = 5) -> Tokenizer:
-    """Returns a tokenizer with further special tokens: its size divides by nothing."""
+    """Returns a tokenizer with additional special tokens, so that its size is no round number."""
     return ByteTokenizer(special_tokens=[f"<|{i}|>" for i in range(further)])
 
 

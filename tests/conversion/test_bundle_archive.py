@@ -1,4 +1,4 @@
-"""Archives are whole, and the same bytes from the same files."""
+"""Archives hold all files, and the same files give the same bytes."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ CONTENT = {
 
 
 def put(folder, content):
-    """Returns the files, by name, that were written to a folder under other names."""
+    """Writes files to a folder under other names; returns them by the names of `content`."""
     folder.mkdir()
     files = {}
     for number, (name, data) in enumerate(content.items()):
@@ -44,7 +44,7 @@ def sums(paths):
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
-def test_both_hold_the_files(tmp_path):
+def test_both_archives_hold_the_files(tmp_path):
     tar, zipped = archives(tmp_path / "out", put(tmp_path / "in", CONTENT))
     assert (tar.name, zipped.name) == ("it-v1-linux.tar.gz", "it-v1-linux.zip")
     expected = {f"it-v1/{name}": data for name, data in CONTENT.items()}
@@ -69,7 +69,7 @@ def test_both_hold_the_files(tmp_path):
     assert set(modes.values()) == {0o755, 0o644}
 
 
-def test_neither_time_order_permissions_nor_place_change_a_byte(tmp_path):
+def test_time_order_permissions_and_folder_change_no_byte(tmp_path):
     one = archives(tmp_path / "out", put(tmp_path / "in", CONTENT))
     files = put(tmp_path / "other", dict(reversed(CONTENT.items())))
     for path in files.values():
@@ -87,12 +87,12 @@ def test_source_date_epoch_is_the_date(tmp_path, monkeypatch):
         assert {e.date_time for e in opened.infolist()} == {(2023, 11, 14, 22, 13, 20)}
 
 
-def test_a_date_before_that_of_zip_is_its_first(monkeypatch):
+def test_a_date_before_the_first_of_zip_becomes_the_first(monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     assert archive.date() == 315532800
 
 
-def test_a_date_that_is_none_is_refused(tmp_path, monkeypatch):
+def test_an_invalid_date_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "today")
     with pytest.raises(UserError, match="SOURCE_DATE_EPOCH=today"):
         archives(tmp_path / "out", put(tmp_path / "in", CONTENT))
@@ -100,7 +100,7 @@ def test_a_date_that_is_none_is_refused(tmp_path, monkeypatch):
 
 
 def test_large_files_are_zip64_and_can_be_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)  # what "large" is, in place of 2 GiB
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)  # instead of 2 GiB
     _, zipped = archives(tmp_path / "out", put(tmp_path / "in", CONTENT))
     with zipfile.ZipFile(zipped) as opened:
         assert opened.testzip() is None

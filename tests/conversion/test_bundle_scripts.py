@@ -1,4 +1,4 @@
-"""The two scripts of a release do the same, step for step."""
+"""The two scripts of a release have the same steps."""
 
 import subprocess
 import sys
@@ -6,16 +6,16 @@ import sys
 import pytest
 
 from dlms_jax.conversion.bundle import scripts
-from dlms_jax.conversion.bundle.scripts import STEPS, Choose, Demand, Run, to_bat, to_sh
+from dlms_jax.conversion.bundle.scripts import STEPS, Choose, Require, Run, to_bat, to_sh
 
 
 def parts(text: str, comment: str) -> dict[str, list[str]]:
-    """Returns the lines of each step by what is said of it; the head is left out."""
+    """Returns the lines of each step by its comment, without the head of the script."""
     steps = {}
     for paragraph in text.split("\n\n")[1:]:
-        about, *lines = paragraph.splitlines()
-        assert about.startswith(comment)
-        steps[about.removeprefix(comment)] = lines
+        first, *lines = paragraph.splitlines()
+        assert first.startswith(comment)
+        steps[first.removeprefix(comment)] = lines
     return steps
 
 
@@ -23,30 +23,30 @@ def parts(text: str, comment: str) -> dict[str, list[str]]:
 def test_both_have_the_steps_in_order(steps):
     sh = parts(to_sh(steps), "# ")
     bat = parts(to_bat(steps).replace("\r\n", "\n"), "rem ")
-    assert list(sh) == list(bat) == [step.about for step in steps]
+    assert list(sh) == list(bat) == [step.comment for step in steps]
     for step in steps:
-        for lines in (sh[step.about], bat[step.about]):
+        for lines in (sh[step.comment], bat[step.comment]):
             text = "\n".join(lines)
             match step:
                 case Choose():
                     assert "PYTHON" in text
-                case Demand():
-                    assert step.statement in text and step.otherwise in text and "exit" in text
+                case Require():
+                    assert step.statement in text and step.error in text and "exit" in text
                 case Run():
                     assert step.file in lines[0] and ('"$@"' in text or "%*" in text)
 
 
-def test_lines_end_as_their_system_wants():
+def test_line_ends_are_those_of_the_system():
     assert "\r" not in to_sh()
     assert to_bat().count("\n") == to_bat().count("\r\n") > 10
     assert to_sh().isascii() and to_bat().isascii()
 
 
-def test_what_is_said_needs_no_escape_in_either():
-    """cmd.exe would read these as its own, the shell those."""
+def test_errors_and_statements_need_no_escapes():
+    """cmd.exe or the shell would interpret these characters."""
     for step in STEPS:
-        if isinstance(step, Demand):
-            assert not set(step.otherwise) & set('()%<>|&^!"$`\\')
+        if isinstance(step, Require):
+            assert not set(step.error) & set('()%<>|&^!"$`\\')
             assert not set(step.statement) & set('%"$`\\!')
 
 

@@ -1,4 +1,4 @@
-"""The folder that is written: used without JAX, whole or not at all, its damage noticed."""
+"""The folder of an export: usable without JAX, written whole or not at all, damage is noticed."""
 
 import functools
 import json
@@ -41,7 +41,7 @@ def exported(source, tmp_path_factory):
 
 @pytest.fixture
 def copy(exported, tmp_path):
-    """A copy to damage, without checksums, which would notice before anything else."""
+    """A copy to damage, without the checksums, which would notice it first."""
     folder = shutil.copytree(exported, tmp_path / "copy")
     (folder / "SHA256SUMS").unlink()
     return folder
@@ -89,7 +89,7 @@ def test_runs_where_jax_cannot_be_imported(exported, tmp_path):
     assert done.returncode == 0 and "sampled" in done.stdout, done.stdout
 
 
-def test_the_card_says_what_it_is(exported):
+def test_the_model_card(exported):
     text = (exported / "README.md").read_text()
     for part in (
         "# out",
@@ -104,7 +104,7 @@ def test_the_card_says_what_it_is(exported):
         assert part in text, part
 
 
-def test_checksums_are_those_of_sha256sum(exported):
+def test_sha256sum_accepts_the_checksums(exported):
     done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=exported)
     assert done.returncode == 0
     named = {line.split("  ")[1] for line in (exported / "SHA256SUMS").read_text().splitlines()}
@@ -122,7 +122,7 @@ def test_one_changed_bit_is_noticed(exported, tmp_path):
 
 
 def shard(folder, number: int):
-    """Returns the so-manieth file of weights."""
+    """Returns a file of weights by its number, from 0."""
     return sorted(folder.glob("model-*.safetensors"))[number]
 
 
@@ -184,13 +184,13 @@ def no_config(folder):
 DAMAGES = {
     truncate: "model-00002-of-.*.safetensors is truncated or damaged",
     empty: "model-00001-of-.*.safetensors is truncated or damaged",
-    lose: "model-00003-of-.*.safetensors, which .* names, is missing",
-    reshape: r"k_norm.weight has the shape \(9,\); config.json makes it \(8,\)",
-    lie: "says hidden_size=64, but the settings it holds under dlms_jax come to 32",
-    lie_inside: "says num_attention_heads=4, but .* come to 2",
-    forget_settings: "lacks 'config'",
-    forget_index_entry: "holds model.norm.weight, which .* puts elsewhere",
-    no_json: "config.json is no JSON",
+    lose: "model-00003-of-.*.safetensors, which .* lists, is missing",
+    reshape: r"k_norm.weight has the shape \(9,\), but its config.json requires \(8,\)",
+    lie: "has hidden_size=64, but the settings in its key dlms_jax give 32",
+    lie_inside: "has num_attention_heads=4, but .* give 2",
+    forget_settings: "the key dlms_jax lacks 'config'",
+    forget_index_entry: "holds model.norm.weight, which .* lists in another file",
+    no_json: "config.json is not JSON",
     no_config: "config.json cannot be read: No such file",
 }
 
@@ -231,7 +231,7 @@ def test_a_full_disk_is_one_line(source, tmp_path, monkeypatch):
     monkeypatch.setattr(
         export_module.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1000)
     )
-    with pytest.raises(UserError, match="0 are free .* --dtype bfloat16"):
+    with pytest.raises(UserError, match="has only 0 MiB free; .* --dtype bfloat16"):
         export(source, tmp_path / "out", verify=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -240,12 +240,12 @@ def test_what_a_killed_export_left_is_removed(source, tmp_path, capsys):
     (tmp_path / "out.unfinished").mkdir()
     (tmp_path / "out.unfinished" / "model.safetensors").write_bytes(b"half")
     export(source, tmp_path / "out", verify=False)
-    assert "did not finish; removed" in capsys.readouterr().out
+    assert "out.unfinished, which an interrupted command had left" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("command", ["to-torch", "from-torch"])
-def test_what_is_there_is_not_overwritten(command, source, exported, tmp_path, capsys):
+def test_an_existing_folder_is_not_overwritten(command, source, exported, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
     given = {
@@ -259,25 +259,25 @@ def test_what_is_there_is_not_overwritten(command, source, exported, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["--shard-size", "5XB"], "--shard-size=5XB is no size"),
-        (["--shard-size", "0"], "--shard-size=0 is no size"),
+        (["--shard-size", "5XB"], "--shard-size=5XB is not a size"),
+        (["--shard-size", "0"], "--shard-size=0 is not a size"),
         (["--ema"], "no moving average"),
         (["--layout", "sdar"], "--layout sdar cannot hold"),
         (["--chat-template", "nowhere.jinja"], "nowhere.jinja cannot be read"),
     ],
 )
-def test_wrong_arguments_are_one_line(arguments, said, source, tmp_path, capsys):
+def test_wrong_arguments_are_one_line(arguments, message, source, tmp_path, capsys):
     given = ["--checkpoint", str(source.folder), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as ended:
         convert.main(["to-torch", *given, *arguments])
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and said in error and error.count("\n") == 1
+    assert ended.value.code == 2 and message in error and error.count("\n") == 1
 
 
-def test_the_command_knows_every_layout():
-    assert tuple(FORMATS) == convert._LAYOUTS
+def test_the_command_knows_every_format():
+    assert tuple(FORMATS) == convert._FORMATS
 
 
 @pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("200mb", 2 * 10**8), ("7", 7)])
@@ -286,7 +286,7 @@ def test_sizes(text, size):
 
 
 def test_a_model_that_differs_is_noticed(source, tmp_path, monkeypatch):
-    """The comparison can fail: another epsilon in the PyTorch side is enough."""
+    """The comparison can fail: another epsilon in PyTorch is enough."""
     load = DLMForDiffusion.from_pretrained
 
     def wrong(*arguments, **more):
@@ -300,7 +300,7 @@ def test_a_model_that_differs_is_noticed(source, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_torch_it_says_what_was_not_checked(source, tmp_path, monkeypatch, capsys):
+def test_without_torch_the_report_says_what_was_not_checked(source, tmp_path, monkeypatch, capsys):
     import importlib.util
 
     find = importlib.util.find_spec
@@ -315,8 +315,10 @@ def test_without_torch_it_says_what_was_not_checked(source, tmp_path, monkeypatc
 
 
 def test_layers_are_read_a_few_at_a_time(source, tmp_path):
-    """A parameter that is larger than the limit is not held whole, unless one device wrote it as
-    one piece, which is decoded once; it comes to the same."""
+    """A parameter above the limit is read in parts, with the same result.
+
+    If one device wrote it as one piece, it is decoded once.
+    """
     import_model(exported_of(source, tmp_path), tmp_path / "run", verify=False)
     path = "layers/mlp/gate_proj/kernel"
     whole = source.arrays.read(path)
@@ -334,7 +336,7 @@ def note_layers(read, plain, path, array):
 
 
 def test_a_checkpoint_split_over_devices_is_read_on_one(source, tmp_path):
-    """Saved by eight devices, each its part, as import_model does; read by none."""
+    """import_model saves it from eight devices; tree_of reads it without devices."""
     import_model(exported_of(source, tmp_path), tmp_path / "run", verify=False)
     sharding = json.loads(next((tmp_path / "run").rglob("_sharding")).read_text())
     assert any("fsdp" in text for text in sharding.values())

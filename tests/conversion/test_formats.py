@@ -1,5 +1,5 @@
-"""What each layout holds is computed by a class of transformers as by ours; what it cannot hold is
-refused."""
+"""A class of transformers computes the same as our network from each export format; a format
+refuses what it cannot hold."""
 
 import json
 
@@ -17,7 +17,7 @@ from dlms_jax.errors import UserError
 
 PLAIN = {"model__qk_norm": False}
 BLOCK = {"objective__name": "block", "block__size": 4}
-HELD = {  # (layout, settings, the class that computes it, some names, some of config.json)
+HELD = {  # format: (settings, the class that computes it, some tensor names, part of config.json)
     "qwen3": (
         {"objective__name": "autoregressive", "model__tie_embeddings": True},
         "Qwen3ForCausalLM",
@@ -95,16 +95,16 @@ HELD = {  # (layout, settings, the class that computes it, some names, some of c
 
 @pytest.fixture
 def any_mask(monkeypatch):
-    """SDAR's engines want token 151669; a tokenizer of as many symbols would be slow."""
+    """SDAR's engines expect token 151669; a tokenizer with so many symbols would be slow."""
     monkeypatch.setattr(formats, "SDAR_MASK_ID", 259)
 
 
 @pytest.mark.parametrize("case", list(HELD))
-def test_layout_computes_the_same(case, tmp_path, any_mask):
+def test_format_computes_the_same(case, tmp_path, any_mask):
     settings, name, tensors, described = HELD[case]
-    layout = case.split(",")[0]
+    format_name = case.split(",")[0]
     source = random_checkpoint(tmp_path / "run", odd_tokenizer(), **settings)
-    report = export(source, tmp_path / "out", layout, verify=True)
+    report = export(source, tmp_path / "out", format_name, verify=True)
     assert report["class"] == name and max(report["logits"].values()) < 1e-5
     reader = WeightsReader(tmp_path / "out")
     assert set(tensors) <= set(reader.shapes)
@@ -120,7 +120,7 @@ def test_layout_computes_the_same(case, tmp_path, any_mask):
 
 
 @pytest.mark.parametrize(
-    ("layout", "settings", "said"),
+    ("format_name", "settings", "message"),
     [
         ("qwen3", {}, "objective.name=masked, only autoregressive"),
         ("qwen3", {"objective__name": "autoregressive", **PLAIN}, "qk_norm=False"),
@@ -129,7 +129,7 @@ def test_layout_computes_the_same(case, tmp_path, any_mask):
         ("a2d", {"model__experts": 4}, "model.experts=4, only 0"),
         ("a2d", {"model__conditioning": "film"}, "conditioning=film"),
         ("sdar", {}, "objective.name=masked, only block"),
-        ("sdar", BLOCK, "take 151669 for the mask whatever the config says, .* is 259"),
+        ("sdar", BLOCK, "expect the mask to be token 151669, .* it is 259"),
         ("sdar", BLOCK | {"block__context": "causal"}, "block.context=causal"),
         ("megadlms", {"model__qkv_bias": True}, "qkv_bias=True"),
         ("megadlms", BLOCK, "objective.name=block"),
@@ -142,14 +142,14 @@ def test_layout_computes_the_same(case, tmp_path, any_mask):
         ("a2d", {"objective__name": "uniform"}, "objective.name=uniform"),
     ],
 )
-def test_what_a_layout_cannot_hold_is_refused(layout, settings, said):
-    with pytest.raises(UserError, match=said):
-        formats.check_format(layout, small_config(**settings), ByteTokenizer())
+def test_what_a_format_cannot_hold_is_refused(format_name, settings, message):
+    with pytest.raises(UserError, match=message):
+        formats.check_format(format_name, small_config(**settings), ByteTokenizer())
 
 
-def test_dllm_knows_its_mask_by_name():
+def test_dllm_needs_a_mask_of_its_own_name():
     tokenizer = ByteTokenizer({"pad": "<p>", "bos": "<b>", "eos": "<e>", "mask": "<m>"})
-    with pytest.raises(UserError, match="this tokenizer's is <m>"):
+    with pytest.raises(UserError, match="for this tokenizer it is <m>"):
         formats.check_format("a2d", small_config(), tokenizer)
 
 

@@ -1,4 +1,4 @@
-"""Several processes, each with devices of its own, as on the hosts of a pod."""
+"""Several processes import together, each with its own devices, as on the hosts of a pod."""
 
 import os
 import pathlib
@@ -28,25 +28,25 @@ assert jax.device_count() == 2 * jax.local_device_count() == 4
 from dlms_jax.conversion import importing
 from dlms_jax.conversion.weights_files import WeightsReader
 
-read, save, sizes = WeightsReader.read, importing.checkpoint.save_weights, []
+read, save, sizes = WeightsReader.read, importing.checkpoints.save_weights, []
 
 def counted(self, *arguments):
     array = read(self, *arguments)
     sizes.append(array.nbytes)
     return array
 
-def told(*arguments):
+def reported(*arguments):
     print("read", sum(sizes))
     save(*arguments)
 
-WeightsReader.read, importing.checkpoint.save_weights = counted, told
+WeightsReader.read, importing.checkpoints.save_weights = counted, reported
 report = importing.import_model(pathlib.Path(model), pathlib.Path(out), verify=False)
 print("checked" if report else "not checked")
 """
 
 
 def import_by_processes(model: pathlib.Path, out: pathlib.Path) -> list[list[str]]:
-    """Returns the lines that each process printed, which imported a model together."""
+    """Returns the lines that each of several processes prints when they import a model."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -73,18 +73,18 @@ def import_by_processes(model: pathlib.Path, out: pathlib.Path) -> list[list[str
 
 
 @pytest.mark.slow
-def test_two_processes_write_one_checkpoint_each_its_part(tmp_path):
-    """Each reads what its devices hold, one checks, and one process makes the same files of it."""
+def test_two_processes_each_write_a_part_of_one_checkpoint(tmp_path):
+    """Each reads what its devices hold, and one checks it. One process exports the same tensors."""
     source = random_checkpoint(tmp_path / "run", model__width=64)
     export(source, tmp_path / "model", verify=False)
-    (tmp_path / "both.unfinished").mkdir()  # as a killed one leaves it
+    (tmp_path / "both.unfinished").mkdir()  # what a killed import leaves
     first, second = import_by_processes(tmp_path / "model", tmp_path / "both")
     assert first[-1] == "checked" and second[-1] == "not checked"
-    assert any("did not finish; removed" in line for line in first)
+    assert any("both.unfinished, which an interrupted command had left" in x for x in first)
     total = (tmp_path / "model" / "model.safetensors").stat().st_size
     for lines in (first, second):
         read = next(int(line.split()[1]) for line in lines if line.startswith("read"))
-        assert total / 2 < read + 20_000 and read < 0.6 * total  # norms are whole on each
+        assert total / 2 < read + 20_000 and read < 0.6 * total  # each reads all norms
 
     assert not (tmp_path / "both.unfinished").exists()
     written = open_export_source(tmp_path / "both")

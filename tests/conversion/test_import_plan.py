@@ -1,5 +1,8 @@
-"""Models of other programs: the real classes of transformers where it has them, else tensors of the
-true names and shapes; logits equal."""
+"""Imports of models of other programs give equal logits.
+
+The models are random, of the classes of transformers if it has them, else with the true names and
+shapes of the tensors.
+"""
 
 import json
 
@@ -10,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 import torch
 import transformers
 
+from dlms_jax.conversion import import_plan
 from dlms_jax.conversion.export import export
 from dlms_jax.conversion.export_source import open_export_source
 from dlms_jax.conversion.importing import import_model
@@ -85,8 +89,8 @@ def test_autoregressive_models_of_transformers(name, settings, tmp_path):
     assert config.model.qkv_bias == (name == "Qwen2" or "attention_bias" in settings)
 
 
-def test_an_older_config_says_theta_otherwise(tmp_path):
-    """Version 4 of transformers writes rope_theta alone, and torch_dtype."""
+def test_the_config_of_transformers_4_is_read(tmp_path):
+    """It has rope_theta and torch_dtype instead of rope_parameters and dtype."""
     folder = saved(tmp_path / "model", head_dim=8)
     change(folder, rope_parameters=None, rope_theta=700.0, dtype=None, torch_dtype="float32")
     report = import_model(folder, tmp_path / "run", verify=True)
@@ -95,7 +99,7 @@ def test_an_older_config_says_theta_otherwise(tmp_path):
 
 
 def llada(folder):
-    """LLaDA's names for a Llama's tensors."""
+    """Returns a folder with the tensors of a Llama under LLaDA's names."""
     saved(folder, "Llama")
     tensors = load_file(folder / "model.safetensors")
     parts = {
@@ -196,7 +200,7 @@ DIFFUSIONS = {
 
 
 @pytest.mark.parametrize("kind", list(DIFFUSIONS))
-def test_diffusion_models_of_others(kind, tmp_path):
+def test_diffusion_models_of_other_programs(kind, tmp_path):
     make, objective, name = DIFFUSIONS[kind]
     report = import_model(make(tmp_path / "model"), tmp_path / "run", verify=True)
     assert report["class"] == name and max(report["logits"].values()) < 1e-5
@@ -206,8 +210,8 @@ def test_diffusion_models_of_others(kind, tmp_path):
     assert open_export_source(tmp_path / "run").tokenizer.mask_id == 259
 
 
-def test_new_symbols_begin_as_the_mean(tmp_path):
-    """A tokenizer without mask and BOS, of a model without rows to spare."""
+def test_new_symbols_start_as_the_mean(tmp_path):
+    """The tokenizer has no mask and no BOS, and the model has no spare rows."""
     tokenizer = ByteTokenizer(special_tokens=["<|a|>", "<|b|>"])
     folder = saved(tmp_path / "model", tokenizer=tokenizer, vocab_size=262, head_dim=8)
     serialized = json.loads((folder / "tokenizer_config.json").read_text())
@@ -226,7 +230,7 @@ def test_new_symbols_begin_as_the_mean(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_two_bytes_are_widened_exactly(dtype, tmp_path):
+def test_two_byte_floats_are_widened_exactly(dtype, tmp_path):
     folder = saved(tmp_path / "model", dtype=dtype, head_dim=8)
     import_model(folder, tmp_path / "run", verify=True)
     found = open_export_source(tmp_path / "run").arrays.read("final_norm/scale")
@@ -234,8 +238,8 @@ def test_two_bytes_are_widened_exactly(dtype, tmp_path):
     assert found.dtype == np.float32 and (found == stored.astype(np.float32)).all()
 
 
-def test_another_mesh_reads_its_own_parts(tmp_path):
-    """Eight devices here: each parameter is split, and whole it is what the file has."""
+def test_each_device_reads_its_own_part(tmp_path):
+    """There are eight devices, and the parts of a parameter together are the tensor of the file."""
     folder = saved(tmp_path / "model", head_dim=8)
     import_model(folder, tmp_path / "run", verify=False)
     kernel = open_export_source(tmp_path / "run").arrays.read("layers/mlp/gate_proj/kernel")
@@ -251,9 +255,9 @@ def test_another_mesh_reads_its_own_parts(tmp_path):
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1.0}}, "rope of type 'llama3'"),
         ({"use_sliding_window": True, "sliding_window": 8}, "sliding-window"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
-        ({"model_type": "gpt2"}, "model_type 'gpt2' is none that can come in"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2' cannot be imported"),
         ({"model_type": "mdlm"}, "LayerNorm"),
-        ({"model_type": "diffusion_gemma"}, "are not ours"),
+        ({"model_type": "diffusion_gemma"}, "our network has none of its layers"),
         ({"hidden_size": None}, "has no 'hidden_size'"),
         ({"hidden_size": 48}, "has the shape"),
         ({"num_hidden_layers": 3}, "has no tensor model.layers.2"),
@@ -261,14 +265,14 @@ def test_another_mesh_reads_its_own_parts(tmp_path):
         ({"model_type": "llama"}, "has the tensor model.layers.0.self_attn.k_norm"),
     ],
 )
-def test_what_does_not_fit_is_refused(settings, said, tmp_path):
+def test_a_model_that_our_network_cannot_hold_is_refused(settings, said, tmp_path):
     folder = change(saved(tmp_path / "model", head_dim=8), **settings)
     with pytest.raises(UserError, match=said):
         import_model(folder, tmp_path / "run", verify=False)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bias_of_the_output_is_refused_unless_it_is_0(tmp_path):
+def test_an_output_bias_is_refused_unless_it_is_0(tmp_path):
     folder = saved(tmp_path / "model", attention_bias=True, head_dim=8)
     tensors = load_file(folder / "model.safetensors")
     tensors["model.layers.1.self_attn.o_proj.bias"][3] = 1e-6
@@ -277,8 +281,8 @@ def test_a_bias_of_the_output_is_refused_unless_it_is_0(tmp_path):
         import_model(folder, tmp_path / "run", verify=False)
 
 
-def test_there_is_nothing_to_resume(tmp_path):
-    """A workdir of weights alone is started from, not gone on with, and is left as it is."""
+def test_an_import_cannot_be_resumed(tmp_path):
+    """Training can only start from its weights; the workdir stays as it is."""
     import_model(saved(tmp_path / "model", head_dim=8), tmp_path / "run", verify=False)
     with pytest.raises(UserError, match="weights alone, .* --config.training.start_from="):
         Trainer().resume(tmp_path / "run")
@@ -287,30 +291,28 @@ def test_there_is_nothing_to_resume(tmp_path):
     assert len(lm.sample("ab", length=4)) >= 2
 
 
-def test_a_mask_that_the_tokenizer_has_not_is_refused(tmp_path):
+def test_a_mask_id_that_is_not_the_tokenizer_s_is_refused(tmp_path):
     folder = change(saved(tmp_path / "model", head_dim=8), model_type="sdar", mask_token_id=280)
-    with pytest.raises(UserError, match="the model's mask is token 280, .* --mask-token"):
+    with pytest.raises(UserError, match="the mask is token 280 for the model, .* --mask-token"):
         import_model(folder, tmp_path / "run", verify=False)
 
 
-def test_a_wrong_reading_is_noticed(tmp_path, monkeypatch):
-    """Were theta not read, logits would differ, and nothing would be left behind."""
+def test_a_wrong_plan_is_noticed(tmp_path, monkeypatch):
+    """If theta were not read, logits would differ; nothing is left behind."""
     folder = saved(tmp_path / "model", head_dim=8)
-    from dlms_jax.conversion import foreign
-
-    build = foreign._config
+    build = import_plan._config
 
     def misread(c, model, *rest, **more):
         return build(c, model | {"rope_theta": 10_000.0}, *rest, **more)
 
-    monkeypatch.setattr(foreign, "_config", misread)
+    monkeypatch.setattr(import_plan, "_config", misread)
     with pytest.raises(UserError, match="logits differ"):
         import_model(folder, tmp_path / "run", verify=True)
     assert not (tmp_path / "run").exists()
 
 
-def test_there_and_back_in_a_foreign_layout(tmp_path):
-    """Ours out as LLaDA's, in again as anybody's: without what we wrote for the way back."""
+def test_round_trip_through_another_format(tmp_path):
+    """Exported as LLaDA, and imported without the files that we write for an import."""
     source = random_checkpoint(tmp_path / "run", model__qk_norm=False)
     export(source, tmp_path / "out", "llada", verify=True)
     change(tmp_path / "out", dlms_jax=None)

@@ -1,5 +1,4 @@
-"""A conversion that is stopped in the middle: nothing of the name that was asked for, and the same
-command works again."""
+"""A conversion that is stopped leaves no result, and the same command works again."""
 
 import os
 import signal
@@ -16,13 +15,13 @@ from dlms_jax.conversion.export_source import open_export_source
 
 pytestmark = pytest.mark.slow
 
-# What is on disk, of OUT.unfinished, while a conversion is in the middle.
+# Files of OUT.unfinished that exist while a conversion is running.
 MIDDLE = {"to-torch": "part-*", "from-torch": "checkpoints/*tmp*/params*/*"}
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """100 MB: enough to be caught writing."""
+    """100 MB: enough to be interrupted while writing."""
     return random_checkpoint(
         tmp_path_factory.mktemp("source") / "run",
         model__width=512,
@@ -62,7 +61,7 @@ def start(source, exported, tmp_path):
 
 
 def stop_in_the_middle(process, folder, command, how):
-    """Sends a signal to a process as soon as it has written something; returns what it printed."""
+    """Sends a signal to a process once it has written something; returns its (stdout, stderr)."""
     deadline = time.monotonic() + 120
     while not any((folder / "out.unfinished").glob(MIDDLE[command])):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
@@ -72,7 +71,7 @@ def stop_in_the_middle(process, folder, command, how):
 
 
 @pytest.mark.parametrize("command", MIDDLE)
-def test_killed_it_leaves_no_result_and_works_again(command, start, source, tmp_path):
+def test_a_killed_conversion_leaves_no_result_and_works_again(command, start, source, tmp_path):
     process = start(command)
     stop_in_the_middle(process, tmp_path, command, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
@@ -80,7 +79,7 @@ def test_killed_it_leaves_no_result_and_works_again(command, start, source, tmp_
     again = start(command)
     printed, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
-    assert "out.unfinished was left by a conversion that did not finish; removed" in printed
+    assert "out.unfinished, which an interrupted command had left" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     if command == "from-torch":
         before, after = tree_of(source), tree_of(open_export_source(tmp_path / "out"))
@@ -89,7 +88,7 @@ def test_killed_it_leaves_no_result_and_works_again(command, start, source, tmp_
 
 
 @pytest.mark.parametrize("command", MIDDLE)
-def test_interrupted_it_leaves_nothing(command, start, tmp_path):
+def test_an_interrupted_conversion_leaves_nothing(command, start, tmp_path):
     process = start(command)
     _, errors = stop_in_the_middle(process, tmp_path, command, signal.SIGINT)
     assert process.returncode == 130 and errors == "interrupted\n"

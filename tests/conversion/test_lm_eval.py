@@ -1,4 +1,4 @@
-"""lm-eval's own `hf` model reads an autoregressive release, and finds our likelihoods."""
+"""lm-eval's `hf` model reads an autoregressive export, and gives our likelihoods."""
 
 from conversion.exported import random_checkpoint
 import jax

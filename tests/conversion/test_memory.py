@@ -1,4 +1,4 @@
-"""Conversions hold a part of a model at a time: the peak memory of real processes, stated."""
+"""Conversions hold a part of a model at a time: the peak memory of real processes is bounded."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 SHARD = 20 * 10**6
-SLACK = 48 * 2**20  # code that is loaded on the way, buffers, a tensor and its transpose
+SLACK = 48 * 2**20  # code that is loaded meanwhile, buffers, a tensor and its transpose
 
 CONVERT = """
 import pathlib, re, sys
@@ -31,8 +31,9 @@ print(peak() - before)
 
 
 def peak_beyond_idle(*arguments) -> int:
-    """Returns the bytes that a conversion needs beyond what an idle process has."""
-    # Large arrays go back to the system when they are freed: what is counted is what is held.
+    """Returns the bytes that a conversion needs in addition to an idle process."""
+    # The threshold returns large arrays to the system when they are freed, so the peak counts only
+    # what is held at the same time.
     environment = os.environ | {"XLA_FLAGS": "", "MALLOC_MMAP_THRESHOLD_": "1000000"}
     done = subprocess.run(
         [sys.executable, "-c", CONVERT, *map(str, arguments), "--no-verify"],
@@ -48,8 +49,11 @@ def peak_beyond_idle(*arguments) -> int:
 
 @pytest.mark.slow
 def test_a_conversion_holds_a_part_at_a_time(tmp_path):
-    """300 MB in files of 20 MB. Out: a file's tensors and one parameter, once as it lies on disk
-    and once decoded. In: the parameters, what orbax compressed of them, and one parameter more."""
+    """300 MB in files of 20 MB.
+
+    An export holds the tensors of a file and one parameter, compressed and decoded. An import holds
+    the parameters, orbax's compressed copy of them, and one more parameter.
+    """
     source = random_checkpoint(
         tmp_path / "run",
         model__width=1024,

@@ -1,4 +1,4 @@
-"""The files of a released tokenizer: in `transformers` they give our ids and our text."""
+"""The files of an exported tokenizer give our ids and our text in `transformers`."""
 
 import io
 import json
@@ -27,12 +27,12 @@ sentencepiece = pytest.importorskip("sentencepiece")
 
 MORE = ("<|turn|>", "<|turn|><2>")
 REPEATS = ["abababaab aabaababaaab bbabab", "aaa aaaa aaaaaaa abab aabb", "--- ----- -- - ==="] * 9
-# Pieces that a user defined; the last is never found, since its space is no U+2581.
+# User-defined pieces. The last is never found, because its space is not written as U+2581.
 LIKE_GEMMA = ("<tag>", SPACE * 2, SPACE * 3, "\n\n", "est", "the times")
 
 
 def model(*defined, kind="bpe") -> bytes:
-    """Returns a .model that has pieces of its own for BOS and EOS, and user-defined ones."""
+    """Returns a .model with its own pieces for BOS and EOS, and user-defined pieces."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(" ".join(TEXTS).splitlines()),
@@ -49,7 +49,7 @@ def model(*defined, kind="bpe") -> bytes:
 
 
 def made_by_hand(scores: dict[str, float], algorithm: int) -> bytes:
-    """Returns a .model of these pieces (U+2581 for a space); algorithm: Unigram 1, BPE 2."""
+    """Returns a .model with these pieces (U+2581 for a space). algorithm: 1 Unigram, 2 BPE."""
 
     def field(number, content):
         return bytes([number << 3 | 2, len(content)]) + content
@@ -85,7 +85,7 @@ KINDS = {
     "bpe pieces": lambda: piece_tokenizer("bpe"),
     "bpe pieces of repeats": lambda: piece_tokenizer("bpe", REPEATS, 310),
     "gemma": lambda: SentencePieceTokenizer.load(model(*LIKE_GEMMA), {}, MORE),
-    # No space to learn from: its own byte stands for it.
+    # It learns no piece for a space, which becomes a byte.
     "spaceless": lambda: piece_tokenizer("bpe", ["abcabcabdabd"], 271),
     "spaceless unigram": lambda: piece_tokenizer("unigram", ["abcabcabdabd"], 269),
 }
@@ -107,7 +107,7 @@ TEMPLATE = (
 
 @pytest.fixture(params=KINDS, scope="module")
 def release(request, tmp_path_factory):
-    """Returns the kind, our tokenizer, the folder, and what transformers makes of that."""
+    """Returns (kind, our tokenizer, the folder of its files, the tokenizer of transformers)."""
     tokenizer = KINDS[request.param]()
     folder = tmp_path_factory.mktemp("release")
     write_tokenizer(tokenizer, folder, 77, TEMPLATE)
@@ -125,18 +125,18 @@ def one_line(error) -> str:
 
 
 def expressible(name, text):
-    """Returns a text without what such a tokenizer.json takes for a space."""
+    """Returns a text without the character that a llama2 tokenizer.json takes for a space."""
     return text.replace(SPACE, "") if name == "llama2" else text
 
 
 def scored(folder, ids) -> float:
-    """Returns the sum of Unigram's scores; special tokens have none."""
+    """Returns the sum of the Unigram scores of ids; special tokens have none."""
     vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     return sum(vocab[i][1] for i in ids if i < len(vocab))
 
 
 def assert_same(release, theirs, ours):
-    """Unigram's cuts may be two that score the same: see the module's docstring."""
+    """Two segmentations of Unigram may score the same: see tokenizer_files.py."""
     name, tokenizer, folder, _ = release
     ours = ours.tolist()
     if "unigram" in name and theirs != ours:
@@ -158,7 +158,7 @@ def test_ids_and_text_are_ours(release, text):
 
 @settings(deadline=None, max_examples=40)
 @given(text=SPELLED)
-def test_specials_are_their_ids_unless_split(release, text):
+def test_special_tokens_are_their_ids_unless_split(release, text):
     name, tokenizer, _, theirs = release
     text = expressible(name, text)
     bos, *ids = theirs(text).input_ids
@@ -174,15 +174,15 @@ PIECES = st.lists(st.text(LETTERS, min_size=2, max_size=6), unique=True, max_siz
 @settings(deadline=None, max_examples=50)
 @given(data=st.data(), pieces=PIECES, some=st.sets(st.sampled_from(LETTERS), min_size=1))
 def test_any_unigram(data, pieces, some, tmp_path_factory):
-    """Pieces of any score, of letters that are pieces themselves, and of letters that are not."""
+    """Pieces with any scores, of letters that are pieces themselves and of letters that are not."""
     pieces = [*pieces, *some, SPACE]
     scores = {piece: data.draw(st.integers(-2000, -1)) / 128 for piece in dict.fromkeys(pieces)}
     compare_with_sentencepiece(data, made_by_hand(scores, 1), tmp_path_factory, pieces, True)
 
 
 @pytest.mark.parametrize("score, is_unknown", [(-11.5, True), (-10.5, False)])
-def test_an_unknown_character_costs_what_it_does_in_sentencepiece(score, is_unknown, tmp_path):
-    """Ten more than the worst piece, however many bytes it has: here 25, and 1 for "aaa"."""
+def test_an_unknown_character_scores_as_in_sentencepiece(score, is_unknown, tmp_path):
+    """10 below the worst piece, whatever its number of bytes: here -25, and -1 for "aaa"."""
     scores = {"日a": -15, "aa": score, "aaa": -1, "a": -15, SPACE: -15}
     tokenizer = SentencePieceTokenizer.load(made_by_hand(scores, 1), {})
     write_tokenizer(tokenizer, tmp_path, 8)
@@ -194,14 +194,14 @@ def test_an_unknown_character_costs_what_it_does_in_sentencepiece(score, is_unkn
 @settings(deadline=None, max_examples=50)
 @given(data=st.data(), pieces=PIECES)
 def test_any_bpe(data, pieces, tmp_path_factory):
-    """Pieces in any order, whatever they are merged from."""
+    """Pieces in any order, merged from any others."""
     order = [*pieces, *LETTERS]
     scores = {piece: -float(rank) for rank, piece in enumerate(order)}
     compare_with_sentencepiece(data, made_by_hand(scores, 2), tmp_path_factory, pieces, False)
 
 
 def compare_with_sentencepiece(data, serialized, tmp_path_factory, pieces, ties):
-    """The sums of scores are exact in float32, so that a tie is one."""
+    """Sums of these scores are exact in float32, so ties are exact."""
     parts = [piece.replace(SPACE, " ") for piece in [*pieces, *LETTERS]]
     texts = st.lists(st.sampled_from([*parts, SPACE, "<", ">", "b"]), max_size=8).map("".join)
     tokenizer = SentencePieceTokenizer.load(serialized, {})
@@ -216,7 +216,7 @@ def compare_with_sentencepiece(data, serialized, tmp_path_factory, pieces, ties)
 
 
 def test_words_are_learned(release):
-    """Otherwise the equalities above would be of single characters."""
+    """Otherwise the tests above would compare single characters only."""
     name, tokenizer, *_ = release
     text = "abababcab" if "repeats" in name or "spaceless" in name else " the times"
     assert name == "bytes" or len(tokenizer.encode(text)) < len(text) - 1
@@ -242,7 +242,7 @@ def test_roles_and_settings(release):
 def test_batches_are_padded_on_the_left(release):
     _, tokenizer, _, theirs = release
     batch = theirs(["times", ""], padding=True)
-    assert set(batch) == {"input_ids", "attention_mask"}  # what models take
+    assert set(batch) == {"input_ids", "attention_mask"}  # the inputs of models
     ids, length = tokenizer.encode("times").tolist(), len(tokenizer.encode("times"))
     pad, bos = tokenizer.pad_id, tokenizer.bos_id
     assert batch["input_ids"] == [[bos, *ids], [pad] * length + [bos]]
@@ -262,8 +262,8 @@ def test_saved_again_and_loaded(release, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
-def test_a_model_s_config_beside_changes_nothing(release, kind):
-    """An autoregressive release is a stock Qwen3, whose own tokenizer cuts otherwise."""
+def test_the_config_of_a_model_changes_nothing(release, kind):
+    """An autoregressive export is a stock Qwen3, whose own tokenizer gives other ids."""
     _, _, folder, theirs = release
     (folder / "config.json").write_text(json.dumps({"model_type": kind}))
     assert load(folder)(TEXTS[1]).input_ids == theirs(TEXTS[1]).input_ids
@@ -278,11 +278,11 @@ def test_chat_template(release):
     assert text == "<|turn|>user\nthe times?<|turn|>x\n of wisdom" + eos
     assert text == render_template(TEMPLATE, messages, add_generation_prompt=True, eos_token=eos)
     ids = theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
-    assert ids[-1] == tokenizer.eos_id  # no BOS, then: templates write it themselves
+    assert ids[-1] == tokenizer.eos_id  # without BOS: templates write it themselves
     assert theirs.decode(ids) == text
 
 
-def test_no_template_no_file(tmp_path):
+def test_without_a_template_there_is_no_file_for_it(tmp_path):
     write_tokenizer(ByteTokenizer(), tmp_path, 8)
     assert {p.name for p in tmp_path.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
     assert load(tmp_path).chat_template is None
@@ -297,11 +297,11 @@ def test_the_same_tokenizer_gives_the_same_bytes(release, tmp_path):
         assert written.endswith(b"\n")
 
 
-def test_the_way_back(release, tmp_path):
-    """BPE can be read again; Unigram cannot, as everywhere."""
+def test_load_hugging_face_reads_it(release, tmp_path):
+    """Except for Unigram, which it does not read from any files."""
     name, tokenizer, folder, _ = release
     if "unigram" in name:
-        with pytest.raises(UserError, match="its model is Unigram"):  # roles are stated beside it
+        with pytest.raises(UserError, match="its model is Unigram"):  # the files name the roles
             load_hugging_face(folder, {}, ())
         return
     back = load_hugging_face(folder, {}, ())
@@ -311,8 +311,8 @@ def test_the_way_back(release, tmp_path):
     assert back.encode(text).tolist() == tokenizer.encode(text).tolist()
 
 
-def test_one_token_of_two_roles_becomes_two(tmp_path):
-    """GPT-2's files have one for BOS and EOS; a model has both, and so has its release."""
+def test_one_token_with_two_roles_becomes_two(tmp_path):
+    """GPT-2's files have one token for BOS and EOS; our tokenizer and its files have two."""
     raw, stated = gpt2()
     raw.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
@@ -334,7 +334,7 @@ def test_one_token_of_two_roles_becomes_two(tmp_path):
     ids=["bytes", "bpe", "unigram", "bpe pieces"],
 )
 def test_odd_special_tokens(make, tmp_path):
-    """BOS looks like a template's own syntax; others have spaces, U+2581, quotes, line ends."""
+    """BOS looks like the syntax of a post-processor; others have spaces, quotes, line ends."""
     roles = {"pad": "\u2581pad\u2581", "bos": "$A:1 b", "eos": '"\\"', "mask": "<｜mask｜>"}
     tokenizer = make(roles, ("two words", "line\nend", "日本語", "<0x00>>"))
     write_tokenizer(tokenizer, tmp_path, 8)
@@ -352,7 +352,7 @@ def test_odd_special_tokens(make, tmp_path):
 
 @pytest.mark.parametrize("token", ["a", "é", "Ġ"])
 def test_a_special_token_named_as_a_byte_is_refused(token, tmp_path):
-    """To us "a" beside the byte is another id; the library has one id for one name."""
+    """The token "a" and the byte "a" have different ids here; the library has one id per name."""
     tokenizer = ByteTokenizer(special_tokens=(token,))
     with pytest.raises(UserError, match=f"special token '{token}' has the id 260") as error:
         write_tokenizer(tokenizer, tmp_path, 8)
@@ -361,13 +361,13 @@ def test_a_special_token_named_as_a_byte_is_refused(token, tmp_path):
 
 def test_user_defined_pieces_of_unigram_are_refused(tmp_path):
     tokenizer = SentencePieceTokenizer.load(model("<tag>", kind="unigram"), {})
-    with pytest.raises(UserError, match="'<tag>' as a piece that a user defined") as error:
+    with pytest.raises(UserError, match="the user-defined piece '<tag>'") as error:
         write_tokenizer(tokenizer, tmp_path, 8)
     one_line(error)
 
 
 def test_what_the_library_cannot_do(tmp_path):
-    """Bytes that are no UTF-8; U+2581 in the files of others."""
+    """Bytes that are not UTF-8; U+2581 in the files of other programs."""
     tokenizer = KINDS["llama2"]()
     write_tokenizer(tokenizer, tmp_path, 8)
     theirs = load(tmp_path)
@@ -378,7 +378,7 @@ def test_what_the_library_cannot_do(tmp_path):
 
 
 def test_ties_of_unigram(tmp_path):
-    """Float32 takes one of two cuts that score the same, float64 the other."""
+    """Of two segmentations that score the same, float32 takes one and float64 the other."""
     tokenizer = KINDS["unigram of repeats"]()
     write_tokenizer(tokenizer, tmp_path, 8)
     theirs = load(tmp_path)
@@ -393,7 +393,7 @@ def test_ties_of_unigram(tmp_path):
 
 
 def broken(part, change):
-    """Returns what breaks a part of the file."""
+    """Returns a function that makes a part of the file wrong."""
 
     def apply(monkeypatch):
         right = getattr(tokenizer_files, part)
@@ -422,13 +422,13 @@ def test_a_wrong_file_is_noticed(kind, case, tmp_path, monkeypatch):
     tokenizer = KINDS[kind]()
     write_tokenizer(tokenizer, tmp_path, 8)
     BROKEN[case](monkeypatch)
-    with pytest.raises(UserError, match="cuts the text '") as error:
+    with pytest.raises(UserError, match="encodes the text '") as error:
         write_tokenizer(tokenizer, tmp_path, 8)
     assert str(tmp_path) in one_line(error)
 
 
 def test_wrong_scores_are_noticed(tmp_path, monkeypatch):
-    """A tie is no error, but a cut that scores otherwise is one."""
+    """A tie is not an error, but a segmentation with another score is."""
 
     def worse(tree):
         vocab = [
@@ -438,5 +438,5 @@ def test_wrong_scores_are_noticed(tmp_path, monkeypatch):
         return tree | {"model": tree["model"] | {"vocab": vocab}}
 
     broken("_described", worse)(monkeypatch)
-    with pytest.raises(UserError, match="cuts the text '"):
+    with pytest.raises(UserError, match="encodes the text '"):
         write_tokenizer(KINDS["unigram"](), tmp_path, 8)

@@ -1,6 +1,7 @@
-"""The samplers of the PyTorch files draw from the same law as ours, of the same exact networks.
+"""With the same exact networks, the PyTorch samplers draw from the same distribution as JAX's.
 
-Ours follow their own chains, enumerated (tests/sampling); here both are counted, and compared.
+tests/sampling compares JAX's samplers with their enumerated Markov chains; here the samples of both
+are counted and compared.
 """
 
 import types
@@ -38,7 +39,7 @@ TABLE = random_table(JOINT.vocabulary.rows, 4, seed=1)
 
 
 class ExactModel(DiffusionGeneration):
-    """What `generate` wants of a model, around an exact denoiser in JAX."""
+    """An exact denoiser in JAX as a model for `generate`."""
 
     device = torch.device("cpu")
     generation_config = types.SimpleNamespace(to_dict=dict)
@@ -94,25 +95,25 @@ class ExactModel(DiffusionGeneration):
             inputs = Noisy(inputs, inputs)
         layout = Layout(segments, positions, given, None, blocks, clean)
         logits = np.array(self._logits(inputs, t, layout))[:, -shape[1] :]
-        logits[(logits == -np.inf).all(axis=-1)] = 0  # of BOS the oracle predicts nothing
+        logits[(logits == -np.inf).all(axis=-1)] = 0  # the oracle does not predict BOS
         return types.SimpleNamespace(logits=torch.from_numpy(logits))
 
 
 def draw(model, given=None, **settings) -> np.ndarray:
-    """Returns how often PyTorch drew each text of the joint."""
+    """Returns how often PyTorch draws each text of the joint distribution."""
     row = torch.full((JOINT.length + 1,), JOINT.vocabulary.mask_id)
     row[0] = JOINT.vocabulary.bos_id
     for place, symbol in (given or {}).items():
         row[place + 1] = symbol
     tokens = model.generate(row.repeat(ROWS, 1), max_new_tokens=0, seed=0, **settings)
     texts = tokens[:, 1:].numpy()
-    assert (texts < JOINT.symbols).all(), "not all holes hold text"
+    assert (texts < JOINT.symbols).all(), "a hole is not filled with text"
     place_values = JOINT.symbols ** np.arange(JOINT.length)[::-1]
     return np.bincount(texts @ place_values, minlength=len(JOINT.texts))
 
 
-def same_law(a, b) -> float:
-    """Returns the p-value of two counts being of one law; texts seen less than 10 times are one."""
+def same_distribution(a, b) -> float:
+    """Returns the p-value that two counts are of one distribution; rare texts are pooled."""
     rare = a + b < 10
     counts = np.stack([np.append(x[~rare], x[rare].sum()) for x in (a, b)])
     counts = counts[:, counts.sum(axis=0) > 0]
@@ -120,7 +121,7 @@ def same_law(a, b) -> float:
 
 
 def pair(objective: str, schedule="linear", mask_share=0.0, head="logits"):
-    """Returns (our objective, its exact denoiser, the same as a PyTorch model)."""
+    """Returns (our objective, its exact denoiser, that denoiser as a PyTorch model)."""
     v = JOINT.vocabulary
     if objective == "masked":
         ours, denoise = Masked(v, SCHEDULES[schedule]), JOINT.masked_denoiser()
@@ -179,7 +180,7 @@ def pair(objective: str, schedule="linear", mask_share=0.0, head="logits"):
         (("gaussian", "linear"), None, {"steps": 4, "grid": "quantile", "temperature": 0.7}),
     ],
 )
-def test_the_same_law_as_ours(of, given, settings):
+def test_the_same_distribution_as_jax(of, given, settings):
     objective, denoise, model = pair(*of)
     config = SamplingConfig(**{"temperature": 1.0, **settings})
     rule = make_sampler(of[0], objective, config)
@@ -188,14 +189,15 @@ def test_the_same_law_as_ours(of, given, settings):
     if "guidance" in theirs:
         theirs["guidance_scale"] = theirs.pop("guidance")
     theirs = {"temperature": 1.0, **theirs}
-    assert same_law(draw(model, given, **theirs), expected) > 1e-3
+    assert same_distribution(draw(model, given, **theirs), expected) > 1e-3
     guidance = theirs.get("guidance_scale", 0.0)
     other = {"temperature": theirs["temperature"] * 0.8, "guidance_scale": guidance + 0.7}
-    assert same_law(draw(model, given, **theirs | other), expected) < 1e-4  # the test can tell
+    # With other settings the test fails, so it can tell distributions apart.
+    assert same_distribution(draw(model, given, **theirs | other), expected) < 1e-4
 
 
-def test_rows_are_given_back_as_they_came():
-    """Padding on either side, prompts of several lengths, holes inside and new tokens behind."""
+def test_rows_keep_their_layout():
+    """Padding on either side, prompts of several lengths, holes inside, new tokens at the end."""
     v, holes = JOINT.vocabulary, JOINT.vocabulary.mask_id
 
     class Uniform(ExactModel):
@@ -226,7 +228,7 @@ def test_the_same_seed_gives_the_same_text():
 
 
 @pytest.mark.parametrize(
-    ("of", "settings", "said"),
+    ("of", "settings", "message"),
     [
         ("masked", {"sampler": "ddim"}, "sampler=ddim: use one of ancestral, confidence"),
         ("masked", {"foo": 1}, r"generate\(\) has no foo"),
@@ -236,9 +238,9 @@ def test_the_same_seed_gives_the_same_text():
         ("masked", {"input_ids": torch.tensor([[0, 1]])}, "should begin with bos_token_id"),
     ],
 )
-def test_what_cannot_be_done_is_said(of, settings, said):
+def test_invalid_settings_are_errors(of, settings, message):
     _, _, model = pair(of)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         model.generate(**settings)
 
 
@@ -249,8 +251,8 @@ def test_left_to_right_cannot_fill_before_given_text():
         model.generate(torch.tensor([[v.bos_id, v.mask_id, 1]]), max_new_tokens=0)
 
 
-def test_after_eos_all_is_eos():
-    """An EOS in a hole ends the text, once no hole before it is open."""
+def test_holes_after_eos_are_eos():
+    """An EOS in a hole ends the text once all holes before it are filled."""
     v = JOINT.vocabulary
 
     class Ends(ExactModel):

@@ -1,4 +1,5 @@
-"""A release as two archives of the same files: weights, logs, curves, and a demo that runs them.
+"""A release: two archives of the same files, with weights, logs, curves and a demo.
 
-demo.py travels: it imports torch and transformers, and nothing of this package.
+demo.py is copied into the archives. It imports torch and transformers, and nothing from this
+package.
 """

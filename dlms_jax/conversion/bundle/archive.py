@@ -1,6 +1,7 @@
-"""Files -> tar.gz and zip, of the same bytes whenever and wherever they are made.
+"""Files -> tar.gz and zip, with the same bytes whenever and wherever they are made.
 
-What else would differ is fixed: order, times, owners, permissions, and the names that gzip keeps.
+Everything that would make them differ is fixed: order, times, owners, permissions, and the file
+name in the header of gzip.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,24 +21,30 @@ from dlms_jax.errors import UserError
 from dlms_jax.terminal import byte_progress
 
 _EXECUTABLE = (".sh", ".bat")
-# zlib's fastest: of weights, 6 makes 0.3% (float32) to 0.7% (bfloat16) less in 1.1 to 3.4 times the
-# time, while not to deflate them makes 7% and 24% more.
+# zlib's fastest level. Level 6 makes weights 0.3% (float32) to 0.7% (bfloat16) smaller and takes
+# 1.1 to 3.4 times as long; without compression they are 7% and 24% larger.
 _LEVEL = 1
-_FIRST_DATE = 315_532_800  # 1980-01-01, the first that a zip can hold
+_FIRST_DATE = 315_532_800  # 1980-01-01, the first date that a zip can hold
 _LAST_DATE = 4_354_819_198  # 2107-12-31 23:59:58
 
 Files = Mapping[str, pathlib.Path]  # by their names in the archive
-Advance = Callable[[int], None]  # is told how many bytes were read
+Advance = Callable[[int], None]  # takes the number of bytes that were read
 
 
 def date() -> int:
-    """Returns the time that all files get: SOURCE_DATE_EPOCH where that is set, else 1980."""
+    """Returns the modification time of all files, in seconds since 1970.
+
+    It is the variable SOURCE_DATE_EPOCH if that is set, else 1980-01-01.
+
+    Raises:
+      UserError: SOURCE_DATE_EPOCH is not a number.
+    """
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     if not given:
         return _FIRST_DATE
     if not given.isdecimal():
         raise UserError(
-            f"SOURCE_DATE_EPOCH={given} should be a number of seconds; mend or unset it"
+            f"SOURCE_DATE_EPOCH={given} should be a number of seconds; correct or unset it"
         )
     return min(max(int(given), _FIRST_DATE), _LAST_DATE)
 
@@ -45,8 +52,18 @@ def date() -> int:
 def write_archives(
     folder: pathlib.Path, title: str, files: Files, console: Console
 ) -> list[pathlib.Path]:
-    """Writes both archives to a folder; returns their paths."""
-    date()  # a wrong one is told before anything is written
+    """Writes both archives, and returns their paths.
+
+    Args:
+      folder: where to write them.
+      title: their name, and the folder in which their files are.
+      files: the files, by name.
+      console: where to show the progress.
+
+    Raises:
+      UserError: a file cannot be read, or an archive cannot be written.
+    """
+    date()  # an invalid date is an error before anything is written
     with writable(folder):
         total = sum(path.stat().st_size for path in files.values())
     writers = {"tar.gz": write_tar_gz, "zip": write_zip}
@@ -61,7 +78,7 @@ def write_archives(
 
 
 def write_tar_gz(path: pathlib.Path, top: str, files: Files, advance: Advance):
-    """Writes a tar.gz, whose names begin with the folder `top`."""
+    """Writes a tar.gz whose files are in the folder `top`; `advance` reports the bytes read."""
     with (
         open(path, "wb") as raw,
         gzip.GzipFile("", "wb", _LEVEL, raw, mtime=0) as zipped,
@@ -76,15 +93,15 @@ def write_tar_gz(path: pathlib.Path, top: str, files: Files, advance: Advance):
 
 
 def write_zip(path: pathlib.Path, top: str, files: Files, advance: Advance):
-    """Writes a zip, whose names begin with the folder `top`."""
+    """Writes a zip whose files are in the folder `top`; `advance` reports the bytes read."""
     with zipfile.ZipFile(path, "w") as archive:
         for name in sorted(files):
             entry = zipfile.ZipInfo(f"{top}/{name}", time.gmtime(date())[:6])
-            entry.create_system = 3  # Unix, on every system: permissions are kept
+            entry.create_system = 3  # Unix, whatever this system is, so that permissions are kept
             entry.external_attr = (stat.S_IFREG | _mode(name)) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
-            entry._compresslevel = _LEVEL  # it has a public name from Python 3.13 on only
-            entry.file_size = files[name].stat().st_size  # which decides on zip64
+            entry._compresslevel = _LEVEL  # public (compress_level) only since Python 3.13
+            entry.file_size = files[name].stat().st_size  # decides whether zip64 is used
             with _Counted(files[name], advance) as file, archive.open(entry, "w") as out:
                 shutil.copyfileobj(file, out, 2**20)
 
@@ -94,7 +111,7 @@ def _mode(name: str) -> int:
 
 
 class _Counted:
-    """A file to read, that tells how much was read."""
+    """A file that reports how many bytes were read from it."""
 
     def __init__(self, path: pathlib.Path, advance: Advance):
         self._path, self._advance = path, advance

@@ -1,4 +1,4 @@
-"""What a release holds: a name and a file for each."""
+"""The files of a release."""
 
 import dataclasses
 import importlib.metadata
@@ -9,18 +9,27 @@ import shutil
 from dlms_jax.conversion.bundle import demo, readme, scripts
 from dlms_jax.conversion.bundle.archive import Files
 from dlms_jax.conversion.export_source import ExportSource
-from dlms_jax.conversion.folder import CHECKSUMS, save_json, writable
+from dlms_jax.conversion.folder import CHECKSUMS, files_of, save_json, writable, write_checksums
 from dlms_jax.errors import UserError
-from dlms_jax.files import sha256_of
 
-PACKAGE = pathlib.Path(__file__).parents[2]  # dlms_jax, wherever it is
+PACKAGE = pathlib.Path(__file__).parents[2]  # the folder dlms_jax, wherever it is installed
 TESTED = {"torch": "2.13.0", "transformers": "5.24.0", "safetensors": "0.8.0"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """options: what its command said besides --checkpoint, --out, --name and --version. licence: of
-    the weights, "" where it was not said. with_checkpoint: whether the JAX side goes along."""
+    """What the release command was given.
+
+    Attributes:
+      name: the name of the release.
+      version: its version.
+      options: the other options of the command that are not defaults, for the README.
+      licence: the licence of the weights; "" if it is not stated.
+      with_checkpoint: whether to include the JAX checkpoint and this package's source.
+
+    Raises:
+      UserError: the name or the version cannot be a part of a file name.
+    """
 
     name: str
     version: str
@@ -33,21 +42,26 @@ class Release:
             value = getattr(self, option)
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", value):
                 raise UserError(
-                    f"--{option}={value!r} is to be a part of file names; use letters, digits and "
+                    f"--{option}={value!r} becomes a part of file names; use letters, digits and "
                     ". _ + -, with a letter or digit first"
                 )
 
     @property
     def title(self) -> str:
+        """The name of the archives and of the folder in them, without the system."""
         return f"{self.name}-v{self.version}"
 
 
 def gather(release: Release, source: ExportSource, folder: pathlib.Path) -> Files:
-    """Returns all files of a release by their names in it, its SHA256SUMS among them.
+    """Writes the files of a release that are still missing; returns all of them, by name.
 
-    folder: has the exported weights in model/, and the run's log and curves where there are any;
-    what is missing is written there. The checkpoint and this package's source are taken from where
-    they are.
+    Args:
+      release: the release.
+      source: the checkpoint. It and this package's source are not copied to `folder`.
+      folder: has the exported weights in model/, and the run's log and curves if there are any.
+
+    Raises:
+      UserError: a file cannot be read or written.
     """
     with writable(folder):
         for name, text in (("run_demo.sh", scripts.to_sh()), ("run_demo.bat", scripts.to_bat())):
@@ -58,34 +72,18 @@ def gather(release: Release, source: ExportSource, folder: pathlib.Path) -> File
         if release.with_checkpoint:
             _write_pins(folder / "requirements-jax.txt", _installed())
     save_json(folder / "config.json", source.config.to_dict())
-    files = {path.relative_to(folder).as_posix(): path for path in _files_of(folder)}
+    files = files_of(folder)
     if release.with_checkpoint:
-        for path in _files_of(source.folder):
-            inner = path.relative_to(source.folder).as_posix()
-            files[f"checkpoint/{source.folder.name}/{inner}"] = path
+        for name, path in files_of(source.folder).items():
+            files[f"checkpoint/{source.folder.name}/{name}"] = path
         for path in PACKAGE.rglob("*.py"):
             files[f"source/dlms_jax/{path.relative_to(PACKAGE).as_posix()}"] = path
     text = readme.readme(release, source, list(files), TESTED)
     files["README.md"] = folder / "README.md"
     with writable(folder):
         files["README.md"].write_text(text, encoding="utf-8")
-    sums = [_line_of(name, files[name]) for name in sorted(files)]
-    files[CHECKSUMS] = folder / CHECKSUMS
-    with writable(folder):
-        files[CHECKSUMS].write_text("".join(sums), encoding="utf-8")
-    return files
-
-
-def _files_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def _line_of(name: str, path: pathlib.Path) -> str:
-    """Returns a file's line of SHA256SUMS."""
-    try:
-        return f"{sha256_of(path)}  {name}\n"
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); is its run going on?") from None
+    write_checksums(folder, files)
+    return files | {CHECKSUMS: folder / CHECKSUMS}
 
 
 def _write_pins(path: pathlib.Path, versions: dict[str, str]):
@@ -93,18 +91,18 @@ def _write_pins(path: pathlib.Path, versions: dict[str, str]):
 
 
 def _installed() -> dict[str, str]:
-    """Returns the versions, in this Python, of what dlms_jax needs to run."""
+    """Returns the installed version of each package that dlms_jax requires."""
     needs = importlib.metadata.requires("dlms_jax") or []
     names = [re.match(r"[\w.-]+", need)[0] for need in needs if "extra ==" not in need]
     return {name: importlib.metadata.version(name) for name in sorted(names)}
 
 
 def _licence() -> str:
-    """Returns the licence of dlms_jax, from its checkout or from where it was installed."""
+    """Returns the licence of dlms_jax, from its checkout or its installation."""
     beside = PACKAGE.with_name("LICENSE")
     if beside.is_file():
         return beside.read_text(encoding="utf-8")
     text = importlib.metadata.distribution("dlms_jax").read_text("licenses/LICENSE")
     if text is None:
-        raise UserError("the LICENSE of dlms_jax is not installed with it; use a checkout of it")
+        raise UserError("the LICENSE of dlms_jax is not installed; run this from a checkout of it")
     return text

@@ -4,7 +4,7 @@
     bash run_demo.sh "The " "Python is" --length 64 --seed 1
     bash run_demo.sh --here "The "
 
-The first run makes a virtual environment beside this file and installs what requirements.txt names.
+The first run makes a virtual environment beside this file and installs requirements.txt in it.
 """
 
 import argparse
@@ -31,31 +31,31 @@ def parse(argv=None) -> argparse.Namespace:
         nargs="*",
         default=["The "],
         metavar="PROMPT",
-        help='what a text begins with (default "The "); several are written in one batch',
+        help='the beginning of a text (default "The "); several prompts are sampled in one batch',
     )
-    add("--length", type=int, metavar="N", help="tokens to write (default: config.json's)")
+    add("--length", type=int, metavar="N", help="tokens to sample (default: that of config.json)")
     add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text")
     add(
         "--here",
         action="store_true",
-        help="use this Python and the packages that it has; nothing is installed or downloaded",
+        help="use this Python and its packages; install and download nothing",
     )
     add(
         "--jax",
         action="store_true",
-        help="sample from the JAX checkpoint, where this release has one",
+        help="sample from the JAX checkpoint, if this release has one",
     )
     add(
         "--no-check",
         dest="check",
         action="store_false",
-        help=f"do not compare the files with {CHECKSUMS} first",
+        help=f"do not compare the files with {CHECKSUMS}",
     )
     return parser.parse_args(argv)
 
 
 def check_files() -> str:
-    """Returns what is wrong with the files of this release, in one line; "" where nothing is."""
+    """Returns the first error in the files of this release, in one line; "" if there is none."""
     try:
         lines = (HERE / CHECKSUMS).read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -74,19 +74,23 @@ def check_files() -> str:
             )
         if found.hexdigest() != expected:
             return (
-                f"{HERE / name} is damaged or was changed: its sha256 is not that of {CHECKSUMS}; "
-                "unpack the release again"
+                f"{HERE / name} is damaged or was changed: its sha256 is not the one in "
+                f"{CHECKSUMS}; unpack the release again"
             )
-    print(f"{len(lines)} files are as {CHECKSUMS} says", flush=True)
+    print(f"{len(lines)} files match {CHECKSUMS}", flush=True)
     return ""
 
 
 def make_environment(name: str, requirements: str) -> pathlib.Path:
-    """Returns the Python of a virtual environment with the packages of a file, made where it is not
-    there yet."""
+    """Returns the Python of a virtual environment, which is made first if needed.
+
+    Args:
+      name: its folder in this release.
+      requirements: the file with the packages that it has.
+    """
     folder, wanted = HERE / name, (HERE / requirements).read_text(encoding="utf-8")
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    done = folder / "installed.txt"  # written last: what an interrupted run left is not used
+    done = folder / "installed.txt"  # written last, so an incomplete environment is not used
     if done.is_file() and done.read_text(encoding="utf-8") == wanted:
         return python
     print(f"installing {', '.join(wanted.split())} to {folder} (once) ...", flush=True)
@@ -97,15 +101,15 @@ def make_environment(name: str, requirements: str) -> pathlib.Path:
     for command in commands:
         if subprocess.run(command).returncode:
             sys.exit(
-                f"error: {folder} could not be made, for the reason above; mend it and run this "
-                "again, or use --here with a Python that has these packages"
+                f"error: cannot make {folder}, for the reason above; solve it and run this again, "
+                "or use --here with a Python that has these packages"
             )
     done.write_text(wanted, encoding="utf-8")
     return python
 
 
 def write_texts(prompts: list[str], length: int, seed: int) -> list[str]:
-    """Returns a text for each prompt, from the weights in model/, by PyTorch."""
+    """Returns a text for each prompt, sampled by PyTorch from the weights in model/."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
@@ -123,7 +127,7 @@ def write_texts(prompts: list[str], length: int, seed: int) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Returns the text with control characters, which could upset a terminal, made visible."""
+    """Returns a text whose control characters, which could upset a terminal, are replaced."""
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )
@@ -132,14 +136,16 @@ def printable(text: str) -> str:
 def by_pytorch(arguments: argparse.Namespace, length: int):
     if missing := [name for name in ("torch", "transformers") if not find_spec(name)]:
         sys.exit(
-            f"error: {sys.executable} has no {' and no '.join(missing)}; leave --here out, or set "
-            "PYTHON to one that has what requirements.txt names"
+            f"error: {sys.executable} has no {' and no '.join(missing)}; omit --here, or set "
+            "PYTHON to one that has the packages of requirements.txt"
         )
-    with tempfile.TemporaryDirectory() as folder:  # where transformers copies the model's .py files
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # for transformers' copies of the model's .py files
         os.environ |= {"HF_MODULES_CACHE": folder, "HF_HUB_OFFLINE": "1"}
         try:
             texts = write_texts(arguments.prompts, length, arguments.seed)
-        except ValueError as error:  # the model's own, of prompts and lengths
+        except ValueError as error:  # the model raises it for prompts and lengths
             sys.exit(f"error: {error}".replace("max_new_tokens", "--length"))
     print("\n---\n".join(map(printable, texts)))
 
@@ -155,18 +161,14 @@ def by_jax(arguments: argparse.Namespace, length: int):
 def main():
     arguments = parse()
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # whatever this terminal can show
+        stream.reconfigure(errors="backslashreplace")  # for characters that it cannot encode
     if arguments.jax and not (HERE / "checkpoint").is_dir():
-        sys.exit("error: this release has no JAX checkpoint; leave --jax out")
+        sys.exit("error: this release has no JAX checkpoint; omit --jax")
     if arguments.check and (wrong := check_files()):
         sys.exit(f"error: {wrong}")
     if not arguments.here:
-        names = (
-            (".venv-jax", "requirements-jax.txt")
-            if arguments.jax
-            else (".venv", "requirements.txt")
-        )
-        python = make_environment(*names)
+        suffix = "-jax" if arguments.jax else ""
+        python = make_environment(f".venv{suffix}", f"requirements{suffix}.txt")
         again = [python, __file__, "--here", "--no-check", *sys.argv[1:]]
         sys.exit(subprocess.run(again).returncode)
     length = arguments.length
@@ -175,8 +177,8 @@ def main():
         length = config["sampling"]["length"]
     (by_jax if arguments.jax else by_pytorch)(arguments, length)
     print(
-        f"\nThe weights are in {HERE / 'model'}, the run's log and curves beside it; "
-        f"{HERE / 'README.md'} tells the rest."
+        f"\nThe weights are in {HERE / 'model'}, the log and the curves of the run in {HERE}; see "
+        f"{HERE / 'README.md'}."
     )
 
 

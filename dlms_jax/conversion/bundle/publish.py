@@ -1,40 +1,27 @@
-"""Archives get their names when they are whole, or not at all."""
+"""Moves finished archives to the folder of releases."""
 
-from collections.abc import Callable, Iterator
-import contextlib
 import os
 import pathlib
-import shutil
+
+from rich.console import Console
 
 from dlms_jax.conversion.folder import writable
 from dlms_jax.errors import UserError
-from dlms_jax.files import UNFINISHED, sha256_of
-
-Say = Callable[[str], None]
-
-
-@contextlib.contextmanager
-def unfinished_folder(out: pathlib.Path, title: str, say: Say) -> Iterator[pathlib.Path]:
-    """Yields a folder inside `out` to work in, which is removed at the end, as is `out` where it is
-    new and nothing was put there."""
-    folder, new = out / f"{title}{UNFINISHED}", not out.exists()
-    if folder.exists():
-        say(f"{folder} was left by a release that did not finish; removed")
-        shutil.rmtree(folder)
-    with writable(out):
-        folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if new:
-            with contextlib.suppress(OSError):  # it has something in it
-                out.rmdir()
+from dlms_jax.files import sha256_of
+from dlms_jax.terminal import say
 
 
-def publish(archives: list[pathlib.Path], out: pathlib.Path, say: Say):
-    """Moves archives to `out`. One that is there with the same bytes stays; raises UserError, and
-    moves none, where one is there with others."""
+def publish(archives: list[pathlib.Path], out: pathlib.Path, console: Console):
+    """Moves archives to a folder; one that is already there with the same bytes stays.
+
+    Args:
+      archives: the archives.
+      out: the folder.
+      console: where to print the size and checksum of each.
+
+    Raises:
+      UserError: the folder has an archive of the same name with other bytes; none is moved.
+    """
     moved = []
     for archive in archives:
         path = out / archive.name
@@ -46,9 +33,9 @@ def publish(archives: list[pathlib.Path], out: pathlib.Path, say: Say):
                 "or remove it"
             )
         else:
-            say(f"{path} was there already, with the same bytes")
+            say(console, f"{path} exists already, with the same bytes")
     with writable(out):
         for archive, path in moved:
             os.replace(archive, path)
     for _, path in moved:
-        say(f"{path}: {path.stat().st_size / 1e6:.1f} MB, sha256 {sha256_of(path)}")
+        say(console, f"{path}: {path.stat().st_size / 1e6:.1f} MB, sha256 {sha256_of(path)}")

@@ -1,66 +1,66 @@
-"""The demo's start for each system, run_demo.sh and run_demo.bat, from one list of steps."""
+"""The start of the demo on each system, run_demo.sh and run_demo.bat, from one list of steps."""
 
 from collections.abc import Sequence
 import dataclasses
 
-PYTHON = (3, 11)  # the oldest that dlms_jax and its pinned packages run on
+PYTHON = (3, 11)  # the oldest version that dlms_jax and its pinned packages support
 
 
 @dataclasses.dataclass(frozen=True)
 class Choose:
-    """Which Python: that of the variable PYTHON, else the system's."""
+    """Chooses the Python: that of the variable PYTHON, else the system's."""
 
-    about: str
+    comment: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Demand:
-    """That this Python statement passes, or else the script ends with one line."""
+class Require:
+    """Runs a Python statement; if it fails, the script prints one line and ends with status 1."""
 
-    about: str
+    comment: str
     statement: str
-    otherwise: str
+    error: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A file beside the script, with the script's arguments; its exit status is the script's."""
+    """Runs a file beside the script with the script's arguments; ends with its exit status."""
 
-    about: str
+    comment: str
     file: str
 
 
-Step = Choose | Demand | Run
+Step = Choose | Require | Run
 
 STEPS: tuple[Step, ...] = (
-    Choose("Which Python: set PYTHON to have another one."),
-    Demand(
-        "It must be there, and new enough.",
+    Choose("Set the variable PYTHON to use another Python."),
+    Require(
+        "Python must be there, and new enough.",
         f"import sys; assert sys.version_info >= {PYTHON}",
         f"error: this needs Python {PYTHON[0]}.{PYTHON[1]} or newer; install it, or set PYTHON to "
-        "where it is",
+        "its path",
     ),
-    Run("All else is in demo.py: checks, virtual environment, sampling.", "demo.py"),
+    Run("demo.py checks the files, makes the virtual environment and samples.", "demo.py"),
 )
 
 
 def to_sh(steps: Sequence[Step] = STEPS) -> str:
-    """Returns a script for a POSIX shell."""
-    lines = ["#!/bin/sh", "# Made by dlms_jax.release from the steps that run_demo.bat has too."]
+    """Returns the steps as a script for a POSIX shell."""
+    lines = ["#!/bin/sh", "# Made by dlms_jax.release from the same steps as run_demo.bat."]
     for step in steps:
-        lines += ["", f"# {step.about}", *_sh(step)]
+        lines += ["", f"# {step.comment}", *_sh(step)]
     return "\n".join(lines) + "\n"
 
 
 def to_bat(steps: Sequence[Step] = STEPS) -> str:
-    """Returns a script for Windows' cmd.exe, whose lines end as there."""
+    """Returns the steps as a script for cmd.exe, with the line ends of Windows."""
     lines = [
         "@echo off",
-        "rem Made by dlms_jax.release from the steps that run_demo.sh has too.",
+        "rem Made by dlms_jax.release from the same steps as run_demo.sh.",
         "setlocal",
     ]
     for step in steps:
-        lines += ["", f"rem {step.about}", *_bat(step)]
+        lines += ["", f"rem {step.comment}", *_bat(step)]
     return "\r\n".join(lines) + "\r\n"
 
 
@@ -68,10 +68,10 @@ def _sh(step: Step) -> list[str]:
     match step:
         case Choose():
             return ['PYTHON="${PYTHON:-python3}"']
-        case Demand():
+        case Require():
             return [
                 f'"$PYTHON" -c "{step.statement}" 2>/dev/null || {{',
-                f'    echo "{step.otherwise}" >&2',
+                f'    echo "{step.error}" >&2',
                 "    exit 1",
                 "}",
             ]
@@ -83,11 +83,11 @@ def _bat(step: Step) -> list[str]:
     match step:
         case Choose():
             return ["if not defined PYTHON set PYTHON=python"]
-        case Demand():
+        case Require():
             return [
                 f'"%PYTHON%" -c "{step.statement}" 2>nul',
                 "if errorlevel 1 (",
-                f"    echo {step.otherwise} 1>&2",
+                f"    echo {step.error} 1>&2",
                 "    exit /b 1",
                 ")",
             ]
