@@ -16,7 +16,7 @@ from scipy import stats
 import torch
 
 from dlms_jax.config import BlockConfig, GaussianConfig, SamplingConfig
-from dlms_jax.conversion.pytorch.generation_dlms import DiffusionGeneration
+from dlms_jax.conversion.pytorch.generation_dlms import DLMGenerationMixin
 from dlms_jax.diffusion import (
     Autoregressive,
     Block,
@@ -38,7 +38,7 @@ GAUSSIAN = GaussianConfig(embedding_size=4, gamma_min=-6.0, gamma_max=6.0, self_
 TABLE = random_table(JOINT.vocabulary.rows, 4, seed=1)
 
 
-class ExactModel(DiffusionGeneration):
+class ExactModel(DLMGenerationMixin):
     """An exact denoiser in JAX as a model for `generate`."""
 
     device = torch.device("cpu")
@@ -73,8 +73,8 @@ class ExactModel(DiffusionGeneration):
         prompt_mask=None,
         class_ids=None,
         timesteps=None,
-        past=None,
-        keep=False,
+        cache=None,
+        update_cache=False,
         inputs_embeds=None,
         estimate=None,
     ):
@@ -83,11 +83,11 @@ class ExactModel(DiffusionGeneration):
         place = torch.arange(shape[1]).expand(shape) if position_ids is None else position_ids
         inputs = input_ids if inputs_embeds is None else inputs_embeds
         now = [inputs, t.expand(shape), segment_ids, place, prompt_mask, block_ids, clean_mask]
-        if past is not None and past.layers:
-            before = zip(past.layers[0], now, strict=True)
+        if cache is not None and cache.layers:
+            before = zip(cache.layers[0], now, strict=True)
             now = [x if x is None else torch.cat([y, x], dim=1) for y, x in before]
-        if keep:
-            past.layers[0] = now
+        if update_cache:
+            cache.layers[0] = now
         inputs, t, segments, positions, given, blocks, clean = (
             None if x is None else jnp.asarray(x.numpy()) for x in now
         )

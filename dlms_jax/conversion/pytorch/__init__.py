@@ -1,4 +1,4 @@
-"""The files that travel with exported weights: PyTorch and transformers, nothing of this package.
+"""The files that are copied beside exported weights: PyTorch and transformers only.
 
-In a release they lie flat beside the weights, and import one another by relative names.
+In an export they are in one folder with the weights, and import one another by relative names.
 """

@@ -1,16 +1,18 @@
-"""How texts are sampled: prompts and holes in, filled texts out.
+"""Generation: `generate` and the samplers of masked, block and autoregressive models.
 
-masked, block: ancestral (MDLM, arXiv 2406.07524), or the surest first: confidence (LLaDA, arXiv
-2502.09992), margin, entropy. autoregressive: left to right. uniform and gaussian: noise_dlms.py.
+Masked and block diffusion have the samplers `"ancestral"` (MDLM, https://arxiv.org/abs/2406.07524),
+and `"confidence"` (LLaDA, https://arxiv.org/abs/2502.09992), `"margin"` and `"entropy"`, which fill
+the positions with the surest predictions first. Autoregressive models fill from left to right.
+noise_dlms.py has uniform and Gaussian diffusion.
 """
 
 import dataclasses
 
 import torch
 
-from .canvas_dlms import Canvas, Draw, as_given, make_canvas
-from .layers_dlms import KeyValues
-from .noise_dlms import fill_gaussian, fill_uniform, share_of_noise, time
+from .canvas_dlms import Canvas, TokenSampler, make_canvas, restore_padding
+from .layers_dlms import KeyValueCache
+from .noise_dlms import fill_gaussian, fill_uniform, noise_level, timestep
 
 SAMPLERS = {  # by objective; the first is the default
     "masked": ("ancestral", "confidence", "margin", "entropy"),
@@ -22,13 +24,20 @@ SAMPLERS = {  # by objective; the first is the default
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What `generate` may be told.
+class GenerationSettings:
+    """The settings of `generate`. Their defaults for a model are in its generation_config.json.
 
-    sampler: of SAMPLERS; "default" is the first. steps: of the reverse process; of block diffusion,
-    for each block. grid: where in time they lie: uniform, cosine (MaskGIT), quantile (equal shares
-    of noise). temperature: 0 is greedy. top_k: 0 is all. guidance_scale: how much more to follow
-    the prompt, 0 for none. eta: of ddim: from 0, no new noise, to 1.
+    Attributes:
+        max_new_tokens: tokens to append to each row.
+        sampler: one of SAMPLERS; "default" is the first for the model's objective.
+        steps: steps of the reverse process; in block diffusion, of each block.
+        grid: where the times of the steps are: "uniform", "cosine" (MaskGIT,
+            https://arxiv.org/abs/2202.04200), or "quantile" (equal changes of the noise).
+        temperature: 0 is greedy.
+        top_k: keeps the k most probable tokens; 0 keeps all.
+        top_p: keeps the most probable tokens until their probabilities sum to this.
+        guidance_scale: classifier-free guidance; 0 for none.
+        eta: new noise in each step of "ddim", from 0 (none) to 1.
     """
 
     max_new_tokens: int = 128
@@ -41,14 +50,18 @@ class Settings:
     guidance_scale: float = 0.0
     eta: float = 0.0
 
-    def checked(self, objective: str) -> "Settings":
-        """Returns the settings with the sampler's name; raises ValueError for what none has."""
+    def checked(self, objective: str) -> "GenerationSettings":
+        """Returns the settings with the name of the sampler instead of "default".
+
+        Raises:
+            ValueError: a setting is out of range, or the objective does not have the sampler.
+        """
         known = SAMPLERS[objective]
         sampler = known[0] if self.sampler == "default" else self.sampler
-        bounds = {
+        grids = ("uniform", "cosine", "quantile")
+        checks = {
             f"sampler={sampler}: use one of {', '.join(known)}": sampler in known,
-            f"grid={self.grid}: use uniform, cosine or quantile": self.grid
-            in ("uniform", "cosine", "quantile"),
+            f"grid={self.grid}: use uniform, cosine or quantile": self.grid in grids,
             f"steps={self.steps} should be 1 or more": self.steps >= 1,
             f"max_new_tokens={self.max_new_tokens} should be 0 or more": self.max_new_tokens >= 0,
             f"temperature={self.temperature} should be 0 or more": self.temperature >= 0,
@@ -56,107 +69,159 @@ class Settings:
             f"top_p={self.top_p} should be in (0, 1]": 0 < self.top_p <= 1,
             f"eta={self.eta} should be in [0, 1]": 0 <= self.eta <= 1,
         }
-        for what, fits in bounds.items():
-            if not fits:
-                raise ValueError(f"{what} ({objective} model)")
+        for message, passed in checks.items():
+            if not passed:
+                raise ValueError(f"{message} ({objective} model)")
         return dataclasses.replace(self, sampler=sampler)
 
 
-class DiffusionGeneration:
-    """`generate`, for a model with the `forward` of DLMForDiffusion."""
+class DLMGenerationMixin:
+    """`generate` for a model with the `forward` of [`DLMForDiffusion`]."""
 
     @torch.no_grad()
     def generate(
         self,
-        input_ids=None,
-        attention_mask=None,
-        class_ids=None,
-        seed=None,
-        noise=None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        class_ids: torch.LongTensor | None = None,
+        seed: int | None = None,
+        noise: torch.Tensor | None = None,
         generation_config=None,
         **settings,
-    ):
-        """Returns tokens_BxL: each row of input_ids, its masks filled, and max_new_tokens more.
+    ) -> torch.LongTensor:
+        r"""
+        Generates texts: fills the masks in `input_ids`, and appends `max_new_tokens` tokens.
 
-        input_ids: rows that begin with bos_token_id (the tokenizer puts it there), padded on either
-        side as attention_mask tells; each mask_token_id in them is a hole to fill. None: BOS alone.
-        After the first EOS that fills a hole, what else was to be filled is EOS. class_ids_B: the
-        classes to write like, from 1. seed: the same gives the same text on the same device; None:
-        torch's own state. noise: what uniform (tokens_BxL) and Gaussian diffusion (z_BxLxE) start
-        from; None: drawn. settings: those of `Settings`; what is left out is as in
-        generation_config.json.
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Prompts, padded on either side. Each row begins with `bos_token_id`, which the
+                tokenizer adds. Each `mask_token_id` in it is a hole to fill. Defaults to one row
+                with BOS only.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+                0 at padding, 1 elsewhere. Defaults to no padding.
+            class_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                The class of each row, from 1 (`config.class_names`); 0 means none.
+            seed (`int`, *optional*):
+                Seed of the random numbers: the same seed gives the same text on the same device.
+                Defaults to the state of torch's own generator.
+            noise (`torch.Tensor`, *optional*):
+                Where the reverse process starts. In uniform diffusion, tokens of shape
+                `(batch_size, length)`; in Gaussian diffusion, noise of shape
+                `(batch_size, length, embedding_size)`; `length` includes the new tokens. Defaults
+                to random noise.
+            generation_config ([`~transformers.GenerationConfig`], *optional*):
+                Defaults of the settings. Defaults to the model's generation_config.json.
+            settings:
+                The attributes of [`GenerationSettings`]: `max_new_tokens`, `sampler`, `steps`,
+                `grid`, `temperature`, `top_k`, `top_p`, `guidance_scale` and `eta`.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch_size, sequence_length + max_new_tokens)`: the rows
+            of `input_ids` without masks, and their new tokens. After the first EOS that the model
+            writes, all holes are EOS.
+
+        Raises:
+            `ValueError`: a setting is unknown or out of range, or a row does not fit the model.
+
+        Example:
+
+        ```python
+        >>> tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+        >>> model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)
+        >>> inputs = tokenizer(["The ", "Python is"], return_tensors="pt", padding=True)
+        >>> tokens = model.generate(**inputs, max_new_tokens=32, temperature=0.8, seed=1)
+        >>> texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        ```
         """
-        names = [field.name for field in dataclasses.fields(Settings)]
+        config = self.config
+        settings = self._generation_settings(generation_config, settings)
+        if input_ids is None:
+            input_ids = torch.full((1, 1), config.bos_token_id, device=self.device)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        sampler = TokenSampler(
+            special_ids=(config.mask_token_id, config.bos_token_id, config.pad_token_id),
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            guidance=settings.guidance_scale,
+            generator=None if seed is None else torch.Generator(input_ids.device).manual_seed(seed),
+        )
+        new = settings.max_new_tokens
+        canvas = make_canvas(config, input_ids, attention_mask, new, class_ids)
+        if canvas.holes_BxL.any():
+            if config.objective == "masked":
+                canvas = fill_masked(self, canvas, sampler, settings)
+            elif config.objective == "block":
+                canvas = fill_blocks(self, canvas, sampler, settings)
+            elif config.objective == "autoregressive":
+                canvas = fill_left_to_right(self, canvas, sampler)
+            else:
+                fill = fill_uniform if config.objective == "uniform" else fill_gaussian
+                canvas = fill(self, canvas, sampler, settings, noise)
+        return restore_padding(canvas, input_ids, attention_mask, new)
+
+    def _generation_settings(self, generation_config, settings) -> GenerationSettings:
+        """Returns the settings of a call: what it does not give is that of generation_config."""
+        names = [field.name for field in dataclasses.fields(GenerationSettings)]
         if unknown := sorted(settings.keys() - set(names)):
             raise ValueError(f"generate() has no {', '.join(unknown)}; it has {', '.join(names)}")
         saved = (generation_config or self.generation_config).to_dict()
         saved = {name: saved[name] for name in names if saved.get(name) is not None}
-        s = Settings(**saved | settings).checked(self.config.objective)
-        if input_ids is None:
-            input_ids = torch.full((1, 1), self.config.bos_token_id, device=self.device)
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        generator = None if seed is None else torch.Generator(input_ids.device).manual_seed(seed)
-        c = self.config
-        draw = Draw(
-            (c.mask_token_id, c.bos_token_id, c.pad_token_id),
-            s.temperature,
-            s.top_k,
-            s.top_p,
-            s.guidance_scale,
-            generator,
-        )
-        canvas = make_canvas(c, input_ids, attention_mask, s.max_new_tokens, class_ids)
-        if canvas.holes_BxL.any():
-            if c.objective == "masked":
-                canvas = fill_masked(self, canvas, draw, s)
-            elif c.objective == "block":
-                canvas = fill_blocks(self, canvas, draw, s)
-            elif c.objective == "autoregressive":
-                canvas = fill_left_to_right(self, canvas, draw)
-            else:
-                fill = fill_uniform if c.objective == "uniform" else fill_gaussian
-                canvas = fill(self, canvas, draw, s, noise)
-        return as_given(canvas, input_ids, attention_mask, s.max_new_tokens)
+        return GenerationSettings(**saved | settings).checked(self.config.objective)
 
 
-def fill_masked(model, canvas: Canvas, draw: Draw, settings: Settings) -> Canvas:
-    """Returns the canvas filled by masked diffusion, from all holes masked to none."""
-    segments, given = draw.twice(canvas.segments_BxL), draw.twice(canvas.given_BxL)
+def fill_masked(
+    model, canvas: Canvas, sampler: TokenSampler, settings: GenerationSettings
+) -> Canvas:
+    """Returns the canvas filled by masked diffusion."""
+    segments = sampler.for_guidance(canvas.segments_BxL)
+    prompt_mask = sampler.for_guidance(canvas.prompt_mask_BxL)
 
-    def read(tokens, classes, t):
+    def predict(tokens, classes, t):
         return model(
             tokens,
             segment_ids=segments,
-            prompt_mask=given,
+            prompt_mask=prompt_mask,
             class_ids=classes,
             timesteps=t.expand(len(tokens)),
         ).logits
 
-    return unmask(model.config, canvas, draw, settings, read)
+    return unmask(model.config, canvas, sampler, settings, predict)
 
 
-def unmask(config, canvas: Canvas, draw: Draw, settings: Settings, read) -> Canvas:
+def unmask(
+    config, canvas: Canvas, sampler: TokenSampler, settings: GenerationSettings, predict
+) -> Canvas:
     """Returns the canvas filled by the reverse process of masked diffusion.
 
-    read: (tokens_BxL, class_B, t) -> logits_BxLxV. ancestral: between t and s < t a masked token is
-    revealed with probability 1 - (1 - alpha_s) / (1 - alpha_t). Else those that score highest, so
-    many that of the row's holes the share 1 - alpha_s stays masked.
+    In a step from t to s < t, `"ancestral"` reveals each masked token with probability
+    1 - (1 - alpha_s) / (1 - alpha_t). The other samplers reveal the tokens with the highest scores,
+    so that the share 1 - alpha_s of the row's holes stays masked.
+
+    Args:
+        config: the [`DLMConfig`].
+        canvas: the rows with holes.
+        sampler: how tokens are drawn.
+        settings: the settings of `generate`.
+        predict: (tokens_BxL, class_B, t) -> logits_BxLxV.
     """
     for i in range(settings.steps):
-        masked_BxL = canvas.open_BxL
+        masked_BxL = canvas.masked_BxL
         if not masked_BxL.any():
             break
-        t, s = (time(settings, config, settings.steps, j).to(masked_BxL.device) for j in (i, i + 1))
-        log_p = draw.guided(read(*draw.conditions(canvas), t))
-        drawn_BxL = draw.token(draw.cut(log_p))
-        left = share_of_noise(config, s)
+        t, s = (
+            timestep(settings, config, settings.steps, j).to(masked_BxL.device) for j in (i, i + 1)
+        )
+        log_p = sampler.log_probs(predict(*sampler.model_inputs(canvas), t))
+        drawn_BxL = sampler.draw(sampler.warp(log_p))
+        left = noise_level(config, s)
         if settings.sampler == "ancestral":
-            reveal = 1 - left / share_of_noise(config, t)
-            chosen_BxL = masked_BxL & (draw.uniform(drawn_BxL) < reveal)
+            reveal = 1 - left / noise_level(config, t)
+            chosen_BxL = masked_BxL & (sampler.uniform(drawn_BxL) < reveal)
         else:
             number_B = masked_BxL.sum(dim=1) - (canvas.holes_BxL.sum(dim=1) * left).round()
-            score_BxL = score(log_p, drawn_BxL, settings.sampler)
+            score_BxL = certainty(log_p, drawn_BxL, settings.sampler)
             score_BxL = score_BxL.masked_fill(~masked_BxL, -torch.inf)
             rank_BxL = score_BxL.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
             chosen_BxL = masked_BxL & (rank_BxL < number_B[:, None])
@@ -164,9 +229,15 @@ def unmask(config, canvas: Canvas, draw: Draw, settings: Settings, read) -> Canv
     return canvas
 
 
-def score(log_p, drawn_BxL, order: str):
-    """Returns how sure each prediction is: confidence, the log probability of what was drawn;
-    margin, how much likelier the likeliest is than the next; entropy, minus the entropy."""
+def certainty(log_p, drawn_BxL, order: str):
+    """Returns a score of each prediction, higher for surer ones.
+
+    Args:
+        log_p: the log-probabilities of the tokens, of shape BxLxV.
+        drawn_BxL: the tokens that were drawn.
+        order: `"confidence"`: the log-probability of the drawn token. `"margin"`: the difference of
+            the two highest probabilities. `"entropy"`: the negative entropy.
+    """
     if order == "confidence":
         return log_p.gather(-1, drawn_BxL[..., None])[..., 0]
     if order == "margin":
@@ -175,70 +246,78 @@ def score(log_p, drawn_BxL, order: str):
     return (log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0)).sum(-1)
 
 
-def fill_blocks(model, canvas: Canvas, draw: Draw, settings: Settings) -> Canvas:
-    """Returns the canvas filled block after block (counted from BOS), each by masked diffusion
-    (BD3-LM, arXiv 2503.09573). What is finished is read once, and its keys and values are kept."""
+def fill_blocks(
+    model, canvas: Canvas, sampler: TokenSampler, settings: GenerationSettings
+) -> Canvas:
+    """Returns the canvas filled block by block, each by masked diffusion.
+
+    Blocks are counted from BOS (BD3-LM, https://arxiv.org/abs/2503.09573). Finished blocks are read
+    once, and their keys and values are cached.
+    """
     config, size = model.config, model.config.block_size
-    past, kept = KeyValues(), 0
+    cache, cached = KeyValueCache(), 0
     columns = canvas.holes_BxL.any(dim=0).nonzero().flatten()
     first, last = int(columns[0]) // size, int(columns[-1]) // size
 
-    def reader(start, end, clean):
-        """Returns the network as it reads columns start..end-1; it keeps them where clean."""
-        segments = draw.twice(canvas.segments_BxL[:, start:end])
-        place = torch.arange(start, end, device=segments.device).expand_as(segments)
+    def predictor(start, end, clean):
+        """Returns the model on the columns from `start` to before `end`; clean ones are cached."""
+        segments = sampler.for_guidance(canvas.segments_BxL[:, start:end])
+        position = torch.arange(start, end, device=segments.device).expand_as(segments)
 
-        def read(tokens, classes, t):
+        def predict(tokens, classes, t):
             return model(
                 tokens,
                 segment_ids=segments,
-                position_ids=place * (segments > 0),
-                block_ids=place // size,
+                position_ids=position * (segments > 0),
+                block_ids=position // size,
                 clean_mask=torch.full_like(segments, clean),
                 class_ids=classes,
                 timesteps=t.expand(len(tokens)),
-                past=past,
-                keep=clean,
+                cache=cache,
+                update_cache=clean,
             ).logits
 
-        return read
+        return predict
 
     for block in range(first, last + 1):
         start, end = block * size, (block + 1) * size
-        if start > kept:
-            finished = draw.conditions(canvas.columns(kept, start))
-            reader(kept, start, True)(*finished, torch.zeros((), device=columns.device))
-            kept = start
+        if start > cached:
+            finished = sampler.model_inputs(canvas.columns(cached, start))
+            predictor(cached, start, True)(*finished, torch.zeros((), device=columns.device))
+            cached = start
         part = canvas.columns(start, end)
-        read = reader(start, start + part.tokens_BxL.shape[1], False)
-        canvas = canvas.filled(unmask(config, part, draw, settings, read).tokens_BxL, start)
-        if not canvas.open_BxL.any():
+        predict = predictor(start, start + part.tokens_BxL.shape[1], False)
+        canvas = canvas.filled(unmask(config, part, sampler, settings, predict).tokens_BxL, start)
+        if not canvas.masked_BxL.any():
             break
     return canvas
 
 
-def fill_left_to_right(model, canvas: Canvas, draw: Draw) -> Canvas:
-    """Returns the canvas filled from left to right, each hole drawn from the prediction at the
-    position before it; raises ValueError where given text comes after a hole."""
+def fill_left_to_right(model, canvas: Canvas, sampler: TokenSampler) -> Canvas:
+    """Returns the canvas filled from left to right by an autoregressive model.
+
+    Raises:
+        ValueError: a given token comes after a hole.
+    """
     holes_BxL, segments, positions = canvas.holes_BxL, canvas.segments_BxL, canvas.positions_BxL
-    if ((holes_BxL.cumsum(dim=1) > 0) & canvas.given_BxL).any():
+    if ((holes_BxL.cumsum(dim=1) > 0) & canvas.prompt_mask_BxL).any():
         raise ValueError("an autoregressive model cannot fill holes before given text")
     columns = holes_BxL.any(dim=0).nonzero().flatten()
-    past, kept = KeyValues(), 0
-    for at in range(int(columns[0]), int(columns[-1]) + 1):
-        tokens, classes = draw.conditions(canvas.columns(kept, at))
+    cache, cached = KeyValueCache(), 0
+    for column in range(int(columns[0]), int(columns[-1]) + 1):
+        tokens, classes = sampler.model_inputs(canvas.columns(cached, column))
         logits = model(
             tokens,
-            segment_ids=draw.twice(segments[:, kept:at]),
+            segment_ids=sampler.for_guidance(segments[:, cached:column]),
             class_ids=classes,
-            position_ids=draw.twice(positions[:, kept:at]),
-            past=past,
-            keep=True,
+            position_ids=sampler.for_guidance(positions[:, cached:column]),
+            cache=cache,
+            update_cache=True,
         ).logits[:, -1:]
-        kept = at
-        drawn_Bx1 = draw.token(draw.cut(draw.guided(logits)))
-        here = canvas.columns(at, at + 1)
-        canvas = canvas.filled(torch.where(here.open_BxL, drawn_Bx1, here.tokens_BxL), at)
-        if not canvas.open_BxL.any():
+        cached = column
+        drawn_Bx1 = sampler.draw(sampler.warp(sampler.log_probs(logits)))
+        here = canvas.columns(column, column + 1)
+        canvas = canvas.filled(torch.where(here.masked_BxL, drawn_Bx1, here.tokens_BxL), column)
+        if not canvas.masked_BxL.any():
             break
     return canvas

@@ -1,8 +1,7 @@
-"""The parts of the networks: norms, rotary attention, SwiGLU, what conditions on time and class.
+"""Layers of the networks: norms, rotary attention, MLP, experts, conditioning on time and class.
 
-Letters in array names: B batch, L length, D width, H heads, G key/value heads, K head size, F
-feed-forward size, V vocabulary, C size of the conditioning, S length of what is attended to, E
-experts.
+Array names end with their axes: B batch, L length, S length of the keys, D hidden size, H heads,
+G key/value heads, K head size, V vocabulary, C size of the conditioning, E experts.
 """
 
 import dataclasses
@@ -14,23 +13,26 @@ from torch.nn import functional as F
 
 @dataclasses.dataclass
 class Layout:
-    """What the network is told of rows besides the inputs and their times.
+    """The documents, positions and prompts of the rows of a batch.
 
-    segments_BxL: 0 for padding, 1, 2, ... for the documents of a row. positions_BxL: 0, 1, ...
-    within each document. given_BxL: True at the tokens of a prompt. class_B: the class of a row, 0
-    for none. blocks_BxL, clean_BxL: of block diffusion: the block that a token belongs to, and True
-    where it is finished, False where it is being denoised.
+    Attributes:
+        segments_BxL: the document of each token, 1, 2, ...; 0 at padding.
+        positions_BxL: the position of each token in its document, from 0.
+        prompt_mask_BxL: True at the tokens of a prompt.
+        class_B: the class of each row; 0 for none.
+        blocks_BxL: in block diffusion, the block of each token in its document.
+        clean_BxL: in block diffusion, True in finished blocks, False in those being denoised.
     """
 
     segments_BxL: torch.Tensor
     positions_BxL: torch.Tensor
-    given_BxL: torch.Tensor
+    prompt_mask_BxL: torch.Tensor
     class_B: torch.Tensor
     blocks_BxL: torch.Tensor
     clean_BxL: torch.Tensor
 
     def __add__(self, later: "Layout") -> "Layout":
-        """Returns the layout of these positions and, after them, of later ones."""
+        """Returns the layout of these positions followed by `later` ones of the same rows."""
         both = {
             field.name: torch.cat([getattr(self, field.name), getattr(later, field.name)], dim=1)
             for field in dataclasses.fields(self)
@@ -39,15 +41,17 @@ class Layout:
         return Layout(class_B=self.class_B, **both)
 
 
-def attention_mask(queries: Layout, keys: Layout, kind: str) -> torch.Tensor:
-    """Returns mask_Bx1xLxS, True where a position of `queries` may see one of `keys`.
+def make_attention_mask(queries: Layout, keys: Layout, kind: str) -> torch.Tensor:
+    """Returns mask_Bx1xLxS, True where a position of `queries` may attend to one of `keys`.
 
-    A position sees its own document only, and of it, by kind
-    full: everything;
-    causal: what stands at its own position or before;
-    block (arXiv 2503.09573): clean tokens of the blocks before its own; where it is being denoised,
-        its own block as that is being denoised; where it is clean, the clean tokens of its own;
-    block_causal: the same, but of clean tokens a clean one sees none after itself.
+    Positions attend within their own document only. Within it, the kinds are:
+
+    - `"full"`: all positions.
+    - `"causal"`: the position itself and earlier ones.
+    - `"block"` (https://arxiv.org/abs/2503.09573): the clean tokens of earlier blocks; and of its
+      own block, the tokens in the same state: a token that is being denoised attends to the others
+      that are, a clean token to the clean ones.
+    - `"block_causal"`: the same, but a clean token attends to no clean token after itself.
     """
 
     def pairs(name):
@@ -62,14 +66,15 @@ def attention_mask(queries: Layout, keys: Layout, kind: str) -> torch.Tensor:
         return (mask_BxLxS & (k_position <= q_position))[:, None]
     q_block, k_block = pairs("blocks_BxL")
     q_clean, k_clean = pairs("clean_BxL")
-    together = ~q_clean & ~k_clean & (k_block == q_block)
-    finished = k_position <= q_position if kind == "block_causal" else k_block <= q_block
-    before = k_clean & (k_block < q_block)
-    return (mask_BxLxS & (together | before | (q_clean & k_clean & finished)))[:, None]
+    denoised_together = ~q_clean & ~k_clean & (k_block == q_block)
+    earlier = k_clean & (k_block < q_block)
+    not_after = k_position <= q_position if kind == "block_causal" else k_block <= q_block
+    both_clean = q_clean & k_clean & not_after
+    return (mask_BxLxS & (denoised_together | earlier | both_clean))[:, None]
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis, in float32 (arXiv 1910.07467)."""
+class DLMRMSNorm(nn.Module):
+    """RMS norm over the last axis, computed in float32 (https://arxiv.org/abs/1910.07467)."""
 
     def __init__(self, size, epsilon):
         super().__init__()
@@ -83,7 +88,15 @@ class RMSNorm(nn.Module):
 
 
 def rotary_angles(positions_BxL, size: int, theta: float):
-    """Returns (cos, sin), each BxLx1xK/2 in float32 (RoFormer arXiv 2104.09864, eq. 15)."""
+    """Returns (cos, sin) of the rotary embeddings, each of shape BxLx1xK/2, in float32.
+
+    https://arxiv.org/abs/2104.09864, equation 15.
+
+    Args:
+        positions_BxL: the position of each token.
+        size: the head size K.
+        theta: the base of the frequencies.
+    """
     exponents = torch.arange(0, size, 2, device=positions_BxL.device, dtype=torch.float64) / size
     frequency = (theta**-exponents).float()
     angle = positions_BxL[..., None, None].float() * frequency
@@ -91,15 +104,18 @@ def rotary_angles(positions_BxL, size: int, theta: float):
 
 
 def rotate(x_BxLxHxK, rotary):
-    """Returns x turned by its position's angles, the two halves of K as pairs (rotate-half)."""
+    """Returns queries or keys rotated by the angles of their positions.
+
+    The halves of K form the pairs, as in Llama and Qwen ("rotate half").
+    """
     cos, sin = rotary
     first, second = x_BxLxHxK.float().chunk(2, dim=-1)
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return turned.to(x_BxLxHxK.dtype)
+    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return rotated.to(x_BxLxHxK.dtype)
 
 
-class Attention(nn.Module):
-    """Grouped-query attention with rotary positions and optional per-head QK norm."""
+class DLMAttention(nn.Module):
+    """Grouped-query attention with rotary position embeddings and optional per-head QK norm."""
 
     def __init__(self, config):
         super().__init__()
@@ -110,92 +126,114 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(width, config.num_key_value_heads * size, bias=bias)
         self.o_proj = nn.Linear(config.num_attention_heads * size, width, bias=False)
         norm = config.qk_norm
-        self.q_norm = RMSNorm(size, config.rms_norm_eps) if norm else nn.Identity()
-        self.k_norm = RMSNorm(size, config.rms_norm_eps) if norm else nn.Identity()
+        self.q_norm = DLMRMSNorm(size, config.rms_norm_eps) if norm else nn.Identity()
+        self.k_norm = DLMRMSNorm(size, config.rms_norm_eps) if norm else nn.Identity()
 
-    def keys(self, x_BxSxD, rotary):
-        """Returns (k_BxSxGxK, v_BxSxGxK) of what is attended to."""
-        k_BxSxGxK = self.k_norm(self._heads(self.k_proj(x_BxSxD)))
-        return rotate(k_BxSxGxK, rotary), self._heads(self.v_proj(x_BxSxD))
+    def key_values(self, x_BxSxD, rotary):
+        """Returns (k_BxSxGxK, v_BxSxGxK) of the positions that are attended to."""
+        k_BxSxGxK = self.k_norm(self._split_heads(self.k_proj(x_BxSxD)))
+        return rotate(k_BxSxGxK, rotary), self._split_heads(self.v_proj(x_BxSxD))
 
-    def forward(self, x_BxLxD, keys, mask_Bx1xLxS, rotary):
-        """Returns y_BxLxD of queries from x; keys: what `keys` returned."""
-        q_BxLxHxK = rotate(self.q_norm(self._heads(self.q_proj(x_BxLxD))), rotary)
-        q, k, v = (x.transpose(1, 2) for x in (q_BxLxHxK, *keys))
+    def forward(self, x_BxLxD, key_values, mask_Bx1xLxS, rotary):
+        """Returns the output of attention, of shape BxLxD.
+
+        Args:
+            x_BxLxD: the inputs of the queries.
+            key_values: keys and values, from `key_values`.
+            mask_Bx1xLxS: True where a query may attend to a key.
+            rotary: the `rotary_angles` of the queries.
+        """
+        q_BxLxHxK = rotate(self.q_norm(self._split_heads(self.q_proj(x_BxLxD))), rotary)
+        q, k, v = (x.transpose(1, 2) for x in (q_BxLxHxK, *key_values))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_Bx1xLxS, enable_gqa=True)
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
-    def _heads(self, y):
+    def _split_heads(self, y):
         return y.unflatten(-1, (-1, self.size))
 
 
-class KeyValues:
-    """The keys and values of positions that were read, by layer, and the layout of these."""
+class KeyValueCache:
+    """Keys and values of the positions that a model has read, for each layer.
+
+    Attributes:
+        layers: (k_BxSxGxK, v_BxSxGxK), by the number of the layer.
+        layout: the [`Layout`] of these positions; `None` if there are none.
+    """
 
     def __init__(self):
         self.layers, self.layout = {}, None
 
-    def extend(self, layer: int, keys, keep: bool):
-        """Returns the (k, v) of the positions before and these; keeps them if so asked."""
+    def extend(self, layer: int, key_values, update: bool):
+        """Returns the cached keys and values of a layer followed by new ones.
+
+        Args:
+            layer: the number of the layer.
+            key_values: the new keys and values.
+            update: whether to keep the new ones in the cache.
+        """
         if layer in self.layers:
-            keys = tuple(
-                torch.cat(pair, dim=1) for pair in zip(self.layers[layer], keys, strict=True)
-            )
-        if keep:
-            self.layers[layer] = keys
-        return keys
+            pairs = zip(self.layers[layer], key_values, strict=True)
+            key_values = tuple(torch.cat(pair, dim=1) for pair in pairs)
+        if update:
+            self.layers[layer] = key_values
+        return key_values
 
 
-class MLP(nn.Module):
-    """SwiGLU: down(silu(gate(x)) * up(x)) (arXiv 2002.05202)."""
+class DLMMLP(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x)) (https://arxiv.org/abs/2002.05202)."""
 
-    def __init__(self, width, hidden):
+    def __init__(self, hidden_size, intermediate_size):
         super().__init__()
-        self.gate_proj = nn.Linear(width, hidden, bias=False)
-        self.up_proj = nn.Linear(width, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, width, bias=False)
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-class MoE(nn.Module):
-    """sum over a token's experts of weight * SwiGLU(x); 0 at padding, which no expert gets.
+class DLMSparseMoe(nn.Module):
+    """Mixture of experts: the weighted sum of the outputs of each token's experts; 0 at padding.
 
-    token_choice: each token takes the experts that are likeliest for it; expert_choice (arXiv
-    2202.09368): of a row's tokens, each expert those for which it is likeliest.
+    With `config.routing="token_choice"`, each token chooses the experts with the highest router
+    probabilities. With `"expert_choice"` (https://arxiv.org/abs/2202.09368), each expert chooses
+    the tokens of a row with the highest probabilities for it.
     """
 
     def __init__(self, config):
         super().__init__()
-        width, hidden = config.hidden_size, config.moe_intermediate_size
         self.number, self.routing = config.num_experts_per_tok, config.routing
         self.normalise = config.norm_topk_prob
-        self.gate = nn.Linear(width, config.num_experts, bias=False)
-        self.experts = nn.ModuleList(MLP(width, hidden) for _ in range(config.num_experts))
+        self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.experts = nn.ModuleList(
+            DLMMLP(config.hidden_size, config.moe_intermediate_size)
+            for _ in range(config.num_experts)
+        )
 
     def forward(self, x_BxLxD, valid_BxL):
-        # In float32, as the probabilities were learned: rounding must not decide who goes where.
+        """Returns the outputs, of shape BxLxD. valid_BxL is False at padding."""
+        # The router is computed in float32, as in training: rounding must not change its choices.
         logits_BxLxE = F.linear(x_BxLxD.float(), self.gate.weight.float())
-        choose = self._by_tokens if self.routing == "token_choice" else self._by_experts
+        choose = self._token_choice if self.routing == "token_choice" else self._expert_choice
         weight_BxLxE = choose(logits_BxLxE.softmax(dim=-1), valid_BxL)
         y_BxLxD = torch.zeros_like(x_BxLxD, dtype=torch.float32)
         for number, expert in enumerate(self.experts):
-            row, place = weight_BxLxE[..., number].nonzero(as_tuple=True)
+            row, position = weight_BxLxE[..., number].nonzero(as_tuple=True)
             if len(row):
-                weight = weight_BxLxE[row, place, number, None]
-                y_BxLxD[row, place] += weight * expert(x_BxLxD[row, place]).float()
+                weight = weight_BxLxE[row, position, number, None]
+                y_BxLxD[row, position] += weight * expert(x_BxLxD[row, position]).float()
         return y_BxLxD.to(x_BxLxD.dtype)
 
-    def _by_tokens(self, probs_BxLxE, valid_BxL):
-        """Returns weight_BxLxE, 0 where an expert has not the token."""
+    def _token_choice(self, probs_BxLxE, valid_BxL):
+        """Returns weight_BxLxE, 0 where an expert does not get a token."""
         top, chosen = probs_BxLxE.topk(self.number, dim=-1)
         if self.normalise:
             top = top / top.sum(dim=-1, keepdim=True)
         weight_BxLxE = torch.zeros_like(probs_BxLxE).scatter(-1, chosen, top)
         return weight_BxLxE * valid_BxL[..., None]
 
-    def _by_experts(self, probs_BxLxE, valid_BxL):
+    def _expert_choice(self, probs_BxLxE, valid_BxL):
+        """Returns weight_BxLxE, 0 where an expert does not get a token."""
         experts = probs_BxLxE.shape[-1]
         number_B = -(-self.number * valid_BxL.sum(dim=1) // experts)
         score = probs_BxLxE.masked_fill(~valid_BxL[..., None], -1.0)
@@ -205,8 +243,8 @@ class MoE(nn.Module):
         return probs_BxLxE * taken
 
 
-class Conditioning(nn.Module):
-    """(t_BxL, class_B) -> c_BxLxC, which `Modulation` reads."""
+class DLMConditioning(nn.Module):
+    """The conditioning vector c_BxLxC of times and classes, which `DLMModulation` reads."""
 
     FEATURES = 128
 
@@ -227,15 +265,18 @@ class Conditioning(nn.Module):
 
 
 def time_features(t_BxL, number: int):
-    """Returns cosines and sines of t at `number` / 2 periods from 0.01 to 4, in float32."""
+    """Returns cosines and sines of times at `number` / 2 periods from 0.01 to 4, in float32."""
     share = torch.arange(number // 2, device=t_BxL.device, dtype=torch.float64)
     periods = (0.01 * 400.0 ** (share / (number // 2 - 1))).float()
     angle = 2 * torch.pi * t_BxL[..., None].float() / periods
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-class Modulation(nn.Module):
-    """c_BxLxC -> scale, shift and (adaLN-zero, arXiv 2212.09748) gate of one branch of a layer."""
+class DLMModulation(nn.Module):
+    """Scale, shift and gate of one branch of a layer, from the conditioning vector.
+
+    Only adaLN-zero (https://arxiv.org/abs/2212.09748) has a gate; otherwise it is 1.
+    """
 
     def __init__(self, config, gated=True):
         super().__init__()
@@ -248,8 +289,14 @@ class Modulation(nn.Module):
 
 
 def modulated(norm, modulation, x_BxLxD, c_BxLxC):
-    """Returns (h_BxLxD, gate): what a branch reads, the norm of x, scaled and shifted by time and
-    class, and what the branch's output is multiplied by. modulation: None where there is none."""
+    """Returns (h_BxLxD, gate): the input of a branch, and the factor of the branch's output.
+
+    Args:
+        norm: the norm of the branch.
+        modulation: its `DLMModulation`; `None` if the network is not conditioned.
+        x_BxLxD: the residual stream.
+        c_BxLxC: the conditioning vector.
+    """
     h_BxLxD = norm(x_BxLxD)
     if modulation is None:
         return h_BxLxD, 1

@@ -1,10 +1,11 @@
-"""Diffusion language models of dlms_jax in PyTorch: tokens or noisy embeddings -> logits.
+"""PyTorch diffusion language models that were trained by dlms_jax.
 
     model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)
-    logits_BxLxV = model(input_ids, timesteps=t_B).logits
+    logits = model(input_ids, timesteps=t).logits
     tokens = model.generate(**tokenizer("The ", return_tensors="pt"), max_new_tokens=64)
 
-Nothing here needs JAX. Letters in array names: layers_dlms.py; E is the size of noisy embeddings.
+No file here needs JAX. Array names end with their axes, whose letters are in layers_dlms.py; E is
+the size of the noisy embeddings of Gaussian diffusion.
 """
 
 import torch
@@ -15,25 +16,31 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 
 from .configuration_dlms import DLMConfig
-from .generation_dlms import DiffusionGeneration
+from .generation_dlms import DLMGenerationMixin
 from .layers_dlms import (
-    MLP,
-    Attention,
-    Conditioning,
-    KeyValues,
+    DLMMLP,
+    DLMAttention,
+    DLMConditioning,
+    DLMModulation,
+    DLMRMSNorm,
+    DLMSparseMoe,
+    KeyValueCache,
     Layout,
-    Modulation,
-    MoE,
-    RMSNorm,
-    attention_mask,
+    make_attention_mask,
     modulated,
     rotary_angles,
 )
-from .unet_dlms import UNet
+from .unet_dlms import DLMUNet
 
 
-class Layer(nn.Module):
-    """x + attention(norm(x)), x + attention to the source(norm(x)) if any, x + mlp(norm(x))."""
+class DLMLayer(nn.Module):
+    """A pre-norm Transformer layer: attention, optional attention to the source, MLP or experts.
+
+    Args:
+        config: the [`DLMConfig`].
+        cross: whether it attends to the source, the encoded prompt.
+        conditioned: whether it is conditioned on time and class, if the network is.
+    """
 
     def __init__(self, config, cross=False, conditioned=True):
         super().__init__()
@@ -41,40 +48,54 @@ class Layer(nn.Module):
         conditioned = conditioned and config.conditioning != "none"
 
         def modulation():
-            return Modulation(config) if conditioned else None
+            return DLMModulation(config) if conditioned else None
 
-        self.input_layernorm, self.attn_modulation = RMSNorm(width, epsilon), modulation()
-        self.self_attn = Attention(config)
+        self.input_layernorm, self.attn_modulation = DLMRMSNorm(width, epsilon), modulation()
+        self.self_attn = DLMAttention(config)
         self.cross_attn = None
         if cross:
-            self.cross_attn_norm, self.cross_attn_modulation = RMSNorm(width, epsilon), modulation()
-            self.cross_attn = Attention(config)
-        self.post_attention_layernorm = RMSNorm(width, epsilon)
+            self.cross_attn_norm = DLMRMSNorm(width, epsilon)
+            self.cross_attn_modulation = modulation()
+            self.cross_attn = DLMAttention(config)
+        self.post_attention_layernorm = DLMRMSNorm(width, epsilon)
         self.mlp_modulation = modulation()
         if config.num_experts:
-            self.mlp = MoE(config)
+            self.mlp = DLMSparseMoe(config)
         else:
-            self.mlp = MLP(width, config.intermediate_size)
+            self.mlp = DLMMLP(width, config.intermediate_size)
 
-    def forward(self, x, c, mask, rotary, valid=None, source=None, extend=lambda keys: keys):
-        """Returns x_BxLxD. valid_BxL: False at padding. source: (x_BxLxD, mask_Bx1xLxL) of the
-        encoder that read the prompts. extend: gives the keys and values to attend to, of those
-        of x."""
+    def forward(self, x, c, mask, rotary, valid=None, source=None, extend=lambda kv: kv):
+        """Returns the output, of shape BxLxD.
+
+        Args:
+            x: the residual stream, of shape BxLxD.
+            c: the conditioning vectors, of shape BxLxC; `None` if the layer is not conditioned.
+            mask: True where a position may attend to another, of shape Bx1xLxS.
+            rotary: the `rotary_angles` of the positions.
+            valid: False at padding, of shape BxL; experts need it.
+            source: (the encoded prompt, of shape BxLxD, and its mask, of shape Bx1xLxL); `None`
+                without cross-attention.
+            extend: gives the keys and values to attend to, from those of `x`.
+        """
         h, gate = modulated(self.input_layernorm, self.attn_modulation, x, c)
-        keys = extend(self.self_attn.keys(h, rotary))
-        x = x + gate * self.self_attn(h, keys, mask, rotary)
+        key_values = extend(self.self_attn.key_values(h, rotary))
+        x = x + gate * self.self_attn(h, key_values, mask, rotary)
         if self.cross_attn is not None:
             source_BxLxD, source_mask = source
             h, gate = modulated(self.cross_attn_norm, self.cross_attn_modulation, x, c)
-            keys = self.cross_attn.keys(source_BxLxD, rotary)
-            x = x + gate * self.cross_attn(h, keys, source_mask, rotary)
+            key_values = self.cross_attn.key_values(source_BxLxD, rotary)
+            x = x + gate * self.cross_attn(h, key_values, source_mask, rotary)
         h, gate = modulated(self.post_attention_layernorm, self.mlp_modulation, x, c)
-        return x + gate * (self.mlp(h, valid) if isinstance(self.mlp, MoE) else self.mlp(h))
+        return x + gate * (
+            self.mlp(h, valid) if isinstance(self.mlp, DLMSparseMoe) else self.mlp(h)
+        )
 
 
-class NoisyInputs(nn.Module):
-    """Noisy embeddings and an estimate of the clean ones -> x_BxLxD. It also holds the table of
-    embeddings and the parameters of the noise schedule, where that was learned."""
+class DLMNoisyEmbeddings(nn.Module):
+    """The inputs of Gaussian diffusion: noisy embeddings and an estimate of the clean ones.
+
+    It also holds the table of the embeddings and the parameters of a learned noise schedule.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -88,95 +109,107 @@ class NoisyInputs(nn.Module):
             self.estimate_proj = nn.Linear(size, config.hidden_size, bias=False)
 
     def forward(self, z_BxLxE, estimate_BxLxE):
+        """Returns the inputs of the first layer, of shape BxLxD."""
         dtype, size = self.in_proj.weight.dtype, z_BxLxE.shape[-1]
         x_BxLxD = self.in_proj(z_BxLxE.to(dtype))
         if self.estimate_proj is not None:
-            # Rows of the table have length 1: this gives the estimate the noise's scale.
+            # Embeddings have length 1; this scales the estimate like the noise.
             x_BxLxD = x_BxLxD + self.estimate_proj((size**0.5 * estimate_BxLxE).to(dtype))
         return x_BxLxD
 
     def unit_table(self):
-        """Returns table_VxE, its rows brought to length 1, in float32."""
+        """Returns the embedding of each token, scaled to length 1; of shape VxE, in float32."""
         table = self.table.float()
         return table * torch.rsqrt(table.square().sum(dim=1, keepdim=True) + 1e-12)
 
 
 class DLMPreTrainedModel(PreTrainedModel):
+    """Initialisation and loading of the weights."""
+
     config_class = DLMConfig
     base_model_prefix = "model"
-    _no_split_modules = ["Layer", "Block"]
+    _no_split_modules = ["DLMLayer", "DLMUNetBlock"]
 
     def _init_weights(self, module):
         super()._init_weights(module)
         with torch.no_grad():
-            if isinstance(module, NoisyInputs):
+            if isinstance(module, DLMNoisyEmbeddings):
                 module.table.normal_()
-            if isinstance(module, Conditioning) and self.config.class_names:
+            if isinstance(module, DLMConditioning) and self.config.class_names:
                 module.class_embedding.normal_(std=0.02)
 
 
 class DLMModel(DLMPreTrainedModel):
-    """The network without its head."""
+    """The network without its head.
 
-    def __init__(self, config):
+    Args:
+        config ([`DLMConfig`]): the network and its objective.
+    """
+
+    def __init__(self, config: DLMConfig):
         super().__init__(config)
         width, epsilon = config.hidden_size, config.rms_norm_eps
         if config.gaussian is None:
             self.embed_tokens = nn.Embedding(config.vocab_size, width)
         else:
-            self.embed = NoisyInputs(config)
+            self.embed = DLMNoisyEmbeddings(config)
         self.conditioning = self.final_modulation = None
         if config.conditioning != "none":
-            self.conditioning = Conditioning(config)
-            self.final_modulation = Modulation(config, gated=False)
+            self.conditioning = DLMConditioning(config)
+            self.final_modulation = DLMModulation(config, gated=False)
         cross = config.source == "cross_attention"
         if config.denoiser == "unet":
-            self.unet = UNet(config)
+            self.unet = DLMUNet(config)
         else:
             self.layers = nn.ModuleList(
-                Layer(config, cross) for _ in range(config.num_hidden_layers)
+                DLMLayer(config, cross) for _ in range(config.num_hidden_layers)
             )
         if cross:
             self.source_layers = nn.ModuleList(
-                Layer(config, conditioned=False) for _ in range(config.source_layers)
+                DLMLayer(config, conditioned=False) for _ in range(config.source_layers)
             )
-            self.source_norm = RMSNorm(width, epsilon)
-        self.norm = RMSNorm(width, epsilon)
+            self.source_norm = DLMRMSNorm(width, epsilon)
+        self.norm = DLMRMSNorm(width, epsilon)
         self.post_init()
 
     def forward(
         self,
-        input_ids=None,
-        attention_mask=None,
-        timesteps=None,
-        position_ids=None,
-        segment_ids=None,
-        prompt_mask=None,
-        class_ids=None,
-        block_ids=None,
-        clean_mask=None,
-        inputs_embeds=None,
-        estimate=None,
-        past=None,
-        keep=False,
-        **unused,
-    ):
-        """Returns last_hidden_state_BxLxD; the arguments are those of DLMForDiffusion."""
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        timesteps: torch.FloatTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        segment_ids: torch.LongTensor | None = None,
+        prompt_mask: torch.BoolTensor | None = None,
+        class_ids: torch.LongTensor | None = None,
+        block_ids: torch.LongTensor | None = None,
+        clean_mask: torch.BoolTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        estimate: torch.FloatTensor | None = None,
+        cache: KeyValueCache | None = None,
+        update_cache: bool = False,
+        **kwargs,
+    ) -> BaseModelOutput:
+        r"""
+        Returns the output of the last layer as `last_hidden_state`, of shape
+        `(batch_size, sequence_length, hidden_size)`. The arguments are those of
+        [`DLMForDiffusion.forward`].
+        """
         if input_ids is not None and self.config.gaussian is not None:
             raise ValueError(
-                "Gaussian diffusion reads inputs_embeds, noisy embeddings; see embed()"
+                "Gaussian diffusion reads noisy embeddings instead of input_ids: give "
+                "inputs_embeds and estimate"
             )
         inputs = input_ids if inputs_embeds is None else inputs_embeds
         shape = inputs.shape[:2]
-        layout = self.layout(
+        layout = self.make_layout(
             inputs,
-            attention_mask,
-            position_ids,
-            segment_ids,
-            prompt_mask,
-            class_ids,
-            block_ids,
-            clean_mask,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            segment_ids=segment_ids,
+            prompt_mask=prompt_mask,
+            class_ids=class_ids,
+            block_ids=block_ids,
+            clean_mask=clean_mask,
         )
         t_BxL = torch.zeros(shape, device=inputs.device)
         if timesteps is not None:
@@ -191,14 +224,15 @@ class DLMModel(DLMPreTrainedModel):
         if self.config.denoiser == "unet":
             x = self.unet(x, c, layout)
         else:
-            x = self._layers(x, c, layout, KeyValues() if past is None else past, keep)
+            cache = KeyValueCache() if cache is None else cache
+            x = self._transformer(x, c, layout, cache, update_cache)
         h = self.norm(x)
         if self.final_modulation is not None:
             scale, shift, _ = self.final_modulation(c)
             h = h * scale + shift
         return BaseModelOutput(last_hidden_state=h)
 
-    def layout(
+    def make_layout(
         self,
         inputs,
         attention_mask=None,
@@ -209,19 +243,21 @@ class DLMModel(DLMPreTrainedModel):
         block_ids=None,
         clean_mask=None,
     ) -> Layout:
-        """Returns the Layout of rows, with what is left out derived from what is given: a row is
-        one document, without the padding that attention_mask tells; a block that holds a mask is
-        being denoised."""
+        """Returns the [`Layout`] of a batch, given arguments of [`DLMForDiffusion.forward`].
+
+        By default, a row is one document without the padding of `attention_mask`, no token belongs
+        to a prompt, no row has a class, and a block that contains a mask is being denoised.
+        """
         shape, device = inputs.shape[:2], inputs.device
         if segment_ids is None:
             segment_ids = torch.ones(shape, dtype=torch.long, device=device)
             if attention_mask is not None:
                 segment_ids = attention_mask.long()
         if position_ids is None:
-            place = torch.arange(shape[1], device=device)
+            column = torch.arange(shape[1], device=device)
             starts = F.pad(segment_ids[:, 1:] != segment_ids[:, :-1], (1, 0))
-            start = place.where(starts, 0).cummax(dim=1).values
-            position_ids = (place - start) * (segment_ids > 0)
+            start = column.where(starts, 0).cummax(dim=1).values
+            position_ids = (column - start) * (segment_ids > 0)
         if block_ids is None:
             block_ids = position_ids // self.config.block_size
         if clean_mask is None:
@@ -240,39 +276,44 @@ class DLMModel(DLMPreTrainedModel):
             segment_ids, position_ids, prompt_mask.bool(), class_ids, block_ids, clean_mask.bool()
         )
 
-    def _layers(self, x, c, layout, past, keep):
+    def _transformer(self, x, c, layout, cache, update_cache):
+        """Returns the output of the layers of a Transformer."""
         config = self.config
         rotary = rotary_angles(layout.positions_BxL, config.head_dim, config.rope_theta)
         source = None
         if config.source == "cross_attention":
-            own = attention_mask(layout, layout, "full")
-            prompt_BxL = layout.given_BxL | (layout.positions_BxL == 0) | (layout.segments_BxL == 0)
-            source_mask = own & prompt_BxL[:, None, None]
+            own = make_attention_mask(layout, layout, "full")
+            first_BxL, padding_BxL = layout.positions_BxL == 0, layout.segments_BxL == 0
+            source_mask = own & (layout.prompt_mask_BxL | first_BxL | padding_BxL)[:, None, None]
             source_BxLxD = x
             for layer in self.source_layers:
                 source_BxLxD = layer(source_BxLxD, None, source_mask, rotary)
             source = self.source_norm(source_BxLxD), source_mask
-            mask = own & ~layout.given_BxL[:, None, None]
+            mask = own & ~layout.prompt_mask_BxL[:, None, None]
         else:
-            seen = layout if past.layout is None else past.layout + layout
-            mask = attention_mask(layout, seen, config.attention)
-            if keep:
-                past.layout = seen
+            keys = layout if cache.layout is None else cache.layout + layout
+            mask = make_attention_mask(layout, keys, config.attention)
+            if update_cache:
+                cache.layout = keys
         for number, layer in enumerate(self.layers):
 
-            def extend(keys, number=number):
-                return past.extend(number, keys, keep)
+            def extend(key_values, number=number):
+                return cache.extend(number, key_values, update_cache)
 
             x = layer(x, c, mask, rotary, layout.segments_BxL > 0, source, extend)
         return x
 
 
-class DLMForDiffusion(DiffusionGeneration, DLMPreTrainedModel, GenerationMixin):
-    """The network with its head, and `generate` (generation_dlms.py)."""
+class DLMForDiffusion(DLMGenerationMixin, DLMPreTrainedModel, GenerationMixin):
+    """The network with its head, and `generate` (generation_dlms.py).
+
+    Args:
+        config ([`DLMConfig`]): the network and its objective.
+    """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
-    def __init__(self, config):
+    def __init__(self, config: DLMConfig):
         super().__init__(config)
         self.model = DLMModel(config)
         rows = config.vocab_size
@@ -287,21 +328,68 @@ class DLMForDiffusion(DiffusionGeneration, DLMPreTrainedModel, GenerationMixin):
     def get_output_embeddings(self):
         return self.lm_head
 
-    def forward(self, input_ids=None, labels=None, **inputs):
-        """Returns `logits_BxLxV` in float32, and a `loss` where labels_BxL are given.
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **inputs,
+    ) -> MaskedLMOutput:
+        r"""
+        Predicts tokens.
 
-        input_ids_BxL: tokens, mask_token_id where there is none yet. attention_mask_BxL: 0 at
-        padding. timesteps: t_B or t_BxL in [0, 1], 0 by default; read where the network was trained
-        to know it (config.conditioning); of uniform and Gaussian diffusion 0 at given tokens.
-        position_ids, segment_ids: of several documents packed in a row (segments 1, 2, ...; 0 is
-        padding). prompt_mask_BxL: True at given tokens. class_ids_B: 0 for none. block_ids,
-        clean_mask: of block diffusion; by default a block with a mask in it is being denoised.
-        inputs_embeds, estimate: in Gaussian diffusion, z_BxLxE and an estimate of the clean
-        embeddings, instead of input_ids. past, keep: a KeyValues of what was read before, and
-        whether to add what is read now.
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Tokens, with `mask_token_id` where there is none yet. Required except in Gaussian
+                diffusion.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                The tokens to predict; -100 is ignored. The loss is their mean cross-entropy. It is
+                shifted by one position if the model is autoregressive: pass `labels=input_ids`.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+                0 at padding, 1 elsewhere. Defaults to no padding.
+            timesteps (`torch.FloatTensor` of shape `(batch_size,)` or
+                `(batch_size, sequence_length)`, *optional*): The time of each row or token, from 0
+                (clean) to 1 (noise); 0 by default. Used only if the network is conditioned on time
+                (`config.conditioning`). In uniform and Gaussian diffusion, given tokens have time
+                0.
+            position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                The position of each token in its document. Derived from `segment_ids` by default.
+            segment_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                The document of each token, 1, 2, ..., if a row has several; 0 at padding. Defaults
+                to `attention_mask`.
+            prompt_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                True at the tokens of a prompt. Defaults to no prompt.
+            class_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                The class of each row, from 1 (`config.class_names`); 0, the default, means none.
+            block_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                In block diffusion, the block of each token. Derived from `position_ids` by default.
+            clean_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                In block diffusion, True in finished blocks and False in those being denoised. By
+                default, the blocks without a mask are finished.
+            inputs_embeds (`torch.FloatTensor` of shape
+                `(batch_size, sequence_length, embedding_size)`, *optional*): In Gaussian diffusion,
+                the noisy embeddings z, instead of `input_ids`.
+            estimate (`torch.FloatTensor` of shape
+                `(batch_size, sequence_length, embedding_size)`, *optional*): In Gaussian diffusion,
+                an estimate of the clean embeddings, which self-conditioning reads.
+            cache ([`KeyValueCache`], *optional*):
+                Keys and values of positions that were read before, to which these attend, too.
+            update_cache (`bool`, *optional*, defaults to `False`):
+                Whether to add the keys and values of these positions to `cache`.
 
-        An autoregressive model's output at i predicts token i + 1, any other's token i. The loss is
-        the mean cross-entropy of the labels, shifted accordingly, where they are not -100.
+        Returns:
+            [`~transformers.modeling_outputs.MaskedLMOutput`] with `logits` of shape
+            `(batch_size, sequence_length, vocab_size)` in float32, and `loss` if `labels` are
+            given. Position i predicts token i; in an autoregressive model, token i + 1. (If
+            Gaussian diffusion predicts embeddings, `config.gaussian["head"]` is `"embedding"` and
+            the last axis is `embedding_size`.)
+
+        Example:
+
+        ```python
+        >>> model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)
+        >>> inputs = tokenizer("The <|mask|> of", return_tensors="pt")
+        >>> probabilities = model(**inputs).logits.softmax(-1)
+        ```
         """
         h_BxLxD = self.model(input_ids, **inputs).last_hidden_state
         logits = self.lm_head(h_BxLxD).float()
