@@ -224,7 +224,7 @@ def leave(status: int, grace: float):
 def parting():
     """Ends this process at once if the block raises, so that the others do not wait for it.
 
-    Each process prints its error, except that process 0 alone prints an error that all have.
+    Each process prints its error; only process 0 prints an error that all have.
     """
     try:
         yield

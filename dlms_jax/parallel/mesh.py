@@ -49,7 +49,7 @@ def mesh_shape(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, 
     """Returns the size of each axis of AXES for a number of devices.
 
     Args:
-      config: the sizes asked for; one of them may be -1, which stands for the remaining devices.
+      config: the sizes asked for; one may be -1, the remaining devices.
       devices: number of devices.
       slices: number of TPU slices that the devices belong to.
 

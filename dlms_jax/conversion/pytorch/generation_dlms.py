@@ -1,9 +1,9 @@
 """Generation: `generate` and the samplers of masked, block and autoregressive models.
 
 Masked and block diffusion have the samplers `"ancestral"` (MDLM, https://arxiv.org/abs/2406.07524),
-and `"confidence"` (LLaDA, https://arxiv.org/abs/2502.09992), `"margin"` and `"entropy"`, which fill
-the positions with the surest predictions first. Autoregressive models fill from left to right.
-noise_dlms.py has uniform and Gaussian diffusion.
+`"confidence"` (LLaDA, https://arxiv.org/abs/2502.09992), `"margin"` and `"entropy"`; the last three
+fill the positions with the most certain predictions first. Autoregressive models fill from left to
+right. noise_dlms.py has uniform and Gaussian diffusion.
 """
 
 import dataclasses
