@@ -18,77 +18,16 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from .configuration_dlms import DLMConfig
 from .generation_dlms import DLMGenerationMixin
 from .layers_dlms import (
-    DLMMLP,
-    DLMAttention,
     DLMConditioning,
+    DLMLayer,
     DLMModulation,
     DLMRMSNorm,
-    DLMSparseMoe,
     KeyValueCache,
     Layout,
     make_attention_mask,
-    modulated,
     rotary_angles,
 )
 from .unet_dlms import DLMUNet
-
-
-class DLMLayer(nn.Module):
-    """A pre-norm Transformer layer: attention, optional attention to the source, MLP or experts.
-
-    Args:
-        config: the [`DLMConfig`].
-        cross: whether it attends to the source, the encoded prompt.
-        conditioned: whether it is conditioned on time and class, if the network is.
-    """
-
-    def __init__(self, config, cross=False, conditioned=True):
-        super().__init__()
-        width, epsilon = config.hidden_size, config.rms_norm_eps
-        conditioned = conditioned and config.conditioning != "none"
-
-        def modulation():
-            return DLMModulation(config) if conditioned else None
-
-        self.input_layernorm, self.attn_modulation = DLMRMSNorm(width, epsilon), modulation()
-        self.self_attn = DLMAttention(config)
-        self.cross_attn = None
-        if cross:
-            self.cross_attn_norm = DLMRMSNorm(width, epsilon)
-            self.cross_attn_modulation = modulation()
-            self.cross_attn = DLMAttention(config)
-        self.post_attention_layernorm = DLMRMSNorm(width, epsilon)
-        self.mlp_modulation = modulation()
-        if config.num_experts:
-            self.mlp = DLMSparseMoe(config)
-        else:
-            self.mlp = DLMMLP(width, config.intermediate_size)
-
-    def forward(self, x, c, mask, rotary, valid=None, source=None, extend=lambda kv: kv):
-        """Returns the output, of shape BxLxD.
-
-        Args:
-            x: the residual stream, of shape BxLxD.
-            c: the conditioning vectors, of shape BxLxC; `None` if the layer is not conditioned.
-            mask: True where a position may attend to another, of shape Bx1xLxS.
-            rotary: the `rotary_angles` of the positions.
-            valid: False at padding, of shape BxL; experts need it.
-            source: (the encoded prompt, of shape BxLxD, and its mask, of shape Bx1xLxL); `None`
-                without cross-attention.
-            extend: gives the keys and values to attend to, from those of `x`.
-        """
-        h, gate = modulated(self.input_layernorm, self.attn_modulation, x, c)
-        key_values = extend(self.self_attn.key_values(h, rotary))
-        x = x + gate * self.self_attn(h, key_values, mask, rotary)
-        if self.cross_attn is not None:
-            source_BxLxD, source_mask = source
-            h, gate = modulated(self.cross_attn_norm, self.cross_attn_modulation, x, c)
-            key_values = self.cross_attn.key_values(source_BxLxD, rotary)
-            x = x + gate * self.cross_attn(h, key_values, source_mask, rotary)
-        h, gate = modulated(self.post_attention_layernorm, self.mlp_modulation, x, c)
-        return x + gate * (
-            self.mlp(h, valid) if isinstance(self.mlp, DLMSparseMoe) else self.mlp(h)
-        )
 
 
 class DLMNoisyEmbeddings(nn.Module):
