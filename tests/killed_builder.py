@@ -1,4 +1,4 @@
-"""Builds of datasets that are killed: what data/test_builder.py runs as a process of its own.
+"""Builds of datasets that are killed: what data/build/test_builder.py runs as a process of its own.
 
 The package is loaded once. Each build is a fork of this process, which therefore starts no threads,
 and dies of SIGKILL. What came of it is printed as one line of JSON.

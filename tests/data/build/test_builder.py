@@ -32,7 +32,7 @@ from dlms_jax.data.store.shards import sha256_of
 from dlms_jax.data.tokenizers import BPETokenizer, ByteTokenizer, fingerprint
 from dlms_jax.errors import UserError
 
-HELPER = pathlib.Path(__file__).parent.parent / "killed_builder.py"
+HELPER = pathlib.Path(__file__).parents[2] / "killed_builder.py"
 ROOT = HELPER.parent.parent
 TEXTS = texts(60)
 
