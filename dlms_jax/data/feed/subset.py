@@ -1,4 +1,4 @@
-"""Views of packed rows: the first tokens of a corpus, rows cut short, several corpora as one."""
+"""Views of packed rows: the first tokens of a corpus, shortened rows, several corpora as one."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from dlms_jax.data.packing import Rows
 
 
 def cut_rows(rows: Rows, columns_R: np.ndarray, pad_id: int) -> Rows:
-    """Returns rows of which only the first `columns_R` places are kept; the rest is padding."""
+    """Returns rows that keep only their first `columns_R` columns; the rest is padding."""
     kept_RxL = np.arange(rows.length)[None, :] < columns_R[:, None]
     return Rows(
         np.where(kept_RxL, rows.tokens_RxL, pad_id).astype(np.int32),
@@ -18,9 +18,9 @@ def cut_rows(rows: Rows, columns_R: np.ndarray, pad_id: int) -> Rows:
 
 
 class FirstTokens:
-    """The rows that hold exactly the first `tokens` scored tokens of others; the last one is cut.
+    """The rows with exactly the first `tokens` scored tokens of other rows; the last row is cut.
 
-    Nested: the first million contain the first hundred thousand.
+    These views are nested: the first million tokens contain the first hundred thousand.
     """
 
     def __init__(self, rows, tokens: int, pad_id: int):
@@ -37,12 +37,12 @@ class FirstTokens:
         return cut_rows(self._rows.take(indices), columns_R, self._pad_id)
 
     def find_token(self, n: int) -> tuple[int, int]:
-        """Returns (row, which of the row's scored tokens, from 1) of the n-th scored token."""
+        """Returns (row, number among the row's scored tokens, from 1) of the n-th scored token."""
         return self._rows.find_token(n)
 
 
 class MixedRows:
-    """All rows of several stores, in an order whose every beginning holds about their weights."""
+    """All rows of several stores. The first n of them, for any n, have about the given weights."""
 
     def __init__(self, stores: list, weights: list[float]):
         self._stores = stores
@@ -59,8 +59,7 @@ class MixedRows:
 
 
 def gather(stores: list, source_R: np.ndarray, row_R: np.ndarray) -> Rows:
-    """Returns rows from several stores, in the order in which they are asked for; their class is
-    the store, counted from 1."""
+    """Returns rows of several stores in the given order; their class is the store, from 1."""
     if len(stores) == 1:
         return stores[0].take(row_R)
     parts = [store.take(row_R[source_R == s]) for s, store in enumerate(stores)]

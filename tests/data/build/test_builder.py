@@ -8,6 +8,8 @@ import json
 import multiprocessing
 import os
 import pathlib
+import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,11 +24,11 @@ from rich.console import Console
 
 from dlms_jax import files
 from dlms_jax.config import TokenizerConfig
-from dlms_jax.data.build import bucket, builder, stages
+from dlms_jax.data.build import bucket, builder, passes, resume
 from dlms_jax.data.build.builder import DatasetBuilder
 from dlms_jax.data.corpora.document import is_heldout, order_key, to_bytes
-from dlms_jax.data.corpora.files import ReadOptions
-from dlms_jax.data.store import shards
+from dlms_jax.data.corpora.options import ReadOptions
+from dlms_jax.data.store import card, shards
 from dlms_jax.data.store.prepared import Prepared, is_prepared, open_prepared
 from dlms_jax.data.store.shards import sha256_of
 from dlms_jax.data.tokenizers import BPETokenizer, ByteTokenizer, fingerprint
@@ -130,7 +132,7 @@ def test_kill_with_two_workers(tmp_path):
 def test_two_workers_write_the_same_bytes(tmp_path, folder, monkeypatch):
     """Everything, dataset.json too; with many pieces of work in both passes."""
     one = build(folder, tmp_path / "one", shard_bytes=1500)  # in one unit
-    monkeypatch.setattr(builder, "_UNIT", 1000)
+    monkeypatch.setattr(passes, "_UNIT", 1000)
     two = build(folder, tmp_path / "two", shard_bytes=1500, workers=2)
     assert len(one.card["buckets"]) > 4
     assert contents(two.folder) == contents(one.folder)
@@ -294,7 +296,7 @@ def test_complete_dataset_is_left_alone(tmp_path, folder):
     build(folder, out)
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builder, "run", None)  # neither pass is run
+        patch.setattr(builder, "run_in_workers", None)  # neither pass is run
         again = build(folder, out, workers=3)
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
     assert again.card == open_prepared(out).card
@@ -341,7 +343,7 @@ def test_unfinished_dataset_with_other_settings_is_as_if_new(
     tmp_path, folder, monkeypatch, at, named, changed
 ):
     """Whatever of it was kept."""
-    monkeypatch.setattr(builder, "_UNIT", 1000)
+    monkeypatch.setattr(passes, "_UNIT", 1000)
     interrupted(at, folder, tmp_path / "out")
     build(folder, tmp_path / "out", **changed)
     assert contents(tmp_path / "out") == contents(
@@ -362,6 +364,51 @@ def interrupted(at, *args, after=0, **settings_):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(builder, at, interrupt)
         build(*args, **settings_)
+
+
+class Opened:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_half_done_build_of_an_earlier_version_is_scattered_again(tmp_path, folder, whole):
+    """Its pickles, in unit-*, are not read: whoever can write to the folder could run code."""
+    out, touched = tmp_path / "out", tmp_path / "touched"
+    interrupted("gather_bucket", folder, out)
+    building = out / ".building"
+    (scattered,) = building.glob("scattered-*")
+    unit = scattered.rename(building / scattered.name.replace("scattered", "unit"))
+    for file in unit.glob("*.frames"):
+        file.rename(file.with_suffix(".pickle"))
+        file.with_suffix(".pickle").write_bytes(pickle.dumps([Opened(touched)]))
+    build(folder, out)
+    assert contents(out) == contents(whole.folder)
+    assert not touched.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "pickle"])
+def test_damaged_intermediate_file_is_named(tmp_path, folder, whole, damage):
+    """Without its folder, as the message says, the build continues."""
+    out = tmp_path / "out"
+    interrupted("gather_bucket", folder, out)
+    file = sorted(out.glob(".building/scattered-*/*.frames"))[1]
+    raw = file.read_bytes()
+    at = len(raw) // 2
+    file.write_bytes({
+        "cut": raw[:at], "changed": raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :],
+        "pickle": pickle.dumps([Opened(tmp_path / "touched")]),
+    }[damage])  # fmt: skip
+    message = refused(build, folder, out)
+    assert message.startswith(f"{file} is damaged") and "remove its folder" in message
+    assert not (tmp_path / "touched").exists()
+    shutil.rmtree(file.parent)
+    build(folder, out)
+    assert contents(out) == contents(whole.folder)
 
 
 def test_other_length_and_path_are_refused_and_named(tmp_path, folder, whole):
@@ -412,7 +459,7 @@ def test_overwrite_of_a_damaged_card(tmp_path, folder, whole):
 @pytest.mark.parametrize("change", ["text", "same size", "time", "new", "gone", "renamed"])
 def test_input_that_changes_before_the_rerun(tmp_path, monkeypatch, at, change):
     """Half of the one and half of the other would be no dataset at all."""
-    monkeypatch.setattr(builder, "_UNIT", 1000)
+    monkeypatch.setattr(passes, "_UNIT", 1000)
     path, out = write_texts(tmp_path / "in", TEXTS), tmp_path / "out"
     interrupted(at, path, out)
     file = path / "0003.txt"
@@ -607,7 +654,7 @@ BROKEN = '{"text": "half a line\n'
 @pytest.mark.parametrize("workers", [1, 2])
 def test_broken_line_is_the_same_one_line_from_any_process(tmp_path, monkeypatch, workers):
     """When it is mended, the same command goes on."""
-    monkeypatch.setattr(builder, "_UNIT", 100)
+    monkeypatch.setattr(passes, "_UNIT", 100)
     path, out = tmp_path / "in", tmp_path / "out"
     path.mkdir()
     for number in range(6):
@@ -617,7 +664,7 @@ def test_broken_line_is_the_same_one_line_from_any_process(tmp_path, monkeypatch
     lines = good.splitlines(keepends=True)
     broken.write_text("".join([*lines[:4], BROKEN, *lines[5:]]))
     message = refused(build, path, out, workers=workers)
-    assert message.startswith(f"{broken}:5 is no JSON")
+    assert message.startswith(f"{broken}:5 is not JSON")
     assert_all_ended()
     refused(open_prepared, out)
     broken.write_text(good)
@@ -629,7 +676,7 @@ def test_broken_line_in_the_only_file_leaves_nothing(tmp_path):
     path = json_lines(tmp_path / "a.jsonl", TEXTS)
     good = path.read_text()
     path.write_text(good + BROKEN)
-    assert nothing_left(tmp_path, path).startswith(f"{path}:61 is no JSON")
+    assert nothing_left(tmp_path, path).startswith(f"{path}:61 is not JSON")
     path.write_text(good)
     assert build(path, tmp_path / "out").card["read"]["documents"] == 60
 
@@ -656,21 +703,21 @@ def test_disk_full_when_json_is_written(tmp_path, folder, whole, monkeypatch, at
         write(path, data)
 
     with monkeypatch.context() as patch:
-        for module in (builder, stages, sys.modules["dlms_jax.data.store.prepared"]):
+        for module in (builder, passes, resume, card):
             patch.setattr(module, "write_json", full)
         message = refused(build, folder, tmp_path / "out")
-    assert "No space left on device" in message and "goes on" in message
+    assert "No space left on device" in message and "continues" in message
     assert str(tmp_path / "out") in message
     go_on(folder, tmp_path / "out", whole)
 
 
 def test_disk_full_when_documents_are_scattered(tmp_path, folder, whole, monkeypatch):
-    def full(pairs, file):
-        file.write(b"half")
+    def full(stream, *fields):
+        stream.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages.pickle, "dump", full)
+        patch.setattr(passes, "write_frame", full)
         message = refused(build, folder, tmp_path / "out")
     assert "No space left on device" in message and str(tmp_path / "out") in message
     go_on(folder, tmp_path / "out", whole)

@@ -87,7 +87,7 @@ def test_too_long_is_an_error_or_counted(file):
 
 def test_used_folder_is_refused(file):
     prepare(file)
-    with pytest.raises(UserError, match="holds something"):
+    with pytest.raises(UserError, match="is not empty"):
         prepare(file)
 
 

@@ -182,7 +182,7 @@ def test_rank_is_not_the_order_of_identities():
 def test_a_threshold_too_fine_for_num_perm(threshold, num_perm):
     with pytest.raises(UserError) as error:
         bands(CleaningOptions(near_duplicates=threshold, num_perm=num_perm))
-    assert f"cleaning.near_duplicates={threshold} cannot be told" in str(error.value)
+    assert f"cleaning.near_duplicates={threshold} cannot be estimated" in str(error.value)
     assert f"num_perm={num_perm}" in str(error.value) and "\n" not in str(error.value)
 
 
