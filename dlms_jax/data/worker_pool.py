@@ -15,14 +15,17 @@ from dlms_jax.errors import UserError
 from dlms_jax.terminal import byte_progress
 
 _processes = multiprocessing.get_context("spawn")
+_COUNTED = 1 << 16  # bytes of work that are counted together: the counter's lock takes microseconds
 _done = None  # bytes of finished work, of all processes; None: no progress is counted
+_uncounted = 0  # bytes of this process's work that are not in _done yet
 
 
 def advance(size: int) -> None:
     """Counts bytes of finished work, for the progress bar of `run_in_workers`."""
-    if _done is not None:
-        with _done.get_lock():
-            _done.value += size
+    global _uncounted
+    _uncounted += size
+    if _uncounted >= _COUNTED:
+        _count()
 
 
 def run_in_workers(
@@ -50,7 +53,7 @@ def run_in_workers(
     try:
         with byte_progress(console) as progress:
             bar = progress.add_task(title, total=total)
-            waiting = {executor.submit(function, *call) for call in calls}
+            waiting = {executor.submit(_call, function, call) for call in calls}
             processes += (getattr(executor, "_processes", None) or {}).values()
             while waiting:
                 ended, waiting = concurrent.futures.wait(
@@ -74,6 +77,21 @@ def run_in_workers(
         for process in processes:
             process.terminate()
             process.join()
+
+
+def _call(function, arguments):
+    try:
+        return function(*arguments)
+    finally:
+        _count()
+
+
+def _count():
+    global _uncounted
+    if _done is not None:
+        with _done.get_lock():
+            _done.value += _uncounted
+    _uncounted = 0
 
 
 def _executor(workers):

@@ -6,17 +6,21 @@ import pickle
 from hypothesis import given, settings, strategies as st
 import pytest
 
-from dlms_jax.data.frames import read_frames, write_end, write_frame
+from dlms_jax.data.frames import FrameWriter, read_frames
 from dlms_jax.errors import UserError
 
-FRAMES = st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=9)), max_size=5)
+RECORDS = st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=9)), max_size=5)
+FILES = st.lists(RECORDS, max_size=3)  # what several writers write
 
 
-def content_of(frames) -> bytes:
+def content_of(parts) -> bytes:
     stream = io.BytesIO()
-    for frame in frames:
-        write_frame(stream, *frame)
-    write_end(stream)
+    for records in parts:
+        writer = FrameWriter(stream, 2)
+        for record in records:
+            writer.write(record)
+        writer.flush()
+    FrameWriter(stream, 2).end()
     return stream.getvalue()
 
 
@@ -26,43 +30,58 @@ def path(tmp_path_factory):
     return tmp_path_factory.mktemp("frames") / "00003.frames"
 
 
-def error_of(path, fields=2) -> str:
+def error_of(path, width=2) -> str:
     with pytest.raises(UserError) as error:
-        list(read_frames(path, fields))
+        list(read_frames(path, width))
     message = str(error.value)
     assert message.startswith(f"{path} is damaged") and "\n" not in message
     return message
 
 
 @settings(deadline=None)
-@given(frames=FRAMES)
-def test_frames_come_back(path, frames):
-    path.write_bytes(content_of(frames))
-    assert list(read_frames(path, 2)) == frames
+@given(parts=FILES)
+def test_records_come_back(path, parts):
+    path.write_bytes(content_of(parts))
+    assert list(read_frames(path, 2)) == [record for records in parts for record in records]
+
+
+def test_frames_are_written_as_they_fill_up(path):
+    """A writer holds little, however much it is given."""
+    records = [(b"%d" % number, b"text " * 500) for number in range(400)]
+    stream = io.BytesIO()
+    writer = FrameWriter(stream, 2)
+    written = 0
+    for record in records:
+        writer.write(record)
+        written += len(record[1])
+        assert written - stream.tell() < 70_000
+    writer.end()
+    path.write_bytes(stream.getvalue())
+    assert list(read_frames(path, 2)) == records
 
 
 @settings(deadline=None)
-@given(frames=FRAMES, data=st.data())
-def test_file_that_is_cut_off_anywhere_is_refused(path, frames, data):
+@given(parts=FILES, data=st.data())
+def test_file_that_is_cut_off_anywhere_is_refused(path, parts, data):
     """Also between two frames."""
-    content = content_of(frames)
+    content = content_of(parts)
     path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
     assert "cut off" in error_of(path)
 
 
 @settings(deadline=None)
-@given(frames=FRAMES, data=st.data(), change=st.integers(1, 255))
-def test_file_with_one_other_byte_is_refused(path, frames, data, change):
-    content = bytearray(content_of(frames))
+@given(parts=FILES, data=st.data(), change=st.integers(1, 255))
+def test_file_with_one_other_byte_is_refused(path, parts, data, change):
+    content = bytearray(content_of(parts))
     content[data.draw(st.integers(0, len(content) - 1))] ^= change
     path.write_bytes(content)
     error_of(path)
 
 
 @settings(deadline=None)
-@given(frames=FRAMES, more=st.binary(min_size=1, max_size=40))
-def test_file_with_more_behind_its_end_is_refused(path, frames, more):
-    path.write_bytes(content_of(frames) + more)
+@given(parts=FILES, more=st.binary(min_size=1, max_size=40))
+def test_file_with_more_behind_its_end_is_refused(path, parts, more):
+    path.write_bytes(content_of(parts) + more)
     error_of(path)
 
 
@@ -75,7 +94,7 @@ def test_file_of_another_kind_is_refused(path, content):
     error_of(path)
 
 
-def test_frames_of_another_number_of_strings_are_refused(path):
-    path.write_bytes(content_of([(b"key", b"text")]))
-    for fields in (1, 3):
-        error_of(path, fields)
+def test_records_of_another_number_of_strings_are_refused(path):
+    path.write_bytes(content_of([[(b"key", b"text")]]))
+    for width in (1, 3):
+        error_of(path, width)

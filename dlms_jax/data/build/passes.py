@@ -17,7 +17,7 @@ from dlms_jax.data.build.bucket import unique_in_order, write_bucket
 from dlms_jax.data.corpora.document import is_heldout, order_key
 from dlms_jax.data.corpora.options import ReadOptions
 from dlms_jax.data.corpora.source import Source
-from dlms_jax.data.frames import read_frames, write_end, write_frame
+from dlms_jax.data.frames import FrameWriter, read_frames
 from dlms_jax.data.store.card import SPLITS, Part, ShardPlan
 from dlms_jax.data.store.shards import check_shard
 from dlms_jax.data.tokenizers import Tokenizer
@@ -92,7 +92,7 @@ def scatter_unit(job: Job, unit: int) -> dict[str, int]:
     _spill(unfinished, buffer)
     for file in unfinished.iterdir():
         with open(file, "ab") as stream:
-            write_end(stream)
+            FrameWriter(stream, 2).end()
     write_json(unfinished / "counts.json", counts)
     os.replace(unfinished, complete)
     return counts
@@ -154,8 +154,10 @@ def _unit_folder(job, unit):
 def _spill(folder, buffer):
     for bucket, pairs in buffer.items():
         with open(_scatter_file(folder, bucket), "ab") as stream:
-            for key, text in pairs:
-                write_frame(stream, key, text)
+            writer = FrameWriter(stream, 2)
+            for pair in pairs:
+                writer.write(pair)
+            writer.flush()
 
 
 def _scattered(job, bucket) -> Iterator[tuple[bytes, bytes]]:

@@ -13,12 +13,11 @@ from dlms_jax.data.cleaning.duplicates import (
     EXACT,
     bands,
     has_words,
-    identity,
     keep_smallest,
     near_in_bucket,
     signature,
 )
-from dlms_jax.data.cleaning.filters import Drop, Record, judge
+from dlms_jax.data.cleaning.filters import Drop, judge
 from dlms_jax.data.cleaning.options import CleaningOptions
 from dlms_jax.data.cleaning.output import (
     REPORT,
@@ -29,6 +28,7 @@ from dlms_jax.data.cleaning.output import (
     write_shard,
 )
 from dlms_jax.data.cleaning.pipeline import Read, check_options, last_stages
+from dlms_jax.data.cleaning.record import Record
 from dlms_jax.data.cleaning.report import KEPT, READ, WRITTEN, Count, Key, merge_counts, to_csv
 from dlms_jax.data.corpora.document import to_str
 from dlms_jax.errors import optional_import
@@ -105,7 +105,7 @@ def clean_on_beam(paths, evaluation, options: CleaningOptions, read: Read):
         judged
         | "stays" >> beam.Filter(lambda item: isinstance(item, Record))
         | "identity"
-        >> beam.Map(lambda record: (identity(record.text), (record, Count()))).with_output_types(
+        >> beam.Map(lambda record: (record.identity, (record, Count()))).with_output_types(
             tuple[bytes, Found]
         )
         | "exact" >> beam.CombinePerKey(keep_smallest)
@@ -204,7 +204,7 @@ def _write(joined, shards, out):
     shard, found = joined
     files = file_systems()
     name = shard_name(shard, shards)
-    records = sorted(found["records"], key=lambda record: identity(record.text))
+    records = sorted(found["records"])
     with files.create(files.join(out, name + _PARTIAL)) as stream:
         write_shard(stream, records)
     return name

@@ -15,11 +15,10 @@ import functools
 
 import numpy as np
 
-from dlms_jax.data.cleaning.filters import Record
 from dlms_jax.data.cleaning.options import CleaningOptions
+from dlms_jax.data.cleaning.record import Record
 from dlms_jax.data.cleaning.report import Count, merge_counts
 from dlms_jax.data.cleaning.words import ngram_hashes, word_hashes, words
-from dlms_jax.data.corpora.document import order_key
 from dlms_jax.errors import UserError, optional_import
 
 EXACT = ("exact duplicates", "same text as another")
@@ -27,11 +26,6 @@ NEAR = ("near duplicates", "nearly the same text as another")
 
 _SEED = 1  # of the permutations: part of the definition of a near duplicate
 _AT_ONCE = 8192  # shingles whose hashes are in memory: 4 MB at 128 permutations
-
-
-def identity(text: bytes) -> bytes:
-    """Returns the 16 bytes that identify a text: the first of its order_key at seed 0."""
-    return order_key(text, 0)[:16]
 
 
 def rank(name: bytes) -> bytes:

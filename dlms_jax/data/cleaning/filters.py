@@ -6,34 +6,12 @@ import unicodedata
 
 from dlms_jax.data.cleaning import quality
 from dlms_jax.data.cleaning.options import CleaningOptions
+from dlms_jax.data.cleaning.record import Record
 from dlms_jax.data.cleaning.report import Count, Key
 from dlms_jax.data.corpora.document import Document, to_bytes, to_str
 from dlms_jax.errors import UserError, optional_import
 
 _SAMPLE = 4096  # characters by which the language of a text is identified
-
-
-class Record(NamedTuple):
-    """A document between two stages.
-
-    name: valid Unicode, unlike a Document's.
-    text: the text as the stages have changed it.
-    size: the bytes of the original text.
-    """
-
-    name: str
-    text: bytes
-    size: int
-
-    @property
-    def characters(self) -> str:
-        """Returns the text as a str, for rules on characters."""
-        return to_str(self.text)
-
-    @property
-    def count(self) -> Count:
-        """Returns the count of this one document."""
-        return Count(1, self.size, self.name)
 
 
 class Drop(NamedTuple):
@@ -46,7 +24,10 @@ class Drop(NamedTuple):
 def judge(document: Document, options: CleaningOptions) -> Record | Drop:
     """Returns the document after these stages, or why it is dropped."""
     name = document.name.encode("utf-8", "backslashreplace").decode()
-    size, text = len(document.text), to_str(document.text)
+    size = len(document.text)
+    if not options.reads_characters:
+        return Record.of(name, document.text, size)
+    text = original = to_str(document.text)
     if options.normalize != "none":
         text = unicodedata.normalize(options.normalize, text)
     stage, reason = "length", check_length(text, options)
@@ -57,7 +38,7 @@ def judge(document: Document, options: CleaningOptions) -> Record | Drop:
         text, reason = quality.apply(text, options.quality)
     if reason:
         return Drop((stage, reason), Count(1, size, name))
-    return Record(name, to_bytes(text), size)
+    return Record.of(name, document.text if text == original else to_bytes(text), size)
 
 
 def check_length(text: str, options: CleaningOptions) -> str:

@@ -36,6 +36,12 @@ class CleaningOptions:
     decontaminate: tuple[str, ...] = ()
     ngram: int = 13
 
+    @property
+    def reads_characters(self) -> bool:
+        """Returns whether a stage that looks at one document reads its characters."""
+        length = self.min_characters or self.max_characters
+        return bool(self.normalize != "none" or length or self.languages or self.quality)
+
     def __post_init__(self):
         if self.normalize not in get_args(Normalize):
             raise UserError(

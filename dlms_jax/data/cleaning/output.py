@@ -7,8 +7,7 @@ order of order_key at seed 0, over all shards: a shuffle that depends only on th
 from collections.abc import Iterable
 import json
 
-from dlms_jax.data.cleaning.duplicates import identity
-from dlms_jax.data.cleaning.filters import Record
+from dlms_jax.data.cleaning.record import Record
 from dlms_jax.data.cleaning.report import WRITTEN, Count, Report
 from dlms_jax.errors import optional_import
 
@@ -23,7 +22,7 @@ def shard_count(report: Report, shard_bytes: int) -> int:
 
 def shard_of(record: Record, shards: int) -> int:
     """Returns the shard of a record. Shards are equal parts of the range of identities."""
-    return int.from_bytes(identity(record.text)[:8], "big") * shards >> 64
+    return int.from_bytes(record.identity[:8], "big") * shards >> 64
 
 
 def shard_name(number: int, shards: int) -> str:

@@ -20,13 +20,12 @@ from dlms_jax.data.cleaning.duplicates import (
     EXACT,
     NEAR,
     bands,
-    identity,
     keep_smallest,
     near_of_all,
     rank,
     signature,
 )
-from dlms_jax.data.cleaning.filters import Drop, Record, check_languages, judge
+from dlms_jax.data.cleaning.filters import Drop, check_languages, judge
 from dlms_jax.data.cleaning.options import CleaningOptions
 from dlms_jax.data.cleaning.output import (
     REPORT,
@@ -36,6 +35,7 @@ from dlms_jax.data.cleaning.output import (
     shard_of,
     write_shard,
 )
+from dlms_jax.data.cleaning.record import Record
 from dlms_jax.data.cleaning.report import KEPT, READ, WRITTEN, Count, Key, Report, add, to_csv
 from dlms_jax.data.cleaning.spill import Spill
 from dlms_jax.data.corpora.document import Document, to_str
@@ -124,11 +124,11 @@ def clean(
     with signatures.open("wb") as stream:
 
         def unique(records):
-            for _, same in itertools.groupby(records, key=lambda r: identity(r.text)):
+            for _, same in itertools.groupby(records, key=lambda record: record.identity):
                 record, others = keep_smallest((record, Count()) for record in same)
                 add(report, EXACT, others)
                 if options.near_duplicates:
-                    ranks.extend(rank(identity(record.text)))
+                    ranks.extend(rank(record.identity))
                     stream.write(signature(record.characters, options).tobytes())
                 yield record
 

@@ -8,9 +8,10 @@ memory at a time.
 from collections.abc import Callable, Iterable, Iterator
 import pathlib
 
-from dlms_jax.data.cleaning.duplicates import identity
-from dlms_jax.data.cleaning.filters import Record
-from dlms_jax.data.frames import read_frames, write_end, write_frame
+from dlms_jax.data.cleaning.record import Record
+from dlms_jax.data.frames import FrameWriter, read_frames
+
+_WIDTH = 4  # byte strings of a record
 
 
 class Spill:
@@ -18,22 +19,23 @@ class Spill:
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
-        self._streams = {}  # by first byte: the file that is being written
+        self._open = {}  # by first byte: the file that is being written, and its writer
         self._files = []  # the files, in order
 
     def add(self, record: Record) -> None:
         """Adds a record."""
-        number = identity(record.text)[0]
-        if number not in self._streams:
-            self._streams[number] = (self._folder / f"{number:02x}").open("wb")
-        _write(self._streams[number], record)
+        number = record.identity[0]
+        if number not in self._open:
+            stream = (self._folder / f"{number:02x}").open("wb")
+            self._open[number] = stream, FrameWriter(stream, _WIDTH)
+        self._open[number][1].write(_strings(record))
 
     def close(self) -> None:
         """Ends the adding."""
-        for stream in self._streams.values():
-            write_end(stream)
-            stream.close()
-        self._files = [pathlib.Path(self._streams[number].name) for number in sorted(self._streams)]
+        for stream, writer in self._open.values():
+            with stream:
+                writer.end()
+        self._files = [self._folder / f"{number:02x}" for number in sorted(self._open)]
 
     def rewrite(self, change: Callable[[list[Record]], Iterable[Record]]) -> None:
         """Replaces the records of each file by what `change` makes of them.
@@ -42,12 +44,13 @@ class Spill:
         Identities rise from call to call.
         """
         for number, file in enumerate(self._files):
-            records = sorted(_read(file), key=lambda record: (identity(record.text), record))
+            records = sorted(_read(file))
             self._files[number] = file.with_name(f"{file.name}-changed")
             with self._files[number].open("wb") as stream:
+                writer = FrameWriter(stream, _WIDTH)
                 for record in change(records):
-                    _write(stream, record)
-                write_end(stream)
+                    writer.write(_strings(record))
+                writer.end()
             file.unlink()
 
     def __iter__(self) -> Iterator[Record]:
@@ -56,10 +59,10 @@ class Spill:
             yield from _read(file)
 
 
-def _write(stream, record):
-    write_frame(stream, record.name.encode(), record.text, record.size.to_bytes(8, "little"))
+def _strings(record: Record) -> tuple[bytes, ...]:
+    return record.identity, record.name.encode(), record.text, record.size.to_bytes(8, "little")
 
 
 def _read(file: pathlib.Path) -> Iterator[Record]:
-    for name, text, size in read_frames(file, 3):
-        yield Record(name.decode(), text, int.from_bytes(size, "little"))
+    for identity, name, text, size in read_frames(file, _WIDTH):
+        yield Record(identity, name.decode(), text, int.from_bytes(size, "little"))

@@ -43,8 +43,8 @@ class TrainBatches:
 
     def rows_of(self, step: int) -> list[tuple[int, int]]:
         """Returns (corpus, row) of each row of a step's global batch."""
-        source_B, row_B = self._rows_at(self._indices(step, np.arange(self._batch_size)))
-        return list(zip(source_B.tolist(), row_B.tolist(), strict=True))
+        corpus_B, row_B = self._rows_at(self._indices(step, np.arange(self._batch_size)))
+        return list(zip(corpus_B.tolist(), row_B.tolist(), strict=True))
 
     def epochs(self, step: int) -> list[float]:
         """Returns how often the rows of each corpus have been seen after `step` steps."""
@@ -81,15 +81,15 @@ class TrainBatches:
 
     def _rows_at(self, indices):
         """Returns the corpus and its row for each index of the run's sequence of all rows."""
-        source_R = self._turns.source(indices)
-        row_R = self._turns.taken(indices)[np.arange(len(indices)), source_R]
-        for source, store in enumerate(self._stores):
+        corpus_R = self._turns.corpus(indices)
+        row_R = self._turns.taken(indices)[np.arange(len(indices)), corpus_R]
+        for corpus, store in enumerate(self._stores):
             epoch_R, within_R = np.divmod(row_R, store.number)
-            for epoch in np.unique(epoch_R[source_R == source]):
-                here = (source_R == source) & (epoch_R == epoch)
-                key = (self._seed, source, int(epoch))
+            for epoch in np.unique(epoch_R[corpus_R == corpus]):
+                here = (corpus_R == corpus) & (epoch_R == epoch)
+                key = (self._seed, corpus, int(epoch))
                 row_R[here] = shuffled(within_R[here], store.number, key)
-        return source_R, row_R
+        return corpus_R, row_R
 
     def _columns(self, indices, length):
         """Returns how many places of each row are kept."""

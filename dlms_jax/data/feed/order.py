@@ -66,14 +66,14 @@ class Interleave:
         for turn in range(_PERIOD):
             turns[turn] = np.argmax(parts * (turn + 1) / _PERIOD - taken)
             taken[turns[turn]] += 1
-        self._source_of_turn = turns
+        self._corpus_of_turn = turns
         # How often each corpus has been taken before each turn, and in a whole period.
         had = np.cumsum(turns[:, None] == np.arange(len(parts)), axis=0)
         self._taken_before = np.vstack([np.zeros(len(parts), int), had])
 
-    def source(self, index: np.ndarray) -> np.ndarray:
+    def corpus(self, index: np.ndarray) -> np.ndarray:
         """Returns the corpus that each index is taken from."""
-        return self._source_of_turn[index % _PERIOD]
+        return self._corpus_of_turn[index % _PERIOD]
 
     def taken(self, index) -> np.ndarray:
         """Returns how often each corpus was taken before an index; shape [..., corpora]."""

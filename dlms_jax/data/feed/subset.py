@@ -49,20 +49,20 @@ class MixedRows:
         self.length = stores[0].length
         times = [(np.arange(s.number) + 0.5) / w for s, w in zip(stores, weights, strict=True)]
         order = np.argsort(np.concatenate(times), kind="stable")
-        self._source = np.repeat(np.arange(len(stores)), [s.number for s in stores])[order]
+        self._corpus = np.repeat(np.arange(len(stores)), [s.number for s in stores])[order]
         self._row = np.concatenate([np.arange(s.number) for s in stores])[order]
         self.number = len(order)
 
     def take(self, indices) -> Rows:
         """Returns rows by index array or slice."""
-        return gather(self._stores, self._source[indices], self._row[indices])
+        return gather(self._stores, self._corpus[indices], self._row[indices])
 
 
-def gather(stores: list, source_R: np.ndarray, row_R: np.ndarray) -> Rows:
+def gather(stores: list, corpus_R: np.ndarray, row_R: np.ndarray) -> Rows:
     """Returns rows of several stores in the given order; their class is the store, from 1."""
     if len(stores) == 1:
         return stores[0].take(row_R)
-    parts = [store.take(row_R[source_R == s]) for s, store in enumerate(stores)]
-    back = np.argsort(np.argsort(source_R, kind="stable"), kind="stable")
+    parts = [store.take(row_R[corpus_R == s]) for s, store in enumerate(stores)]
+    back = np.argsort(np.argsort(corpus_R, kind="stable"), kind="stable")
     rows = Rows(*(np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)))
-    return rows._replace(class_R=(source_R + 1).astype(np.int32))
+    return rows._replace(class_R=(corpus_R + 1).astype(np.int32))

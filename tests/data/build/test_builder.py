@@ -24,6 +24,7 @@ from rich.console import Console
 
 from dlms_jax import files
 from dlms_jax.config import TokenizerConfig
+from dlms_jax.data import frames
 from dlms_jax.data.build import bucket, builder, passes, resume
 from dlms_jax.data.build.builder import DatasetBuilder
 from dlms_jax.data.corpora.document import is_heldout, order_key, to_bytes
@@ -712,12 +713,12 @@ def test_disk_full_when_json_is_written(tmp_path, folder, whole, monkeypatch, at
 
 
 def test_disk_full_when_documents_are_scattered(tmp_path, folder, whole, monkeypatch):
-    def full(stream, *fields):
-        stream.write(b"half")
+    def full(writer):
+        writer._stream.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(passes, "write_frame", full)
+        patch.setattr(frames.FrameWriter, "flush", full)
         message = refused(build, folder, tmp_path / "out")
     assert "No space left on device" in message and str(tmp_path / "out") in message
     go_on(folder, tmp_path / "out", whole)

@@ -12,9 +12,9 @@ import zstandard
 
 from dlms_jax.data.cleaning import pipeline
 from dlms_jax.data.cleaning.beam import run_beam_clean
-from dlms_jax.data.cleaning.filters import Record
 from dlms_jax.data.cleaning.options import CleaningOptions
 from dlms_jax.data.cleaning.pipeline import clean, run_local_clean
+from dlms_jax.data.cleaning.record import Record
 from dlms_jax.data.cleaning.report import (
     KEPT,
     READ,
@@ -235,7 +235,7 @@ def test_damaged_intermediate_file_is_named(tmp_path):
     """Not read as shorter or other documents."""
     spill = Spill(tmp_path)
     for number in range(9):
-        spill.add(Record(f"{number}", b"text %d" % number, 6))
+        spill.add(Record.of(f"{number}", b"text %d" % number, 6))
     spill.close()
     assert sorted(record.name for record in spill) == [str(number) for number in range(9)]
     file = min(tmp_path.iterdir())

@@ -143,9 +143,9 @@ def test_gather_gives_rows_in_the_order_they_are_asked_for(numbers, wanted):
     """Also where a store is asked for nothing, or a row twice."""
     stores = [numbered(n, store) for store, n in enumerate(numbers)]
     wanted = [(s, r) for s, r in wanted if s < len(numbers) and r < numbers[s]]
-    source_R, row_R = np.array(wanted, int).reshape(-1, 2).T
+    corpus_R, row_R = np.array(wanted, int).reshape(-1, 2).T
     expected = join([stores[s].take(slice(r, r + 1)) for s, r in wanted], 3)
-    assert_same(gather(stores, source_R, row_R), expected)
+    assert_same(gather(stores, corpus_R, row_R), expected)
 
 
 def test_rows_of_a_mixture_are_of_their_corpus_class():
