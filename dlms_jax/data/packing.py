@@ -27,19 +27,19 @@ class Rows(NamedTuple):
     tokens_RxL: int32 ids; pad_id in padding.
     segments_RxL: 0 in padding, then 1, 2, ... for the documents of a row.
     positions_RxL: 0, 1, ... within each document's part of the row; BOS has 0.
-    scored_RxL: True where a token is learned and scored: in a text, everywhere but at BOS.
+    loss_mask_RxL: True where a token is learned and scored: in a text, everywhere but at BOS.
     class_R: in a mixture, the corpus of a row, counted from 1; else 0.
     """
 
     tokens_RxL: np.ndarray
     segments_RxL: np.ndarray
     positions_RxL: np.ndarray
-    scored_RxL: np.ndarray
+    loss_mask_RxL: np.ndarray
     class_R: np.ndarray
 
     @property
     def cells(self) -> tuple[np.ndarray, ...]:
-        """The arrays with a value for each token: tokens, segments, positions, scored."""
+        """The arrays with a value for each token: tokens, segments, positions, loss mask."""
         return self[:4]
 
     @property
@@ -56,7 +56,7 @@ class Rows(NamedTuple):
 
     def find_token(self, n: int) -> tuple[int, int]:
         """Returns (row, number among the row's scored tokens, from 1) of the n-th scored token."""
-        ends_R = np.cumsum(self.scored_RxL.sum(axis=1))
+        ends_R = np.cumsum(self.loss_mask_RxL.sum(axis=1))
         row = int(np.searchsorted(ends_R, n))
         return row, n - (int(ends_R[row - 1]) if row else 0)
 

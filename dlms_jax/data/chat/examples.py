@@ -20,12 +20,12 @@ class Example(NamedTuple):
     """One conversation of n tokens.
 
     tokens: int32 [n]: BOS, the task's token if there is a task, the conversation, EOS.
-    scored: bool [n]: True in answers and at the EOS that ends each.
+    loss_mask: bool [n]: True in answers and at the EOS that ends each.
     prompt_length: the number of tokens before the first scored one.
     """
 
     tokens: np.ndarray
-    scored: np.ndarray
+    loss_mask: np.ndarray
     prompt_length: int
 
 
@@ -122,10 +122,11 @@ def encode_example(record: dict[str, Any], tokenizer: Tokenizer, options: ChatOp
     for i in answers:
         if not messages[i].get("content", "").strip() and not messages[i].get("tool_calls"):
             raise UserError(f"{places[i]} is empty: an answer must have text")
-    tokens, scored = _Encoder(record, messages, tokenizer, options).encode(answers, places)
+    tokens, loss_mask = _Encoder(record, messages, tokenizer, options).encode(answers, places)
     if tokens[-1] != tokenizer.eos_id:
-        tokens, scored = np.append(tokens, np.int32(tokenizer.eos_id)), np.append(scored, True)
-    return Example(tokens, scored, int(scored.argmax()))
+        tokens = np.append(tokens, np.int32(tokenizer.eos_id))
+        loss_mask = np.append(loss_mask, True)
+    return Example(tokens, loss_mask, int(loss_mask.argmax()))
 
 
 def encode_prompt(record: dict[str, Any], tokenizer: Tokenizer, options: ChatOptions) -> np.ndarray:

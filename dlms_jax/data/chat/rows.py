@@ -35,7 +35,7 @@ def pack_examples(examples: Sequence[Example], length: int, pad_id: int) -> Rows
     for row, indices in enumerate(members):
         start = 0
         for segment, index in enumerate(indices, 1):
-            _put(rows, row, start, segment, examples[index].tokens, examples[index].scored)
+            _put(rows, row, start, segment, examples[index].tokens, examples[index].loss_mask)
             start += len(examples[index].tokens)
     return rows
 
@@ -64,23 +64,23 @@ def pad_examples(
         raise UserError(f"eos={eos!r}: use 'once' or 'fill'")
     _check_fit(examples, length, prompt_length)
     rows = empty_rows(len(examples), length, pad_id)
-    for row, (tokens, scored, own_length) in enumerate(examples):
+    for row, (tokens, loss_mask, own_length) in enumerate(examples):
         start = prompt_length - own_length
         if eos == "fill":
             more = (0, length - start - len(tokens))
             tokens = np.pad(tokens, more, constant_values=eos_id)
-            scored = np.pad(scored, more, constant_values=True)
-        _put(rows, row, start, 1, tokens, scored)
+            loss_mask = np.pad(loss_mask, more, constant_values=True)
+        _put(rows, row, start, 1, tokens, loss_mask)
     return rows
 
 
-def _put(rows, row, start, segment, tokens, scored):
+def _put(rows, row, start, segment, tokens, loss_mask):
     """Writes an example into a row."""
     here = row, slice(start, start + len(tokens))
     rows.tokens_RxL[here] = tokens
     rows.segments_RxL[here] = segment
     rows.positions_RxL[here] = np.arange(len(tokens))
-    rows.scored_RxL[here] = scored
+    rows.loss_mask_RxL[here] = loss_mask
 
 
 def _excess(example, length, prompt_length) -> str:

@@ -143,7 +143,7 @@ def make_split(
         "sha256": sha256_of_texts(texts),
         "documents": len(texts),
         "bytes": sum(map(len, texts)),
-        "tokens": int(rows.scored_RxL.sum()),
+        "tokens": int(rows.loss_mask_RxL.sum()),
     })  # fmt: skip
 
 

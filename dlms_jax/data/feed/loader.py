@@ -122,6 +122,6 @@ def eval_batches(
             np.pad(block.tokens_RxL, short, constant_values=pad_id),
             np.pad(block.segments_RxL, short),
             np.pad(block.positions_RxL, short),
-            np.pad(block.scored_RxL, short),
+            np.pad(block.loss_mask_RxL, short),
             np.pad(block.class_R, short[0]),
         )

@@ -12,7 +12,7 @@ def cut_rows(rows: Rows, columns_R: np.ndarray, pad_id: int) -> Rows:
         np.where(kept_RxL, rows.tokens_RxL, pad_id).astype(np.int32),
         rows.segments_RxL * kept_RxL,
         rows.positions_RxL * kept_RxL,
-        rows.scored_RxL & kept_RxL,
+        rows.loss_mask_RxL & kept_RxL,
         rows.class_R,
     )
 
@@ -27,7 +27,7 @@ class FirstTokens:
         last, nth = rows.find_token(tokens)
         self._rows, self._pad_id = rows, pad_id
         self.length, self.number = rows.length, last + 1
-        places = np.flatnonzero(rows.take(slice(last, last + 1)).scored_RxL[0])
+        places = np.flatnonzero(rows.take(slice(last, last + 1)).loss_mask_RxL[0])
         self._columns = int(places[nth - 1]) + 1  # of the last row
 
     def take(self, indices) -> Rows:

@@ -51,7 +51,7 @@ def write_shard(path: pathlib.Path, blocks: Iterable[Rows], dtype: np.dtype) -> 
                     for row in range(block.number):
                         writer.write(_to_record(block.take(row), dtype))
                 rows += block.number
-                tokens += int(block.scored_RxL.sum())
+                tokens += int(block.loss_mask_RxL.sum())
         finally:
             with _as_os_error(unfinished):
                 writer.close()
@@ -132,7 +132,7 @@ class ShardRows:
         n -= int(self._token_ends[shard - 1]) if shard else 0
         for start in range(first, int(self._ends[shard]), 1024):
             block = self.take(slice(start, min(start + 1024, int(self._ends[shard]))))
-            inside = int(block.scored_RxL.sum())
+            inside = int(block.loss_mask_RxL.sum())
             if n <= inside:
                 row, nth = block.find_token(n)
                 return start + row, nth
@@ -160,10 +160,10 @@ class ShardRows:
         row.positions_RxL[here] = np.arange(number) - starts
         if masked:
             bits = np.frombuffer(record, np.uint8, -(-number // 8), at)
-            row.scored_RxL[here] = np.unpackbits(bits, count=number).astype(bool)
+            row.loss_mask_RxL[here] = np.unpackbits(bits, count=number).astype(bool)
             at += len(bits)
         else:
-            row.scored_RxL[here] = row.positions_RxL[here] > 0
+            row.loss_mask_RxL[here] = row.positions_RxL[here] > 0
         row.tokens_RxL[here] = np.frombuffer(record, self._dtype, number, at)
 
 
@@ -173,10 +173,10 @@ def _to_record(row: Rows, dtype) -> bytes:
     before = int(filled[0]) if len(filled) else 0
     here = slice(before, before + len(filled))
     lengths = np.bincount(row.segments_RxL[here])[1:].astype(np.uint32)
-    scored = row.scored_RxL[here]
-    masked = not np.array_equal(scored, row.positions_RxL[here] > 0)
+    loss_mask = row.loss_mask_RxL[here]
+    masked = not np.array_equal(loss_mask, row.positions_RxL[here] > 0)
     header = np.array([before, len(lengths), masked], np.uint32)
-    bits = np.packbits(scored).tobytes() if masked else b""
+    bits = np.packbits(loss_mask).tobytes() if masked else b""
     return (
         header.tobytes() + lengths.tobytes() + bits + row.tokens_RxL[here].astype(dtype).tobytes()
     )

@@ -59,7 +59,7 @@ def json_lines(path: pathlib.Path, documents) -> pathlib.Path:
 def documents_of(dataset: Prepared, split: str) -> list[str]:
     """Returns the texts of a split's rows, which are in document order."""
     tokenizer, rows = dataset.tokenizer, dataset.rows(split).take(slice(None))
-    ids = rows.tokens_RxL[rows.scored_RxL]
+    ids = rows.tokens_RxL[rows.loss_mask_RxL]
     parts = np.split(ids, np.flatnonzero(ids == tokenizer.eos_id) + 1)
     assert not len(parts.pop())  # what comes last is an EOS
     return [tokenizer.decode(part) for part in parts]
@@ -206,7 +206,7 @@ def test_packings_hold_the_same_tokens(tmp_path, folder):
         tokens, prints = {}, {}
         for method, dataset in datasets.items():
             rows = dataset.rows(split).take(slice(None))
-            tokens[method] = np.sort(rows.tokens_RxL[rows.scored_RxL])
+            tokens[method] = np.sort(rows.tokens_RxL[rows.loss_mask_RxL])
             prints[method] = dataset.fingerprints()[split]
         np.testing.assert_array_equal(*tokens.values())
         assert prints["concat"] == prints["best-fit"]
@@ -232,7 +232,7 @@ def test_card_says_what_is_there(tmp_path, folder, whole):
         counted = card["splits"][split]
         assert counted["documents"] == len(side)
         assert counted["bytes"] == sum(len(text.encode()) for text in side)
-        assert counted["tokens"] == rows.scored_RxL.sum()
+        assert counted["tokens"] == rows.loss_mask_RxL.sum()
         assert counted["rows"] == rows.number == sum(s.rows for s in whole.shards[split])
         for shard in whole.shards[split]:
             path = whole.folder / shard.file
@@ -266,7 +266,7 @@ def test_bytes_that_are_no_utf8_follow_the_policy(tmp_path):
     ]:
         dataset = build(path, tmp_path / policy, "bytes", read=ReadOptions(invalid=policy))
         ids = np.concatenate([
-            rows.tokens_RxL[rows.scored_RxL]
+            rows.tokens_RxL[rows.loss_mask_RxL]
             for rows in (dataset.rows(split).take(slice(None)) for split in ("train", "heldout"))
         ])  # fmt: skip
         found = dataset.tokenizer.decode_bytes(ids)

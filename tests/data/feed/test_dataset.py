@@ -49,7 +49,7 @@ def all_rows(split: Split) -> Rows:
 def scored(split: Split) -> np.ndarray:
     """Returns the scored tokens in order."""
     rows = all_rows(split)
-    return rows.tokens_RxL[rows.scored_RxL]
+    return rows.tokens_RxL[rows.loss_mask_RxL]
 
 
 def assert_same(left: Rows, right: Rows):
@@ -428,7 +428,7 @@ def test_max_unique_tokens_is_exact_and_nested(in_order, where, data):
     (train,) = dataset.train
     np.testing.assert_array_equal(scored(train), tokens[:number])
     rows = all_rows(train)
-    assert rows.scored_RxL.any(axis=1).all()  # no row that teaches nothing
+    assert rows.loss_mask_RxL.any(axis=1).all()  # no row that teaches nothing
     assert (rows.tokens_RxL[rows.segments_RxL == 0] == dataset.tokenizer.pad_id).all()
     assert rows.number == train.rows.number
     whole = build_dataset(config_of(corpus))
