@@ -29,6 +29,7 @@ from dlms_jax.config import load_config
 from dlms_jax.data.build.builder import DatasetBuilder
 from dlms_jax.data.cleaning.options import CleaningOptions
 from dlms_jax.data.cleaning.pipeline import run_local_clean
+from dlms_jax.data.corpora.document import to_str
 from dlms_jax.data.corpora.files import read_file
 from dlms_jax.data.corpora.python import CORPORA
 from dlms_jax.data.feed.loader import TrainBatches, train_batches
@@ -68,7 +69,7 @@ def main():
 
 def write_text(folder, size):
     """Returns texts of about `size` bytes, no two alike, and the JSON lines file of them."""
-    documents = [d.text for d in CORPORA["python-code"]() if d.text.strip()]
+    documents = [to_str(d.text) for d in CORPORA["python-code"]() if d.text.strip()]
     copies = (f"# copy {n}\n{text}" for n in itertools.count() for text in documents)
     texts, path = [], folder / "text.jsonl"
     while size > 0:

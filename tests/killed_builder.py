@@ -1,4 +1,4 @@
-"""Builds of datasets that are killed: what data/test_builder.py runs as a process of its own.
+"""Builds of datasets that are killed: what data/build/test_builder.py runs as a process of its own.
 
 The package is loaded once. Each build is a fork of this process, which therefore starts no threads,
 and dies of SIGKILL. What came of it is printed as one line of JSON.
@@ -17,7 +17,7 @@ import time
 
 from rich.console import Console
 
-from dlms_jax.data.build import bucket, builder, stages
+from dlms_jax.data.build import bucket, builder, passes
 from dlms_jax.data.build.builder import DatasetBuilder
 from dlms_jax.data.store import shards
 from dlms_jax.data.store.prepared import open_prepared
@@ -160,9 +160,9 @@ def with_workers(source: pathlib.Path, folder: pathlib.Path, seed: int):
 def _slow_build(source, out):
     """Builds so slowly, at every stage, that a kill may land in any; notes the stage."""
     places = [
-        (stages, "order_key", 0.0002, "scatter"),
-        (stages, "unique_in_order", 0.005, "sort"),
-        (bucket, "pack_texts", 0.003, "pack"),
+        (passes, "order_key", 0.0002, "scatter"),
+        (passes, "unique_in_order", 0.005, "sort"),
+        (bucket, "pack", 0.003, "pack"),
         (shards, "_to_record", 0.0001, "write a shard"),
         (shards, "sha256_of", 0.002, "checksum"),
         (builder, "make_tokenizer", 0.05, "tokenizer"),
@@ -264,7 +264,7 @@ if __name__ == "__main__":
     source, folder = map(pathlib.Path, paths)
     size = sum(file.stat().st_size for file in source.iterdir())
     # Three pieces of work in the first pass, and in the second ten, or two.
-    builder._UNIT = size // 3
+    passes._UNIT = size // 3
     SETTINGS["shard_bytes"] = size // (2 if what == "changes" else 10) + 1
     if what == "moments":
         at_moments(source, folder, 10, int(seed))

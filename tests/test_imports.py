@@ -6,6 +6,7 @@ errors, files, terminal <- config <- {data, diffusion, models, parallel} <- chec
 """
 
 import ast
+import fnmatch
 import pathlib
 
 import pytest
@@ -205,6 +206,16 @@ def test_module_is_short_and_says_what_it_is(name):
     assert ast.get_docstring(ast.parse(SOURCES[name])), "no docstring"
     assert SOURCES[name].count("\n") <= 400, "over 400 lines: it holds two concepts"
     assert pathlib.PurePath(name).stem not in {"utils", "util", "helpers", "common", "misc"}
+
+
+def test_pytest_enters_every_folder_of_tests(pytestconfig):
+    """By default it passes over folders named build, such as tests/data/build, without a word."""
+    tests = pathlib.Path(__file__).parent
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    ignored = pytestconfig.getini("norecursedirs")
+    for folder in folders:
+        for part in folder.parts:
+            assert not any(fnmatch.fnmatch(part, pattern) for pattern in ignored), folder
 
 
 # The checks themselves, on what they must find

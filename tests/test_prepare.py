@@ -6,7 +6,7 @@ import pytest
 
 from dlms_jax.config import TokenizerConfig
 from dlms_jax.data import DatasetBuilder
-from dlms_jax.data.corpora.files import ReadOptions
+from dlms_jax.data.corpora.options import ReadOptions
 from dlms_jax.data.corpora.source import find_sources, first_texts
 from dlms_jax.data.store.prepared import open_prepared
 from dlms_jax.data.tokenizers import fingerprint, make_tokenizer
@@ -49,7 +49,8 @@ def test_tokenizer_sample_is_bounded_random_and_the_same(texts):
     size = sum(source.size for source in sources)
 
     def sample(seed, limit, sources=sources):
-        return first_texts(sources, ReadOptions(), seed, 0.05, limit)
+        documents = (d for source in sources for d in source.read(ReadOptions()))
+        return first_texts(documents, seed, 0.05, limit)
 
     whole = sample(0, size)
     part = sample(0, size // 3)
@@ -112,9 +113,9 @@ def test_corpus_from_files(tmp_path, capsys):
         (["dataset", "TEXTS", "--sequence-length", "8", "--beam", "--out", "OUT",
           "--tokenizer", "bpe"], "prepare tokenizer"),
         (["tokenizer", "TEXTS", "--out", "OUT", "--tokenizer", "bytes"], "is not trained"),
-        (["tokenizer", "TEXTS", "--out", "TEXTS"], "is there already"),
+        (["tokenizer", "TEXTS", "--out", "TEXTS"], "exists already"),
         (["corpus", "--name", "c4"], "--out"),
-        (["corpus", "--name", "c5", "--out", "OUT"], "no corpus"),
+        (["corpus", "--name", "c5", "--out", "OUT"], "unknown corpus"),
         (["clean", "TEXTS", "--out", "OUT", "--quality", "best"], "gopher"),
         (["clean", "nowhere", "--out", "OUT"], "nowhere"),
         (["chat", "nowhere.jsonl", "--out", "OUT", "--sequence-length", "8"], "nowhere.jsonl"),

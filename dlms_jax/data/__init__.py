@@ -1,4 +1,17 @@
-"""TEXT -> TOKENS -> BATCHES: corpora, tokenizers, packing, prepared datasets, the loader."""
+"""TEXT -> TOKENS -> BATCHES, in the order in which a document travels.
+
+corpora/     raw text -> documents
+cleaning/    documents -> fewer, cleaner documents
+tokenizers/  text <-> token ids
+packing.py   token ids -> rows of one length
+chat/        conversations -> token ids with a loss mask -> rows
+build/       documents -> shards, on one machine or many
+store/       shards on disk
+feed/        shards, or documents in memory -> batches
+
+Used by several of them: frames.py (intermediate files), worker_pool.py (processes with a progress
+bar), beam_pipeline.py (Apache Beam).
+"""
 
 __all__ = ["DatasetBuilder", "ReadOptions"]
 
@@ -10,7 +23,7 @@ def __getattr__(name):
 
         return DatasetBuilder
     if name == "ReadOptions":
-        from dlms_jax.data.corpora.files import ReadOptions
+        from dlms_jax.data.corpora.options import ReadOptions
 
         return ReadOptions
     raise AttributeError(f"module 'dlms_jax.data' has no attribute {name!r}")

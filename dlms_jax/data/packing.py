@@ -1,9 +1,9 @@
-"""Documents -> fixed-length rows: the one place where BOS and EOS are put.
+"""Tokenized documents -> rows of one length: the only place that adds BOS and EOS to text.
 
-Two ways. "concat" lays documents one after the other and cuts at a row's end: rows are full and in
-document order. "best-fit" cuts only documents longer than a row, and puts each piece where the
-least room is left (best-fit decreasing, Ding et al. 2024, arXiv 2404.10830): nearly as full, and no
-document is cut without need.
+There are two methods. "concat" puts documents one after the other and cuts at a row's end: rows are
+full and in document order. "best-fit" cuts only documents longer than a row, and puts each part
+where it leaves the least room (best-fit decreasing, Ding et al. 2024, arXiv 2404.10830): rows are
+nearly as full, and no document that fits is cut.
 """
 
 import bisect
@@ -13,29 +13,33 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from dlms_jax.data.corpora.document import to_str
+from dlms_jax.data.tokenizers import Tokenizer
+
 Method = Literal["concat", "best-fit"]
-_BLOCK = 1024  # rows laid out at a time
+_BLOCK = 1024  # rows in a block
+_TOKENIZED = 1 << 20  # bytes of text that are tokenized at a time
 
 
 class Rows(NamedTuple):
     """Packed rows, R of them, L tokens each.
 
-    tokens_RxL: int32 ids, pad_id where nothing stands.
-    segments_RxL: 0 for padding, then 1, 2, ... for the documents of a row.
-    positions_RxL: 0, 1, ... within each document's part of the row; 0 holds BOS.
-    scored_RxL: True where a token is learned and scored: of a text, all but its BOS.
-    class_R: of a mixture, which corpus a row is from, counted from 1; else 0.
+    tokens_RxL: int32 ids; pad_id in padding.
+    segments_RxL: 0 in padding, then 1, 2, ... for the documents of a row.
+    positions_RxL: 0, 1, ... within each document's part of the row; BOS has 0.
+    loss_mask_RxL: True where a token is learned and scored: in a text, everywhere but at BOS.
+    class_R: in a mixture, the corpus of a row, counted from 1; else 0.
     """
 
     tokens_RxL: np.ndarray
     segments_RxL: np.ndarray
     positions_RxL: np.ndarray
-    scored_RxL: np.ndarray
+    loss_mask_RxL: np.ndarray
     class_R: np.ndarray
 
     @property
     def cells(self) -> tuple[np.ndarray, ...]:
-        """The arrays that have a value a token: tokens, segments, positions, scored."""
+        """The arrays with a value for each token: tokens, segments, positions, loss mask."""
         return self[:4]
 
     @property
@@ -51,19 +55,19 @@ class Rows(NamedTuple):
         return Rows(*(array[indices] for array in self))
 
     def find_token(self, n: int) -> tuple[int, int]:
-        """Returns (row, which of the row's scored tokens, from 1) of the n-th scored token."""
-        ends_R = np.cumsum(self.scored_RxL.sum(axis=1))
+        """Returns (row, number among the row's scored tokens, from 1) of the n-th scored token."""
+        ends_R = np.cumsum(self.loss_mask_RxL.sum(axis=1))
         row = int(np.searchsorted(ends_R, n))
         return row, n - (int(ends_R[row - 1]) if row else 0)
 
 
 def no_rows(length: int) -> Rows:
-    """Returns Rows of which there are none."""
+    """Returns Rows with R = 0."""
     return empty_rows(0, length, 0)
 
 
 def empty_rows(number: int, length: int, pad_id: int) -> Rows:
-    """Returns rows in which nothing stands, to be written to."""
+    """Returns rows of padding, to be filled."""
     return Rows(
         np.full((number, length), pad_id, np.int32),
         *np.zeros((2, number, length), np.int32),
@@ -82,10 +86,16 @@ def pack(
     documents: Iterable[np.ndarray], length: int, bos_id: int, eos_id: int, pad_id: int,
     method: Method = "concat",
 ) -> Iterator[Rows]:  # fmt: skip
-    """Yields blocks of rows of `length` that hold the documents.
+    """Yields blocks of rows that hold the documents.
 
-    Each document ends with EOS. One that is cut goes on in another row; every part starts with BOS,
-    so each of a document's tokens, and its EOS, is scored once.
+    Each document ends with EOS. A document that is cut continues in another row. Every part starts
+    with BOS, so each token of a document, and its EOS, is scored once.
+
+    Args:
+      documents: the ids of each document, without BOS and EOS.
+      length: the length of a row.
+      bos_id, eos_id, pad_id: ids of the tokenizer.
+      method: how documents are laid out in rows.
     """
     ended = (np.append(document, eos_id).astype(np.int32) for document in documents)
     rows = _concat(ended, length) if method == "concat" else _best_fit(ended, length)
@@ -99,10 +109,31 @@ def pack(
         yield _lay_out(block, length, bos_id, pad_id)
 
 
-def best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
-    """Returns rows of indices of pieces, none of which exceeds `capacity` in all.
+def pack_texts(
+    texts: Iterable[bytes], length: int, method: Method, tokenizer: Tokenizer
+) -> Iterator[Rows]:
+    """Yields blocks of rows that hold the texts, tokenized; see `pack`."""
+    ids = (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    return pack(tokenize(texts, tokenizer), length, *ids, method)
 
-    Best-fit decreasing: the largest first, each into the row that it leaves the least room in.
+
+def tokenize(texts: Iterable[bytes], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    """Yields the ids of each text, without BOS and EOS; about 1 MiB of text is read ahead."""
+    batch, size = [], 0
+    for text in texts:
+        batch.append(to_str(text))
+        size += len(text)
+        if size >= _TOKENIZED:
+            yield from tokenizer.encode_batch(batch)
+            batch, size = [], 0
+    if batch:
+        yield from tokenizer.encode_batch(batch)
+
+
+def best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+    """Returns rows, as lists of indices of pieces whose sizes add up to at most `capacity`.
+
+    Best-fit decreasing: the largest piece first, each into the row where it leaves the least room.
     """
     rows: list[list[int]] = []
     rows_by_room: dict[int, list[int]] = defaultdict(list)
@@ -126,12 +157,12 @@ def best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def _concat(documents, length):
-    """Yields rows as lists of parts, BOS not yet before them, in the documents' order."""
+    """Yields rows as lists of parts, without their BOS, in document order."""
     row, room = [], length
     for document in documents:
         start = 0
         while start < len(document):
-            if room < 2:  # BOS alone would score nothing
+            if room < 2:  # only BOS would fit
                 yield row
                 row, room = [], length
             part = document[start : start + room - 1]
@@ -150,7 +181,7 @@ def _best_fit(documents, length):
         for start in range(0, len(document), length - 1)
     ]
     rows = best_fit([len(part) + 1 for part in parts], length)
-    # By the first document in each, not the longest first: the beginning is then a fair sample.
+    # Ordered by their first document, not by the longest part: the first rows are a fair sample.
     for row in sorted(rows, key=min):
         yield [parts[i] for i in row]
 

@@ -47,11 +47,13 @@ class Batch(NamedTuple):
     scored_BxL: jax.Array
 
 
-def make_batch(tokens_BxL, segments_BxL, positions_BxL, scored_BxL, row_B, class_B=None) -> Batch:
+def make_batch(
+    tokens_BxL, segments_BxL, positions_BxL, loss_mask_BxL, row_B, class_B=None
+) -> Batch:
     """Returns a Batch of packed rows; what is not scored, but for BOS, is given."""
-    given_BxL = ~scored_BxL & (segments_BxL > 0) & (positions_BxL > 0)
+    given_BxL = ~loss_mask_BxL & (segments_BxL > 0) & (positions_BxL > 0)
     layout = Layout(segments_BxL, positions_BxL, given_BxL, class_B)
-    return Batch(tokens_BxL, layout, row_B, scored_BxL)
+    return Batch(tokens_BxL, layout, row_B, loss_mask_BxL)
 
 
 class Noisy(NamedTuple):

@@ -117,7 +117,7 @@ def rows_of(pieces: Sequence[Piece], tokenizer: Tokenizer, length: int) -> Rows:
         rows.tokens_RxL[r, : len(ids)] = ids
         rows.segments_RxL[r, : len(ids)] = 1
         rows.positions_RxL[r, : len(ids)] = np.arange(len(ids))
-        rows.scored_RxL[r, 1 : len(ids)] = True
+        rows.loss_mask_RxL[r, 1 : len(ids)] = True
     return rows
 
 
@@ -150,8 +150,8 @@ def spread_pieces(
     chosen = np.linspace(0, rows.number, min(number, rows.number // 2), endpoint=False).astype(int)
     taken = rows.take(chosen)
     pieces = [
-        piece_of(tokens_L[scored_L][:length], tokenizer)
-        for tokens_L, scored_L in zip(taken.tokens_RxL, taken.scored_RxL, strict=True)
+        piece_of(tokens_L[loss_mask_L][:length], tokenizer)
+        for tokens_L, loss_mask_L in zip(taken.tokens_RxL, taken.loss_mask_RxL, strict=True)
     ]
     return pieces, rows.take(np.setdiff1d(np.arange(rows.number), chosen))
 
@@ -159,7 +159,7 @@ def spread_pieces(
 def unigram_pieces(rows: Rows, number: int, length: int, tokenizer: Tokenizer) -> list[Piece]:
     """Returns texts whose tokens are drawn one by one by their frequency in rows: what a model
     writes that has learned frequencies and nothing else."""
-    ids = rows.tokens_RxL[rows.scored_RxL]
+    ids = rows.tokens_RxL[rows.loss_mask_RxL]
     drawn = np.random.default_rng(0).choice(ids, (number, length))
     return [piece_of(ids_L, tokenizer) for ids_L in drawn]
 
@@ -167,7 +167,7 @@ def unigram_pieces(rows: Rows, number: int, length: int, tokenizer: Tokenizer) -
 def texts_of(rows: Rows, tokenizer: Tokenizer) -> list[bytes]:
     """Returns the texts of packed rows, in order; the parts of a document that was cut are joined
     again where its rows follow one another."""
-    ids = rows.tokens_RxL[rows.scored_RxL]
+    ids = rows.tokens_RxL[rows.loss_mask_RxL]
     ends = np.flatnonzero(ids == tokenizer.eos_id)
     return [tokenizer.decode_bytes(part) for part in np.split(ids, ends)]
 

@@ -1,4 +1,4 @@
-"""Text -> shards: the commands of `python -m dlms_jax.prepare`, one a file.
+"""Text -> shards: the commands of `python -m dlms_jax.prepare`, one in each file.
 
-Each has add_arguments(parser) and run(arguments). What they call is in data/.
+Each file has add_arguments(parser) and run(arguments). The functions that they call are in data/.
 """

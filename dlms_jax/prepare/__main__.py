@@ -7,7 +7,7 @@
     python -m dlms_jax.prepare chat dialogues.jsonl --out data/chat --tokenizer-from runs/mine
     python -m dlms_jax.prepare verify data/mine
 
-Each has --help. A command that was killed goes on where it was when it is run again.
+Each has --help. A command that was killed continues where it stopped when you run it again.
 """
 
 import argparse
@@ -37,12 +37,12 @@ def main(argv=None):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.beam_options = [option for option in rest if option != "--"]
     if arguments.beam:
-        # It warns of what it does not need, and logs a traceback for each error that it raises too.
+        # Beam warns of modules that it does not need, and logs the traceback of each error.
         logging.getLogger().setLevel(logging.ERROR)
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     try:
         arguments.run(arguments)
-    except OSError as error:  # a full disk, a folder that may not be written
+    except OSError as error:  # such as a full disk, or a folder that is not writable
         raise UserError(f"{error.filename or 'the disk'}: {error.strerror or error}") from None
 
 

@@ -1,4 +1,4 @@
-"""Make a dataset of dialogues or prompts and responses, to fine-tune on."""
+"""Make a dataset of dialogues, or prompts and responses, to fine-tune on."""
 
 import pathlib
 
@@ -16,29 +16,30 @@ def add_arguments(parser):
     add = parser.add_argument
     add("paths", nargs="+", metavar="FILE", help="JSON lines, .gz or .zst too")
     add("--out", required=True, metavar="DIR")
-    add("--sequence-length", type=int, required=True, metavar="N", help="places in a row")
-    add("--template", metavar="PATH", help="a Jinja chat template, or the Hugging Face folder of "
-        "one (default: prompt and response as they stand)")  # fmt: skip
+    add("--sequence-length", type=int, required=True, metavar="N", help="tokens in a row")
+    add("--template", metavar="PATH", help="a Jinja chat template, or a Hugging Face folder with "
+        "one (default: prompt and response without a template)")  # fmt: skip
     add("--prompt-field", default="prompt", metavar="NAME")
     add("--response-field", default="response", metavar="NAME")
     add("--messages-field", default="messages", metavar="NAME")
-    add("--task", default="", metavar="TOKEN", help="a special token put first, to condition on")
+    add("--task", default="", metavar="TOKEN", help="a special token that is put first and "
+        "names the task")  # fmt: skip
     add("--score", choices=("all", "last"), default="all", help="which answers are learned")
-    add("--prompt-length", type=int, default=0, metavar="N", help="one example a row, prompts "
-        "padded on the left to N places (default: several whole examples a row)")  # fmt: skip
-    add("--eos", choices=("once", "fill"), default="once", help="with --prompt-length: end with "
-        "one EOS and padding (default), or fill the row with EOS, attended to and learned, as "
+    add("--prompt-length", type=int, default=0, metavar="N", help="one example in each row, with "
+        "prompts padded on the left to N tokens (default: several examples in a row)")  # fmt: skip
+    add("--eos", choices=("once", "fill"), default="once", help="with --prompt-length: end a "
+        "row with one EOS and padding (default), or fill it with EOS, attended to and learned, as "
         "LLaDA does")  # fmt: skip
-    add("--too-long", choices=("error", "skip"), default="error", help="of examples longer than a "
-        "row")  # fmt: skip
+    add("--too-long", choices=("error", "skip"), default="error", help="what to do "
+        "with an example longer than a row (default: error)")  # fmt: skip
     add_vocabulary(parser)
     add_splitting(parser)
 
 
 def run(a):
-    from dlms_jax.data.build.bucket import SPLITS
     from dlms_jax.data.build.dialogues import DialogueOptions, prepare_dialogues
     from dlms_jax.data.chat import ChatOptions, load_template
+    from dlms_jax.data.store.card import SPLITS
     from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
 
     vocab = saved_tokenizer(a) or tokenizer_settings(a)

@@ -11,11 +11,11 @@ def add_arguments(parser):
     add("--out", required=True, metavar="DIR", help="where documents-*.jsonl.zst are written")
     add("--normalize", choices=("none", "NFC", "NFKC"), default="none", help="(default: none)")
     add("--min-characters", type=int, default=0, metavar="N", help="drop shorter documents")
-    add("--max-characters", type=int, default=0, metavar="N", help="drop longer ones; 0: no limit")
-    add("--languages", nargs="+", default=[], metavar="CODE", help="keep these only (en de ...)")
+    add("--max-characters", type=int, default=0, metavar="N", help="drop longer ones (0: no limit)")
+    add("--languages", nargs="+", default=[], metavar="CODE", help="keep only these (en de ...)")
     add("--min-language-probability", type=float, default=0.0, metavar="P")
-    add("--quality", nargs="+", default=[], metavar="RULES", help="rule sets to pass: gopher, "
-        "gopher-repetition, c4, fineweb")  # fmt: skip
+    add("--quality", nargs="+", default=[], metavar="RULES", help="keep documents that pass these "
+        "rule sets: gopher, gopher-repetition, c4, fineweb")  # fmt: skip
     add("--near-duplicates", type=float, default=0.0, metavar="J", help="drop documents with this "
         "Jaccard similarity to another (0: keep them; usual: 0.8)")  # fmt: skip
     add("--decontaminate", nargs="+", default=[], metavar="PATH", help="evaluation texts: drop "
@@ -56,20 +56,27 @@ def run(a):
 
 
 def clean_here(inputs, out, options, read, size):
-    """Cleans on this machine, with a progress bar, and prints what was dropped."""
+    """Cleans on this machine, with a progress bar, and prints the report.
+
+    Args:
+      inputs: what `read` takes.
+      out: the folder that is written.
+      options: which stages run.
+      read: yields the documents of an input.
+      size: the bytes of all inputs; None: unknown.
+    """
     from rich.console import Console
 
-    from dlms_jax.data.build import work
-    from dlms_jax.data.cleaning.options import CleaningOptions
     from dlms_jax.data.cleaning.pipeline import run_local_clean
     from dlms_jax.data.cleaning.report import to_csv
+    from dlms_jax.data.worker_pool import advance, run_in_workers
 
     def counted(path):
         for document in read(path):
             yield document
-            work.advance(len(document.text))
+            advance(len(document.text))
 
-    call = (inputs, out, options or CleaningOptions(), counted)
-    (report,) = work.run(run_local_clean, [call], 1, Console(), "cleaning", size)
+    call = (inputs, out, options, counted)
+    (report,) = run_in_workers(run_local_clean, [call], 1, Console(), "cleaning", size)
     print(to_csv(report).rstrip())
     print(f"wrote {out}; make a dataset of it: python -m dlms_jax.prepare dataset {out} --out DIR")

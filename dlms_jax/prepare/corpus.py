@@ -8,31 +8,33 @@ from dlms_jax.prepare.clean import clean_here
 
 def add_arguments(parser):
     add = parser.add_argument
-    add("--name", default="", help="which corpus, see --list")
+    add("--name", default="", help="the corpus, one of --list")
     add("--list", action="store_true", help="show the corpora")
-    add("--card", action="store_true", help="show source, licence, size and commands of one")
-    add("--from", dest="files", nargs="+", metavar="PATH", help="files that were downloaded")
+    add("--card", action="store_true", help="show its source, licence, size and commands")
+    add("--from", dest="files", nargs="+", metavar="PATH", help="downloaded files")
     add("--via", choices=("files", "tfds", "datasets"), help="(default: files where --from is "
         "given, else TFDS, else the Hub)")  # fmt: skip
     add("--out", metavar="DIR", help="where documents-*.jsonl.zst are written")
 
 
 def run(a):
-    from dlms_jax.data.corpora.recipe import card, documents
-    from dlms_jax.data.corpora.recipes import RECIPES
+    from dlms_jax.data.cleaning.options import CleaningOptions
+    from dlms_jax.data.corpora.public_corpora import PUBLIC_CORPORA
+    from dlms_jax.data.corpora.public_corpus import card, documents
 
     if a.list:
-        for name, recipe in RECIPES.items():
-            print(f"{name:<18}{recipe.title}: {recipe.size}")
+        for name, corpus in PUBLIC_CORPORA.items():
+            print(f"{name:<18}{corpus.title}: {corpus.size}")
         return
-    if a.name not in RECIPES:
-        raise UserError(f"--name={a.name} is no corpus; they are {', '.join(RECIPES)} (see --list)")
-    recipe = RECIPES[a.name]
+    if a.name not in PUBLIC_CORPORA:
+        names = ", ".join(PUBLIC_CORPORA)
+        raise UserError(f"--name={a.name} is an unknown corpus; known are {names} (see --list)")
+    corpus = PUBLIC_CORPORA[a.name]
     if a.card:
-        print(card(recipe))
+        print(card(corpus))
         return
     if not a.out:
-        raise UserError("say where to write: --out DIR")
-    stream = documents(recipe, a.files, a.via)
-    clean_here([recipe.name], a.out, None, lambda _: stream, None)
-    (pathlib.Path(a.out) / "_README.md").write_text(card(recipe), encoding="utf-8")
+        raise UserError("--out is missing: give the folder to write, --out DIR")
+    stream = documents(corpus, a.files, a.via)
+    clean_here([corpus.name], a.out, CleaningOptions(), lambda _: stream, None)
+    (pathlib.Path(a.out) / "_README.md").write_text(card(corpus), encoding="utf-8")

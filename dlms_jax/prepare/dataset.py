@@ -21,18 +21,18 @@ def add_arguments(parser):
     add("paths", nargs="+", metavar="PATH", help="files, folders or globs of .txt, .md, .rst, "
         ".jsonl[.gz|.zst], .parquet, .csv; or one named corpus")  # fmt: skip
     add("--out", metavar="DIR", help="(default: prepared/NAME-LENGTH)")
-    add("--sequence-length", type=int, required=True, metavar="N", help="places in a row")
+    add("--sequence-length", type=int, required=True, metavar="N", help="tokens in a row")
     add("--packing", choices=("concat", "best-fit"), default="concat", help="cut documents at a "
-        "row's end (default), or only those longer than a row")  # fmt: skip
+        "row's end (default), or only documents longer than a row")  # fmt: skip
     add_vocabulary(parser)
     add_splitting(parser)
     add_reading(parser)
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: "
-        "all cores); they change nothing that comes out")  # fmt: skip
-    add("--shard-bytes", type=int, default=64 << 20, metavar="N", help="of text, in a shard; a "
-        "worker takes about six times as much memory (default: 64 MiB)")  # fmt: skip
-    add("--synthetic-documents", type=int, default=20_000, metavar="N", help="of the named corpus "
-        "synthetic (default: 20000)")  # fmt: skip
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="number of "
+        "processes (default: all cores); the dataset does not depend on it")  # fmt: skip
+    add("--shard-bytes", type=int, default=64 << 20, metavar="N", help="bytes of text in a shard; "
+        "a worker takes about six times as much memory (default: 64 MiB)")  # fmt: skip
+    add("--synthetic-documents", type=int, default=20_000, metavar="N", help="documents of the "
+        "corpus synthetic (default: 20000)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace another dataset in --out")
     add_beam(parser)
 
@@ -61,19 +61,19 @@ def run(a):
 
 def _dataset_on_beam(a, paths, vocab):
     from dlms_jax.data.build.beam import build_on_beam
-    from dlms_jax.data.build.bucket import Layout
     from dlms_jax.data.corpora.source import find_sources
+    from dlms_jax.data.store.card import ShardPlan
     from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
 
     if not a.out:
         raise UserError("--beam needs --out")
     if not isinstance(vocab, Tokenizer):
         if vocab.name != "bytes" and not vocab.path:
-            raise UserError("--beam needs a tokenizer that is ready: train one with `prepare "
-                            "tokenizer` and give it with --tokenizer-path")  # fmt: skip
+            raise UserError("--beam needs a trained tokenizer: train one with `prepare tokenizer` "
+                            "and give it with --tokenizer-path")  # fmt: skip
         vocab = make_tokenizer(vocab, ())
     sources = find_sources(paths, a.seed, a.synthetic_documents)
     buckets = max(1, -(-sum(source.size for source in sources) // a.shard_bytes))
-    layout = Layout(buckets, a.sequence_length, a.packing, heldout_fraction(a), a.seed)
-    build_on_beam(sources, a.out, vocab, layout, read_options(a), a.beam_options)
+    plan = ShardPlan(buckets, a.sequence_length, a.packing, heldout_fraction(a), a.seed)
+    build_on_beam(sources, a.out, vocab, plan, read_options(a), a.beam_options)
     print(f"wrote {a.out}; train with --config.data.corpus={a.out}")

@@ -31,30 +31,47 @@ def add_arguments(parser):
 def run(a):
     from rich.console import Console
 
-    from dlms_jax.data.build import work
-    from dlms_jax.data.corpora.source import find_sources, first_texts
+    from dlms_jax.data.corpora.document import to_bytes, to_str
+    from dlms_jax.data.corpora.source import find_sources
     from dlms_jax.data.tokenizers import make_tokenizer
+    from dlms_jax.data.worker_pool import run_in_workers
 
     if a.tokenizer not in ("bpe", "sentencepiece"):
-        raise UserError(f"--tokenizer={a.tokenizer} is not trained; bpe and sentencepiece are")
+        raise UserError(f"--tokenizer={a.tokenizer} is not trained; use bpe or sentencepiece")
     out = pathlib.Path(a.out)
     if out.exists() and not a.overwrite:
-        raise UserError(f"{out} is there already; use another --out, or --overwrite")
+        raise UserError(f"{out} exists already; use another --out, or --overwrite")
     sources = find_sources(a.paths[0] if len(a.paths) == 1 else a.paths, a.seed, 20_000)
     console = Console(soft_wrap=True)
     limit = at_least(a, "sample_bytes", 1)
-    sampling = (sources, read_options(a), a.seed, heldout_fraction(a), limit, id, work.advance)
+    sampling = (sources, read_options(a), a.seed, heldout_fraction(a), limit)
     size = sum(source.size for source in sources) or None
-    (texts,) = work.run(first_texts, [sampling], 1, console, "reading", size)
+    (texts,) = run_in_workers(_sample, [sampling], 1, console, "reading", size)
     if not texts:
         raise UserError(f"{' '.join(a.paths)} holds no text to train a tokenizer on")
-    with console.status(f"training on {sum(map(len, texts))} characters ..."):
-        tokenizer = make_tokenizer(tokenizer_settings(a), texts)
+    with console.status(f"training on {sum(map(len, texts))} bytes ..."):
+        tokenizer = make_tokenizer(tokenizer_settings(a), map(to_str, texts))
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(out) as unfinished:
         unfinished.write_bytes(tokenizer.file())
     print(f"wrote {out}: {tokenizer.size} symbols, learned from {len(texts)} documents")
-    sample = texts[0][:10_000]
-    print(f"{len(sample.encode('utf-8', 'surrogateescape')) / len(tokenizer.encode(sample)):.2f} "
-          "bytes a token on the first of them; "
-          f"use it with --tokenizer {a.tokenizer} --tokenizer-path {out}")  # fmt: skip
+    sample = to_str(texts[0])[:10_000]
+    ratio = len(to_bytes(sample)) / len(tokenizer.encode(sample))
+    print(
+        f"{ratio:.2f} bytes per token on the first of them; use it with --tokenizer {a.tokenizer} "
+        f"--tokenizer-path {out}"
+    )
+
+
+def _sample(sources, read, seed, heldout_fraction, limit):
+    """Returns the texts on which the tokenizer is trained."""
+    from dlms_jax.data.corpora.source import first_texts
+    from dlms_jax.data.worker_pool import advance
+
+    def documents():
+        for source in sources:
+            for document in source.read(read):
+                advance(len(document.text))
+                yield document
+
+    return first_texts(documents(), seed, heldout_fraction, limit)

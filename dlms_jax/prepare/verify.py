@@ -8,11 +8,19 @@ def add_arguments(parser):
 def run(a):
     from rich.console import Console
 
-    from dlms_jax.data.build import work
     from dlms_jax.data.store.prepared import open_prepared
+    from dlms_jax.data.worker_pool import run_in_workers
 
     dataset = open_prepared(a.folder, check_contents=False)
-    checking = [(True, work.advance)]
-    list(work.run(dataset.check_shards, checking, 1, Console(), "checking", dataset.size))
-    shards = sum(map(len, dataset.shards.values()))
-    print(f"{a.folder}: {shards} shards, {dataset.size} bytes, all checksums are right")
+    list(run_in_workers(_check, [(dataset,)], 1, Console(), "checking", dataset.size))
+    print(f"{a.folder}: {len(dataset.all_shards)} shards, {dataset.size} bytes, all checksums are "
+          "right")  # fmt: skip
+
+
+def _check(dataset):
+    from dlms_jax.data.store.shards import check_shard
+    from dlms_jax.data.worker_pool import advance
+
+    for shard in dataset.all_shards:
+        check_shard(dataset.folder, shard, contents=True)
+        advance(shard.size)

@@ -83,7 +83,7 @@ def test_documents_come_back_from_their_parts(method, sizes, length):
 def test_each_token_and_eos_is_scored_once(method, documents, length):
     rows = packed(documents, length, method)
     expected = [token for document in documents for token in [*document, EOS]]
-    scored = rows.tokens_RxL[rows.scored_RxL].tolist()
+    scored = rows.tokens_RxL[rows.loss_mask_RxL].tolist()
     assert Counter(scored) == Counter(expected)
     if method == "concat":
         assert scored == expected  # in order, too
@@ -135,7 +135,7 @@ def test_last_block_may_be_full(method):
 def test_shortest_documents(method, document):
     rows = packed([document], 4, method)
     assert parts_of(rows) == [[[BOS, *document, EOS]]]
-    assert rows.tokens_RxL[rows.scored_RxL].tolist() == [*document, EOS]
+    assert rows.tokens_RxL[rows.loss_mask_RxL].tolist() == [*document, EOS]
 
 
 @both
@@ -157,7 +157,7 @@ def test_no_documents_are_no_rows(method):
 def test_padding_is_not_inferred_from_ids(method):
     """Text may use the pad id: what is padding is told by the segments."""
     rows = packed([[PAD, PAD]], 6, method)
-    assert rows.tokens_RxL[rows.scored_RxL].tolist() == [PAD, PAD, EOS]
+    assert rows.tokens_RxL[rows.loss_mask_RxL].tolist() == [PAD, PAD, EOS]
 
 
 @both
@@ -322,10 +322,10 @@ def test_best_fit_of_many_pieces_is_nearly_full():
 def test_find_token_finds_each(data):
     """Also where rows score nothing, and where not every token of a row is scored."""
     scored = data.draw(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1))
-    scored_RxL = np.array(scored)
-    ids = np.zeros(scored_RxL.shape, np.int32)
-    rows = Rows(ids, ids, ids, scored_RxL, ids[:, 0])
-    found = [rows.find_token(n + 1) for n in range(scored_RxL.sum())]
+    loss_mask_RxL = np.array(scored)
+    ids = np.zeros(loss_mask_RxL.shape, np.int32)
+    rows = Rows(ids, ids, ids, loss_mask_RxL, ids[:, 0])
+    found = [rows.find_token(n + 1) for n in range(loss_mask_RxL.sum())]
     assert found == [(r, k + 1) for r, row in enumerate(scored) for k in range(sum(row))]
 
 

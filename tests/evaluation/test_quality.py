@@ -174,8 +174,8 @@ def test_rows_of_pieces():
         rows.tokens_RxL,
         [[bos, a, b, eos, pad], [bos, a, b, pad, pad], [bos, a, b, c, d], [bos] + [pad] * 4],
     )
-    np.testing.assert_array_equal(rows.scored_RxL.sum(axis=1), [3, 2, 4, 0])
-    assert not rows.scored_RxL[:, 0].any()
+    np.testing.assert_array_equal(rows.loss_mask_RxL.sum(axis=1), [3, 2, 4, 0])
+    assert not rows.loss_mask_RxL[:, 0].any()
     np.testing.assert_array_equal(rows.segments_RxL, rows.tokens_RxL != pad)
     np.testing.assert_array_equal(rows.positions_RxL[0], [0, 1, 2, 3, 0])
 

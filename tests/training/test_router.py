@@ -36,7 +36,7 @@ def test_the_loss_has_the_routers_parts_over_all_tokens_that_are_routed():
     """Whatever share of the tokens is scored."""
     settings = dict(model__load_balance_weight=0.5, model__z_loss_weight=0.25, **MOE)
     rows = rows_of_text()
-    rows = rows._replace(scored_RxL=rows.scored_RxL & (np.arange(32) % 3 == 0)[None])
+    rows = rows._replace(loss_mask_RxL=rows.loss_mask_RxL & (np.arange(32) % 3 == 0)[None])
     state, step, objective, mesh = build(**settings)
     config = small_config(training__batch_size=16, **settings)
     model = make_network(config, objective.vocabulary.rows, mesh)

@@ -1,1 +1,1 @@
-"""TEXT -> SHARDS: how a dataset is prepared, on one machine or many."""
+"""DOCUMENTS -> SHARDS: how a dataset is prepared, on one machine (builder.py) or many (beam.py)."""

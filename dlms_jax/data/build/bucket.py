@@ -1,53 +1,19 @@
-"""A part of a corpus -> its shards: what the local builder and the Beam pipeline both call.
+"""A bucket of documents -> its shards: what the local builder and the Beam pipeline both call.
 
 Documents are sorted by a hash of (seed, text), and a bucket is a range of that hash. So a bucket's
-documents, and with them its shards' bytes, do not depend on files, workers or machines.
+documents, and the bytes of its shards, do not depend on files, workers or machines.
 """
 
-from collections.abc import Iterable, Iterator
-import dataclasses
-import hashlib
+from collections.abc import Iterable
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
-from dlms_jax.data.corpora.document import is_heldout
-from dlms_jax.data.packing import Method, Rows, pack
-from dlms_jax.data.store.shards import Shard, token_type, write_shard
+from dlms_jax.data.corpora.document import is_heldout, sha256_of_texts
+from dlms_jax.data.packing import pack, tokenize
+from dlms_jax.data.store.card import SPLITS, Part, ShardPlan
+from dlms_jax.data.store.shards import token_type, write_shard
 from dlms_jax.data.tokenizers import Tokenizer
-
-SPLITS = ("train", "heldout")
-_ENCODED = 1 << 20  # bytes of text that are tokenized at a time
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How a corpus is cut into buckets, splits and rows."""
-
-    buckets: int
-    sequence_length: int
-    packing: Method = "concat"
-    heldout_fraction: float = 0.05
-    seed: int = 0
-
-    def bucket_of(self, key: bytes) -> int:
-        """Returns the bucket of an order key (document.order_key)."""
-        return (int.from_bytes(key[:8], "big") * self.buckets) >> 64
-
-
-class Part(NamedTuple):
-    """A split's share of one bucket. sha256: of the texts in order."""
-
-    shard: Shard
-    documents: int
-    bytes: int
-    sha256: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return self._asdict() | {"shard": self.shard._asdict()}
-
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "Part":
-        return cls(**saved | {"shard": Shard(**saved["shard"])})
+from dlms_jax.data.worker_pool import advance
 
 
 def unique_in_order(keyed: Iterable[tuple[bytes, bytes]]) -> tuple[list[bytes], int]:
@@ -58,64 +24,44 @@ def unique_in_order(keyed: Iterable[tuple[bytes, bytes]]) -> tuple[list[bytes], 
 
 
 def write_bucket(
-    folder: pathlib.Path, bucket: int, texts: list[bytes], layout: Layout, tokenizer: Tokenizer,
-    advance=id,
-) -> dict[str, Any]:  # fmt: skip
-    """Writes the shards of a bucket's texts and returns what dataset.json says of it: the Part of
-    each split, and the tokens of the longest document.
+    folder: pathlib.Path, bucket: int, texts: list[bytes], plan: ShardPlan, tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """Writes the shards of a bucket and returns what dataset.json says of it.
 
-    texts: unique and in order. advance: told the bytes that were tokenized.
+    Args:
+      folder: where the shards are written.
+      bucket: the number of the bucket, 0..plan.buckets-1.
+      texts: its texts, unique and in order.
+      plan: how the corpus is divided.
+      tokenizer: of the rows.
+
+    Returns:
+      The Part of each split by its name, and "longest": the tokens of the longest document.
     """
     sides = {split: [] for split in SPLITS}
     for text in texts:
-        sides[SPLITS[is_heldout(text, layout.heldout_fraction)]].append(text)
-    described, longest = {}, [0]
+        sides[SPLITS[is_heldout(text, plan.heldout_fraction)]].append(text)
+    described, longest = {}, 0
     for split, side in sides.items():
-        path = folder / f"{split}-{bucket:05d}-of-{layout.buckets:05d}.array_record"
-        rows = pack_texts(side, layout.sequence_length, layout.packing, tokenizer, advance, longest)
-        shard = write_shard(path, rows, token_type(tokenizer.size))
-        part = Part(shard, len(side), sum(map(len, side)), sha256_of_texts(side))
+        path = folder / f"{split}-{bucket:05d}-of-{plan.buckets:05d}.array_record"
+        part, tokens = _write_part(path, side, plan, tokenizer)
         described[split] = part.to_dict()
-    return described | {"longest": longest[0]}
+        longest = max(longest, tokens)
+    return described | {"longest": longest}
 
 
-def sha256_of_texts(texts: Iterable[bytes]) -> str:
-    """Returns a sha256 that tells where one text ends and the next begins."""
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(len(text).to_bytes(8, "big") + text)
-    return digest.hexdigest()
+def _write_part(path, texts, plan, tokenizer) -> tuple[Part, int]:
+    """Writes a shard; returns its Part, and the tokens of its longest text."""
+    lengths = []
 
-
-def pack_texts(
-    texts: list[bytes], length: int, method: Method, tokenizer: Tokenizer, advance=id, longest=None
-) -> Iterator[Rows]:
-    """Yields blocks of packed rows of texts.
-
-    longest: a list of one number, which is raised to the tokens of the longest text.
-    """
-    ids = (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
-    documents = _encoded(texts, tokenizer, advance, longest)
-    return pack(documents, length, *ids, method)
-
-
-def _encoded(texts, tokenizer, advance, longest):
-    """Yields the ids of each text; keeps the length of the longest."""
-    for batch in _batches(texts):
-        for ids in tokenizer.encode_batch([t.decode("utf-8", "surrogateescape") for t in batch]):
-            if longest:
-                longest[0] = max(longest[0], len(ids))
+    def documents():
+        for text, ids in zip(texts, tokenize(texts, tokenizer), strict=True):
+            lengths.append(len(ids))
+            advance(len(text))
             yield ids
-        advance(sum(map(len, batch)))
 
-
-def _batches(texts):
-    batch, size = [], 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= _ENCODED:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    special = (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    rows = pack(documents(), plan.sequence_length, *special, plan.packing)
+    shard = write_shard(path, rows, token_type(tokenizer.size))
+    part = Part(shard, len(texts), sum(map(len, texts)), sha256_of_texts(texts))
+    return part, max(lengths, default=0)

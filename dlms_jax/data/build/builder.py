@@ -6,15 +6,14 @@ Use:
 
     DatasetBuilder(out="data/mine").build_from_raw("my_texts/", vocab=4096, seq_len=256)
 
-Two passes. The first reads the files and scatters documents by hash over buckets; the second takes
-a bucket at a time, sorts it, drops exact duplicates, tokenizes, packs and writes its shards. Each
-piece of work is kept when it is whole, so a build that was killed goes on where it was, and ends
-with the same bytes. dataset.json comes last.
+There are two passes (passes.py). The first reads the files and scatters documents by hash over
+buckets. The second takes one bucket at a time, sorts it, drops exact duplicates, tokenizes, packs
+and writes its shards. A build that was killed continues where it stopped (resume.py), and ends with
+the same bytes. dataset.json comes last.
 """
 
 from collections.abc import Iterable
 import dataclasses
-import hashlib
 import json
 import pathlib
 import shutil
@@ -24,51 +23,58 @@ from rich.console import Console
 
 from dlms_jax.config import TokenizerConfig
 from dlms_jax.data import tokenizers
-from dlms_jax.data.build.bucket import SPLITS, Layout
-from dlms_jax.data.build.stages import (
+from dlms_jax.data.build.passes import (
     Job,
-    bucket_file,
     gather_bucket,
+    is_anything_scattered,
     scatter_unit,
-    shards_are_whole,
     training_sample,
+    units_of,
 )
-from dlms_jax.data.build.work import run
-from dlms_jax.data.corpora.files import ReadOptions
-from dlms_jax.data.corpora.source import Source, find_sources
+from dlms_jax.data.build.resume import begin, digest, remove_dataset, repaired_card
+from dlms_jax.data.corpora.document import to_str
+from dlms_jax.data.corpora.options import DEFAULTS, ReadOptions
+from dlms_jax.data.corpora.source import find_sources
 from dlms_jax.data.packing import Method
-from dlms_jax.data.store.prepared import (
-    BUILDING,
-    CARD,
+from dlms_jax.data.store.card import (
+    SPLITS,
     VOCABULARY,
-    Prepared,
+    ShardPlan,
     describe,
-    open_prepared,
-    why_useless,
+    why_unusable,
     write_dataset,
 )
+from dlms_jax.data.store.prepared import BUILDING, Prepared, open_prepared
 from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
+from dlms_jax.data.worker_pool import run_in_workers
 from dlms_jax.errors import UserError
 from dlms_jax.files import write_json
-
-_UNIT = 32 << 20  # bytes of text that are scattered in one go, at least; there are 256 at most
 
 Vocab = Tokenizer | TokenizerConfig | int | str
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetBuilder:
-    """How a dataset is built. workers does not change what comes out.
+    """How a dataset is built.
 
-    out: the folder to write; None: prepared/NAME-LENGTH. shard_bytes: of text, in a bucket; a
-    worker holds about six times as much. sample_bytes: of training text, to train a tokenizer on.
+    out: the folder to write; None: prepared/NAME-LENGTH.
+    packing: how documents are laid out in rows (packing.py).
+    heldout_fraction: the share of documents that is held out.
+    seed: of the order of documents.
+    read: how files are read.
+    shard_bytes: bytes of text in a bucket; a worker holds about six times as much.
+    sample_bytes: bytes of training text on which a tokenizer is trained.
+    synthetic_documents: the size of the corpus "synthetic".
+    workers: the number of processes; the dataset does not depend on it.
+    overwrite: whether another dataset in `out` is replaced.
+    console: where progress is shown.
     """
 
     out: str | pathlib.Path | None = None
     packing: Method = "concat"
     heldout_fraction: float = 0.05
     seed: int = 0
-    read: ReadOptions = ReadOptions()
+    read: ReadOptions = DEFAULTS
     shard_bytes: int = 64 << 20
     sample_bytes: int = 100 << 20
     synthetic_documents: int = 20_000
@@ -79,12 +85,16 @@ class DatasetBuilder:
     def build_from_raw(
         self, path: str | pathlib.Path | Iterable[str | pathlib.Path], vocab: Vocab, seq_len: int
     ) -> Prepared:
-        """Returns the prepared dataset of raw text, built, gone on with, or found complete.
+        """Returns the prepared dataset of raw text: built, continued, or found complete.
 
-        path: a file, a folder, a glob, a list of these, or a named corpus. vocab: a tokenizer; the
-        settings of one; "bytes"; the path of one; or a number of symbols, to train byte-level BPE.
-        seq_len: places in a row, BOS and EOS among them.
-        Raises UserError for input that cannot be used, and for a folder with another dataset.
+        Args:
+          path: a file, a folder, a glob, a list of these, or a named corpus.
+          vocab: a tokenizer; the settings of one; "bytes"; the path of one; or a number of symbols,
+            to train byte-level BPE.
+          seq_len: tokens in a row, including BOS and EOS.
+
+        Raises:
+          UserError: the input cannot be used, or the folder holds another dataset.
         """
         if seq_len < 2:
             raise UserError(f"a sequence length of {seq_len} has no room for BOS and a token")
@@ -97,21 +107,21 @@ class DatasetBuilder:
         arguments = self._arguments(path, vocab, seq_len)
         size = sum(source.size for source in sources)
         buckets = max(1, -(-size // self.shard_bytes))
-        layout = Layout(buckets, seq_len, self.packing, self.heldout_fraction, self.seed)
-        job = Job(folder, folder / BUILDING, layout, self.read, _units(sources))
+        plan = ShardPlan(buckets, seq_len, self.packing, self.heldout_fraction, self.seed)
+        job = Job(folder, folder / BUILDING, plan, self.read, units_of(sources))
         try:
-            if self._begin(job, arguments, sources):
-                return open_prepared(folder, check_contents=False)  # _begin has
+            if begin(job, arguments, sources, self.overwrite, self._say):
+                return open_prepared(folder, check_contents=False)  # `begin` has checked them
             counts = self._scatter(job, size, arguments)
             tokenizer = self._tokenizer(job, vocab)
-            self._gather(job, tokenizer, counts, arguments, _digest(sources, times=False))
+            self._gather(job, tokenizer, counts, arguments, digest(sources, times=False))
         except OSError as error:
             raise UserError(
-                f"{error.filename or folder}: {error.strerror or error}; mend that and run the "
-                "same command again: it goes on where it was"
+                f"{error.filename or folder}: {error.strerror or error}; fix that and run the same "
+                "command again: it continues where it stopped"
             ) from None
         shutil.rmtree(job.building)
-        dataset = open_prepared(folder, check_contents=False)  # they are of what was just written
+        dataset = open_prepared(folder, check_contents=False)  # they were written just now
         self._report(dataset)
         return dataset
 
@@ -120,7 +130,7 @@ class DatasetBuilder:
             if getattr(self, name) < low:
                 raise UserError(f"{name}={getattr(self, name)} should be at least {low}")
         if self.packing not in get_args(Method):
-            raise UserError(f"packing={self.packing!r} is none of {', '.join(get_args(Method))}")
+            raise UserError(f"packing={self.packing!r} is not one of {', '.join(get_args(Method))}")
 
     def _arguments(self, path, vocab, seq_len) -> dict[str, Any]:
         given = vocab if isinstance(vocab, TokenizerConfig) else tokenizers.fingerprint(vocab)
@@ -136,62 +146,23 @@ class DatasetBuilder:
             "sample_bytes": self.sample_bytes,
         }
 
-    def _begin(self, job, arguments, sources) -> bool:
-        """Returns whether the folder already has the dataset, whole; else makes ready to build."""
-        plan = {"arguments": json.loads(json.dumps(arguments)), "sources": _digest(sources)}
-        mended = job.building / CARD  # what a dataset was that is being mended
-        if self.overwrite and (mended.is_file() or not _is_card(job.folder / CARD)):
-            _remove_dataset(job.folder)
-        finished, begun = _read(job.folder / CARD), _read(job.building / "plan.json")
-        broken = []
-        if finished:
-            different = _different(finished, plan["arguments"], _digest(sources, times=False))
-            if different and not self.overwrite:
-                raise UserError(
-                    f"{job.folder} holds another dataset (other {', '.join(different)}); use "
-                    "another --out, or --overwrite"
-                )
-            if different:
-                _remove_dataset(job.folder)
-                finished = None
-            elif not (broken := _broken_buckets(job.folder)) and _has_vocabulary(
-                job.folder, finished
-            ):
-                shutil.rmtree(job.building, ignore_errors=True)
-                self._say(f"{job.folder} is complete, and its checksums are right")
-                return True
-        elif begun and begun != plan:
-            self._say(f"going on with {job.folder}, of which settings or files have changed")
-            _forget_buckets(job)
-        elif begun:
-            self._say(f"going on with {job.folder}")
-        elif not _is_free(job.folder):
-            raise UserError(f"{job.folder} holds something else; use a new folder for --out")
-        job.building.mkdir(parents=True, exist_ok=True)
-        write_json(job.building / "plan.json", plan)
-        if finished:
-            self._say(f"{job.folder}: {len(broken)} of its shards are damaged, and made again")
-            _take_apart(job, broken, _has_vocabulary(job.folder, finished))
-        return False
-
     def _scatter(self, job, size, arguments) -> dict[str, int]:
-        """Returns what was counted."""
+        """Runs the first pass; returns what was counted."""
         calls = [(job, unit) for unit in range(len(job.units))]
         try:
-            counts = list(
-                run(scatter_unit, calls, self._workers(), self.console, "reading", size or None)
-            )
+            counts = list(self._run(scatter_unit, calls, "reading", size or None))
         except UserError:
-            if not any(job.building.glob("unit-*/counts.json")):  # nothing that is worth keeping
-                _remove_dataset(job.folder)
+            if not is_anything_scattered(job.building):  # nothing worth keeping
+                remove_dataset(job.folder)
             raise
-        total = {key: sum(c.get(key, 0) for c in counts) for key in _COUNTED}
+        names = ("documents", "bytes", "replaced", "skipped")
+        total = {name: sum(c.get(name, 0) for c in counts) for name in names}
         if not total["documents"]:
-            _remove_dataset(job.folder)
+            remove_dataset(job.folder)
             raise UserError(f"{' '.join(arguments['path'])} holds no text")
         self._say(
             f"read {total['documents']} documents, {total['bytes']} bytes"
-            + "".join(f", {total[k]} {k} (no UTF-8)" for k in ("replaced", "skipped") if total[k])
+            + "".join(f", {total[k]} {k} (not UTF-8)" for k in ("replaced", "skipped") if total[k])
         )
         return total
 
@@ -203,31 +174,30 @@ class DatasetBuilder:
             return tokenizers.from_dict(json.loads(saved.read_text(encoding="utf-8")))
         if vocab.name != "bytes" and not vocab.path:
             self._say(f"training a {vocab.name} tokenizer of {vocab.vocab_size} symbols ...")
-        tokenizer = make_tokenizer(vocab, training_sample(job, self.sample_bytes))
+        tokenizer = make_tokenizer(vocab, map(to_str, training_sample(job, self.sample_bytes)))
         write_json(saved, tokenizer.to_dict())
         return tokenizer
 
     def _gather(self, job, tokenizer, counts, arguments, sources):
-        calls = [(job, tokenizer, bucket) for bucket in range(job.layout.buckets)]
-        described = list(
-            run(gather_bucket, calls, self._workers(), self.console, "packing", counts["bytes"])
-        )
+        """Runs the second pass, and writes dataset.json."""
+        calls = [(job, tokenizer, bucket) for bucket in range(job.plan.buckets)]
+        described = list(self._run(gather_bucket, calls, "packing", counts["bytes"]))
         described.sort(key=lambda bucket: bucket["train"]["shard"]["file"])
-        card = describe(described, job.layout, tokenizer, counts, arguments)
+        card = describe(described, job.plan, tokenizer, counts, arguments)
         card["sources"] = sources
-        was = _read(job.building / CARD)
+        was = repaired_card(job)
         if was and any(was[key] != card[key] for key in ("tokenizer", "buckets", "splits")):
             raise UserError(
-                f"{job.folder} cannot be mended: its input is not what it was; use another --out, "
-                "or --overwrite"
+                f"{job.folder} cannot be repaired, because its input has changed; use another "
+                "--out, or --overwrite"
             )
-        if why := why_useless(card):
-            _remove_dataset(job.folder)
+        if why := why_unusable(card):
+            remove_dataset(job.folder)
             raise UserError(f"{' '.join(arguments['path'])} {why}")
         write_dataset(job.folder, tokenizer, card)
 
-    def _workers(self) -> int:
-        return max(self.workers, 1)
+    def _run(self, function, calls, title, total):
+        return run_in_workers(function, calls, max(self.workers, 1), self.console, title, total)
 
     def _say(self, text: str):
         self.console.print(text, markup=False, highlight=False)
@@ -253,16 +223,16 @@ class DatasetBuilder:
         self._say(f"wrote {dataset.folder}; train with --config.data.corpus={dataset.folder}")
 
 
-_COUNTED = ("documents", "bytes", "replaced", "skipped")
-
-
 def _tokenizer_or_settings(vocab: Vocab) -> Tokenizer | TokenizerConfig:
+    """Returns a tokenizer that is ready, or the settings of one that is trained on the corpus."""
     if isinstance(vocab, bool) or not isinstance(vocab, Vocab):
-        raise UserError(f"vocab={vocab!r} is no tokenizer, settings, path, or number of symbols")
+        raise UserError(
+            f"vocab={vocab!r} is not a tokenizer, its settings or path, or a number of symbols"
+        )
     if isinstance(vocab, int):
         vocab = TokenizerConfig("bpe", vocab)
     if isinstance(vocab, TokenizerConfig) and vocab.name == "bpe" and not vocab.path:
-        make_tokenizer(vocab, ())  # one that is too small is refused before anything is read
+        make_tokenizer(vocab, ())  # a vocabulary that is too small is refused before reading
     if vocab == "bytes":
         return TokenizerConfig()
     if isinstance(vocab, str):
@@ -275,105 +245,5 @@ def _tokenizer_or_settings(vocab: Vocab) -> Tokenizer | TokenizerConfig:
 
 def _default_folder(path, seq_len) -> pathlib.Path:
     if not isinstance(path, str | pathlib.Path):
-        raise UserError("of a list of paths no name can be made: say where to write (out, --out)")
+        raise UserError("a list of paths gives the dataset no name: choose a folder (out, --out)")
     return pathlib.Path("prepared") / f"{pathlib.Path(path).resolve().stem}-{seq_len}"
-
-
-def _units(sources: list[Source]) -> list[list[Source]]:
-    """Returns sources in groups of which none is too little work, and there are not too many."""
-    units, size = [[]], 0
-    enough = max(_UNIT, sum(source.size for source in sources) // 256)
-    for source in sources:
-        if size >= enough:
-            units.append([])
-            size = 0
-        units[-1].append(source)
-        size += source.size
-    return units
-
-
-def _digest(sources: list[Source], times: bool = True) -> str:
-    """Returns a sha256 that changes with the files' names and sizes, and their times."""
-    described = [
-        dataclasses.astuple(source if times else dataclasses.replace(source, modified=0))
-        for source in sources
-    ]
-    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
-
-
-def _read(file: pathlib.Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    if not _is_card(file):
-        raise UserError(f"{file} is damaged; remove its folder, or use --overwrite")
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _is_card(file: pathlib.Path) -> bool:
-    """Returns whether a file, if there is one, can be read."""
-    try:
-        return not file.is_file() or isinstance(
-            json.loads(file.read_text(encoding="utf-8"))["arguments"], dict
-        )
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError):
-        return False
-
-
-def _has_vocabulary(folder, card) -> bool:
-    try:
-        Prepared(folder, card)
-    except UserError:
-        return False
-    return True
-
-
-def _different(card, arguments, sources) -> list[str]:
-    """Returns in what a finished dataset is not the one that is asked for."""
-    different = [key for key in arguments if card["arguments"].get(key) != arguments[key]]
-    return different or ([] if card["sources"] == sources else ["files"])
-
-
-def _is_free(folder) -> bool:
-    """Returns whether nothing but a build that has just begun is in a folder."""
-    if not folder.is_dir():
-        return not folder.exists()
-    return all(path.name == BUILDING for path in folder.iterdir())
-
-
-def _remove_dataset(folder):
-    """Removes what a build writes, card first, and the folder where nothing else is in it."""
-    (folder / CARD).unlink(missing_ok=True)
-    shutil.rmtree(folder / BUILDING, ignore_errors=True)
-    _remove_shards(folder)
-    for file in folder.glob(f"{VOCABULARY}*"):
-        file.unlink()
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def _remove_shards(folder):
-    for file in folder.glob("*.array_record*"):
-        file.unlink()
-
-
-def _forget_buckets(job):
-    """Removes what was made of all files together; what was read of each stays."""
-    for pattern in ("bucket-*.json", VOCABULARY):
-        for file in job.building.glob(pattern):
-            file.unlink()
-    _remove_shards(job.folder)
-
-
-def _broken_buckets(folder) -> list[int]:
-    buckets = _read(folder / CARD)["buckets"]
-    return [i for i, bucket in enumerate(buckets) if not shards_are_whole(folder, bucket)]
-
-
-def _take_apart(job, broken: list[int], vocabulary: bool):
-    """Makes a finished dataset one that is being built, of which only `broken` is missing."""
-    for number, described in enumerate(_read(job.folder / CARD)["buckets"]):
-        if number not in broken:
-            write_json(bucket_file(job.building, number), described)
-    if vocabulary:
-        shutil.copy(job.folder / VOCABULARY, job.building / VOCABULARY)
-    (job.folder / CARD).replace(job.building / CARD)

@@ -1,10 +1,9 @@
-"""Fine-tuning data -> a prepared dataset: examples of chat/ in shards, split and fingerprinted."""
+"""Fine-tuning data -> a prepared dataset: the examples of chat/, split and written in shards."""
 
 import dataclasses
 import pathlib
 from typing import Any, Literal
 
-from dlms_jax.data.build.bucket import SPLITS, Layout, Part, sha256_of_texts
 from dlms_jax.data.chat import (
     ChatOptions,
     Example,
@@ -13,8 +12,9 @@ from dlms_jax.data.chat import (
     pad_examples,
     read_examples,
 )
-from dlms_jax.data.corpora.document import is_heldout, order_key
-from dlms_jax.data.store.prepared import Prepared, describe, open_prepared, write_dataset
+from dlms_jax.data.corpora.document import is_heldout, order_key, sha256_of_texts
+from dlms_jax.data.store.card import SPLITS, Part, ShardPlan, describe, write_dataset
+from dlms_jax.data.store.prepared import Prepared, open_prepared
 from dlms_jax.data.store.shards import token_type, write_shard
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.errors import UserError
@@ -24,9 +24,13 @@ from dlms_jax.errors import UserError
 class DialogueOptions:
     """How examples become rows.
 
-    prompt_length: columns before the first answer, in rows of one example each, prompts padded on
-    the left; 0: several whole examples to a row. eos: what follows an answer in rows of one
-    example, see chat.pad_examples. too_long: what happens to an example longer than a row.
+    sequence_length: tokens in a row.
+    prompt_length: if it is not 0, a row holds one example, whose prompt is padded on the left to
+        this length. 0: a row holds several whole examples.
+    eos: what follows the answer in rows of one example, see chat.pad_examples.
+    too_long: what happens to an example longer than a row.
+    heldout_fraction: the share of examples that is held out.
+    seed: of the order of examples.
     """
 
     sequence_length: int
@@ -41,13 +45,23 @@ def prepare_dialogues(
     paths: list[str], folder: pathlib.Path, tokenizer: Tokenizer, chat: ChatOptions,
     options: DialogueOptions,
 ) -> tuple[Prepared, int]:  # fmt: skip
-    """Returns the dataset of JSON lines of dialogues, and how many were left out as too long.
+    """Writes a dataset of dialogues; returns it, and how many examples were too long.
 
-    Held in memory: fine-tuning sets are small. Exact duplicates are dropped; the order and the
-    split are those of a hash of each example's tokens.
+    The examples are held in memory, since fine-tuning sets are small. Exact duplicates are dropped.
+    Order and split are those of a hash of each example's tokens.
+
+    Args:
+      paths: files of JSON lines.
+      folder: where the dataset is written.
+      tokenizer: of the model that is fine-tuned.
+      chat: how a record becomes an example.
+      options: how examples become rows.
+
+    Raises:
+      UserError: the folder is not empty, or a record gives no example.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} holds something already: remove it, or use another --out")
+        raise UserError(f"{folder} is not empty: remove it, or use another --out")
     examples = list(read_examples(paths, tokenizer, chat))
     left_out = 0
     if options.too_long == "skip":
@@ -63,7 +77,7 @@ def prepare_dialogues(
     for split, side in sides.items():
         if not side:
             raise UserError(
-                f"of {len(keyed)} examples none is in the {split} part; add some, or change the "
+                f"none of {len(keyed)} examples is in the {split} part; add some, or change the "
                 "held-out fraction"
             )
     rows = {split: _rows(side, tokenizer, options) for split, side in sides.items()}
@@ -78,14 +92,14 @@ def prepare_dialogues(
         size = sum(len(tokenizer.decode_bytes(e.tokens)) for e in side)
         digest = sha256_of_texts(e.tokens.tobytes() for e in side)
         described[split] = Part(shard, len(side), size, digest).to_dict()
-    layout = Layout(1, options.sequence_length, "best-fit", options.heldout_fraction, options.seed)
+    plan = ShardPlan(1, options.sequence_length, "best-fit", options.heldout_fraction, options.seed)
     arguments = {
         "path": [str(path) for path in paths],
         "chat": dataclasses.asdict(chat),
         "dialogues": dataclasses.asdict(options),
     }
     counts = {"documents": len(examples), "left_out": left_out}
-    card = describe([described], layout, tokenizer, counts, arguments, "dialogues")
+    card = describe([described], plan, tokenizer, counts, arguments, "dialogues")
     write_dataset(folder, tokenizer, card)
     return open_prepared(folder), left_out
 

@@ -1,19 +1,20 @@
-"""Fine-tuning data: conversations -> tokens that say what is learned -> rows.
+"""CONVERSATIONS -> TOKEN IDS WITH A LOSS MASK -> ROWS: fine-tuning data.
 
 A record is {"prompt": text, "response": text}, or {"messages": [{"role": ..., "content": ...},
 ...]}, or ShareGPT's {"conversations": [{"from": ..., "value": ...}, ...]}. A chat template (Jinja,
-as Hugging Face tokenizers have it) makes text of messages. Without one, an example is BOS, the
-prompt as it stands, the response as it stands, EOS.
+as in Hugging Face tokenizers) turns messages into text. Without one, an example is BOS, the prompt,
+the response and EOS.
 
-- An answer is what its message adds to the rendering, as far as the first EOS the template writes
-  for it. It is learned with that EOS, or with one that is put after the last answer. What stands
-  after the EOS belongs to the next prompt; messages after the last answer are left out.
-- Prompts and answers are encoded apart, so no token spans a border and `encode_prompt`, which is
-  for sampling, gives the ids that training saw.
-- What a template spells is special where the tokenizer knows it, and ordinary text where not (the
-  example still ends with EOS). What a message spells is always ordinary text.
-- `strftime_now` is undefined: tokens must not depend on the day. Templates that ask whether it is
-  defined have a date of their own for this case.
+- An answer is what its message adds to the rendered text, up to the first EOS that the template
+  writes for it. It is learned together with that EOS, or with one that is added after the last
+  answer. Text after the EOS belongs to the next prompt. Messages after the last answer are left
+  out.
+- Prompts and answers are encoded separately, so no token spans a border, and `encode_prompt`, which
+  is for sampling, gives the ids that training saw.
+- A special token in the template becomes its id if the tokenizer knows it, and is ordinary text
+  otherwise (the example still ends with EOS). A special token in a message is always ordinary text.
+- `strftime_now` is undefined, because tokens must not depend on the day. Templates that check
+  whether it is defined have a date of their own.
 """
 
 from dlms_jax.data.chat.examples import (

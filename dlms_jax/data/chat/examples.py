@@ -1,4 +1,4 @@
-"""Records of JSON lines -> examples: tokens, and which of them are learned."""
+"""Records of JSON lines -> examples: token ids, and which of them are learned."""
 
 from collections.abc import Iterable, Iterator
 import dataclasses
@@ -9,23 +9,23 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from dlms_jax.data.chat.template import compile_template, render_template, spellings_of
-from dlms_jax.data.corpora.files import open_text
+from dlms_jax.data.corpora.streams import open_stream
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.errors import UserError
 
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}  # others are named as in messages
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}  # other roles have the same names
 
 
 class Example(NamedTuple):
     """One conversation of n tokens.
 
-    tokens: int32 [n]; BOS, the task's token if there is a task, the conversation, EOS.
-    scored: bool [n], True at answers and at the EOS that ends each.
-    prompt_length: how many tokens stand before the first scored one.
+    tokens: int32 [n]: BOS, the task's token if there is a task, the conversation, EOS.
+    loss_mask: bool [n]: True in answers and at the EOS that ends each.
+    prompt_length: the number of tokens before the first scored one.
     """
 
     tokens: np.ndarray
-    scored: np.ndarray
+    loss_mask: np.ndarray
     prompt_length: int
 
 
@@ -34,10 +34,11 @@ class ChatOptions:
     """How a record becomes an example.
 
     template: the text of a chat template, see `load_template`; "" for prompts and responses only.
-    task: a special token of the tokenizer, put right after BOS to say what is to be done.
-    task_field: where a record names its own task, which then counts; "" reads none.
-    score: which answers are learned. "last" asks of the template that this one leaves the text
-        before it as it was, "all" asks it of each; a template may drop old reasoning, say.
+    prompt_field, response_field, messages_field: the fields of a record.
+    task: a special token of the tokenizer, which is put after BOS to name the task.
+    task_field: the field in which a record names its own task, instead; "": no field.
+    score: which answers are learned. For each of these, the template must leave the text before the
+        answer as it was, which "all" cannot have if a template drops old reasoning, for example.
     """
 
     template: str = ""
@@ -50,7 +51,9 @@ class ChatOptions:
 
     def __post_init__(self):
         if self.score not in ("last", "all"):
-            raise UserError(f"score={self.score!r}: the answers that are learned: 'last' or 'all'")
+            raise UserError(
+                f"score={self.score!r}: the answers that are learned are 'last' or 'all'"
+            )
         if self.template:
             compile_template(self.template)
 
@@ -62,12 +65,18 @@ def read_examples(
 ) -> Iterator[Example]:
     """Yields the examples of JSON lines files (.gz and .zst too), in order.
 
-    Raises UserError, with the file and line, for what cannot be read or has nothing to learn.
+    Args:
+      paths: the files.
+      tokenizer: of the model that is fine-tuned.
+      options: how a record becomes an example.
+
+    Raises:
+      UserError: a record cannot be read, or has no answer; the message names the file and line.
     """
     for path in [paths] if isinstance(paths, str | pathlib.Path) else paths:
         empty = True
         try:
-            with open_text(pathlib.Path(path)) as file:
+            with open_stream(pathlib.Path(path)) as file:
                 for number, line in enumerate(file, 1):
                     if line.strip():
                         yield _read(line, f"{path}:{number}", tokenizer, options)
@@ -85,7 +94,7 @@ def _read(line, place, tokenizer, options) -> Example:
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
     except RecursionError:
-        raise UserError(f"{place}: this JSON has too many brackets in one another") from None
+        raise UserError(f"{place}: this JSON has too many nested brackets") from None
 
 
 def _parse(line: bytes) -> dict[str, Any]:
@@ -98,7 +107,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     except ValueError as error:  # a number of 5000 digits
         raise UserError(f"this JSON cannot be read: {error}") from None
     if not isinstance(record, dict):
-        raise UserError('this is no JSON object; write {"prompt": ..., "response": ...}')
+        raise UserError('this is not a JSON object; write {"prompt": ..., "response": ...}')
     return record
 
 
@@ -113,14 +122,15 @@ def encode_example(record: dict[str, Any], tokenizer: Tokenizer, options: ChatOp
     for i in answers:
         if not messages[i].get("content", "").strip() and not messages[i].get("tool_calls"):
             raise UserError(f"{places[i]} is empty: an answer must have text")
-    tokens, scored = _Encoder(record, messages, tokenizer, options).encode(answers, places)
+    tokens, loss_mask = _Encoder(record, messages, tokenizer, options).encode(answers, places)
     if tokens[-1] != tokenizer.eos_id:
-        tokens, scored = np.append(tokens, np.int32(tokenizer.eos_id)), np.append(scored, True)
-    return Example(tokens, scored, int(scored.argmax()))
+        tokens = np.append(tokens, np.int32(tokenizer.eos_id))
+        loss_mask = np.append(loss_mask, True)
+    return Example(tokens, loss_mask, int(loss_mask.argmax()))
 
 
 def encode_prompt(record: dict[str, Any], tokenizer: Tokenizer, options: ChatOptions) -> np.ndarray:
-    """Returns the int32 ids after which the answer to a record's last message is sampled."""
+    """Returns the int32 ids of a prompt, after which the answer to its last message is sampled."""
     messages, places = _messages(record, options, answered=False)
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     answers = answers if options.score == "all" else []
@@ -132,7 +142,10 @@ def encode_prompt(record: dict[str, Any], tokenizer: Tokenizer, options: ChatOpt
 
 
 def _messages(record, options, answered):
-    """Returns a record's messages, and where each stands in it; `answered`: the response too."""
+    """Returns a record's messages, and the place of each in it.
+
+    answered: whether the record has a response.
+    """
     field = next((f for f in (options.messages_field, "conversations") if f in record), None)
     if field is None:
         fields = {"user": options.prompt_field, "assistant": options.response_field}
@@ -140,7 +153,7 @@ def _messages(record, options, answered):
         messages = [{"role": role, "content": _text(record, fields[role])} for role in roles]
         return messages, [f"the field {fields[role]!r}" for role in roles]
     if not options.template:
-        raise UserError(f"the field {field!r} needs a chat template to become text: set one")
+        raise UserError(f"the field {field!r} needs a chat template: set one")
     if not isinstance(record[field], list) or not record[field]:
         raise UserError(f"the field {field!r} must be a list of messages, one or more")
     places = [f"{field}[{i}]" for i in range(len(record[field]))]
@@ -153,7 +166,7 @@ def _message(message, place) -> dict[str, Any]:
     if "from" in message and "role" not in message:  # ShareGPT
         role, content = _text(message, "from", place), _text(message, "value", place)
         return {"role": SHAREGPT_ROLES.get(role, role), "content": content}
-    # null stands for absence, as in OpenAI's files; templates would write "None"
+    # null means absent, as in OpenAI's files; templates would write "None"
     message = {key: value for key, value in message.items() if value is not None}
     _text(message, "role", place)
     if "content" in message or "tool_calls" not in message:
@@ -177,7 +190,7 @@ def _task_ids(record, tokenizer, options) -> list[int]:
     if task and tokenizer.special_ids.get(task, tokenizer.bos_id) in own:
         raise UserError(
             f"the task {task!r} must be a special token of the tokenizer, and not its BOS, EOS, "
-            "padding or mask: add it to the tokenizer, or set task_field to '' if it is no task"
+            "padding or mask: add it to the tokenizer, or set task_field to '' if it is not a task"
         )
     return [tokenizer.special_ids[task]] if task else []
 
@@ -186,7 +199,7 @@ def _task_ids(record, tokenizer, options) -> list[int]:
 
 
 class _Encoder:
-    """The messages of one record, their special spellings hidden, to be rendered and encoded."""
+    """Renders and encodes the messages of one record, in which special tokens are hidden."""
 
     def __init__(self, record, messages, tokenizer, options):
         names = {number: name for name, number in tokenizer.special_ids.items()}
@@ -205,10 +218,10 @@ class _Encoder:
     def encode(self, answers, places, ask=False):
         """Returns the ids, from BOS on, and which of them are learned: those of `answers`.
 
-        ask: go on to where the answer to the last message is to start.
+        ask: whether the text continues to where the answer to the last message starts.
         """
         pieces = []
-        text, start = "", 0  # rendered so far, and how much of it is encoded
+        text, start = "", 0  # what is rendered so far, and how much of it is encoded
         for i in answers:
             prompt = self._rendered(i, True, text, places)
             text = self._rendered(i + 1, False, prompt, places)
@@ -231,14 +244,14 @@ class _Encoder:
         return ids, np.pad(learned, (len(self._start), 0))
 
     def _rendered(self, number, ask, before, places):
-        """Returns the rendering of the first messages, which must begin with the one before."""
+        """Returns the text of the first messages, which must begin with the text `before`."""
         text = render_template(
             self._template, self._messages[:number], add_generation_prompt=ask, **self._variables
         )
         if not text.startswith(before):
             raise UserError(
                 f"{places[max(number - 1, 0)]}: here the chat template changes what it wrote "
-                "before, so what is learned is not known: use score='last', or another template"
+                "before, so the answers cannot be found: use score='last', or another template"
             )
         return text
 
@@ -252,7 +265,7 @@ class _Encoder:
     def _ids(self, text) -> np.ndarray:
         ids = [np.zeros(0, np.int32)]
         for i, part in enumerate(self._spellings.any.split(text)):
-            if i % 2:  # what the pattern matched
+            if i % 2:  # a special token
                 ids.append(np.array([self._tokenizer.special_ids[part]], np.int32))
             elif part:
                 ids.append(self._tokenizer.encode(part.translate(self._restore)))

@@ -1,4 +1,4 @@
-"""Examples -> rows: several to a row, or one with its prompt padded on the left."""
+"""Examples -> rows: several in a row, or one with its prompt padded on the left."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -13,10 +13,14 @@ from dlms_jax.errors import UserError
 def keep_fitting(
     examples: Iterable[Example], length: int, prompt_length: int | None = None
 ) -> tuple[list[Example], int]:
-    """Returns the examples that fit into rows, and the number of those that do not.
+    """Returns the examples that fit in rows, and the number of those that do not.
 
-    None is cut: a cut answer would teach to stop, or not to stop, in the middle.
-    prompt_length: what `pad_examples` will be given; None for `pack_examples`.
+    No example is cut: a cut answer would teach the model to stop, or not to stop, in the middle.
+
+    Args:
+      examples: the examples.
+      length: of a row.
+      prompt_length: as in `pad_examples`; None for `pack_examples`.
     """
     examples = list(examples)
     kept = [example for example in examples if not _excess(example, length, prompt_length)]
@@ -24,14 +28,14 @@ def keep_fitting(
 
 
 def pack_examples(examples: Sequence[Example], length: int, pad_id: int) -> Rows:
-    """Returns rows that hold several whole examples each, as segments, with little room lost."""
+    """Returns rows of several whole examples, as segments, with little padding."""
     _check_fit(examples, length, None)
     members = best_fit([len(example.tokens) for example in examples], length)
     rows = empty_rows(len(members), length, pad_id)
     for row, indices in enumerate(members):
         start = 0
         for segment, index in enumerate(indices, 1):
-            _put(rows, row, start, segment, examples[index].tokens, examples[index].scored)
+            _put(rows, row, start, segment, examples[index].tokens, examples[index].loss_mask)
             start += len(examples[index].tokens)
     return rows
 
@@ -46,42 +50,48 @@ def pad_examples(
 ) -> Rows:
     """Returns rows of one example each, in which the first answer starts in column prompt_length.
 
-    Prompts are padded on the left. Positions count from BOS, so that moves no rotary distance.
-    After the last EOS, eos="once" has padding, neither attended to nor scored; eos="fill" has EOS
-    to the row's end, attended to and scored (LLaDA, arXiv 2502.09992).
+    Prompts are padded on the left. Positions count from BOS, so padding changes no rotary distance.
+
+    Args:
+      examples: the examples; each must fit (see `keep_fitting`).
+      length: of a row.
+      prompt_length: columns before the first answer.
+      pad_id, eos_id: of the tokenizer.
+      eos: what follows the last EOS. "once": padding, which is neither attended to nor scored.
+        "fill": EOS up to the row's end, attended to and scored (LLaDA, arXiv 2502.09992).
     """
     if eos not in ("once", "fill"):
-        raise UserError(f"eos={eos!r}: what ends a row is 'once' or 'fill'")
+        raise UserError(f"eos={eos!r}: use 'once' or 'fill'")
     _check_fit(examples, length, prompt_length)
     rows = empty_rows(len(examples), length, pad_id)
-    for row, (tokens, scored, own_length) in enumerate(examples):
+    for row, (tokens, loss_mask, own_length) in enumerate(examples):
         start = prompt_length - own_length
         if eos == "fill":
             more = (0, length - start - len(tokens))
             tokens = np.pad(tokens, more, constant_values=eos_id)
-            scored = np.pad(scored, more, constant_values=True)
-        _put(rows, row, start, 1, tokens, scored)
+            loss_mask = np.pad(loss_mask, more, constant_values=True)
+        _put(rows, row, start, 1, tokens, loss_mask)
     return rows
 
 
-def _put(rows, row, start, segment, tokens, scored):
+def _put(rows, row, start, segment, tokens, loss_mask):
     """Writes an example into a row."""
     here = row, slice(start, start + len(tokens))
     rows.tokens_RxL[here] = tokens
     rows.segments_RxL[here] = segment
     rows.positions_RxL[here] = np.arange(len(tokens))
-    rows.scored_RxL[here] = scored
+    rows.loss_mask_RxL[here] = loss_mask
 
 
 def _excess(example, length, prompt_length) -> str:
-    """Returns what of an example is too long, and how much room it has; "" where it fits."""
+    """Returns what is too long in an example, and how much room there is; "" if it fits."""
     size = len(example.tokens)
     if prompt_length is None:
-        return f"{size} tokens, and a row holds {length}" if size > length else ""
+        return f"{size} tokens, but a row holds {length}" if size > length else ""
     if example.prompt_length > prompt_length:
-        return f"a prompt of {example.prompt_length} tokens, and there are {prompt_length} columns"
+        return f"a prompt of {example.prompt_length} tokens, but there are {prompt_length} columns"
     rest, room = size - example.prompt_length, length - prompt_length
-    return f"{rest} tokens after the prompt, and there are {room} columns" if rest > room else ""
+    return f"{rest} tokens after the prompt, but there are {room} columns" if rest > room else ""
 
 
 def _check_fit(examples, length, prompt_length):

@@ -1,6 +1,6 @@
-"""Chat templates: found, run, and kept from taking what people say for special tokens.
+"""Chat templates: loading, rendering, and hiding special tokens that messages spell.
 
-They are Jinja, run as Hugging Face tokenizers run it. `strftime_now` alone is left out.
+They are Jinja, run as Hugging Face tokenizers run them, but without `strftime_now`.
 """
 
 import functools
@@ -32,29 +32,29 @@ def load_template(path: str | pathlib.Path) -> str:
         named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
         template = named[0].get("template") if named else ""
     if not isinstance(template, str) or not template.strip():
-        raise UserError(f"{path} holds no chat template: name a .jinja file, UTF-8, or a folder")
+        raise UserError(f"{path} holds no chat template: give a .jinja file in UTF-8, or a folder")
     return template
 
 
 def render_template(template, messages, **variables) -> str:
-    """Returns the text of messages; without a template, their contents as they stand."""
+    """Returns the text of messages; without a template, their contents."""
     if not template:
         return "".join(message["content"] for message in messages)
     try:
         return compile_template(template).render(messages=messages, **variables)
-    except Exception as error:  # a template is a program of others: it raises what it likes
-        raise UserError(f"the chat template stops: {' '.join(str(error).split())}") from None
+    except Exception as error:  # a template can raise any error
+        raise UserError(f"the chat template fails: {' '.join(str(error).split())}") from None
 
 
 @functools.lru_cache(maxsize=8)
 def compile_template(template: str):
-    """Returns a template in the environment that Hugging Face tokenizers give it."""
+    """Returns a template, compiled in the environment that Hugging Face tokenizers give it."""
     jinja2 = optional_import("jinja2", "data")
     loops = optional_import("jinja2.ext", "data").loopcontrols
     sandbox = optional_import("jinja2.sandbox", "data").ImmutableSandboxedEnvironment
 
     class Generation(jinja2.ext.Extension):
-        """{% generation %} marks answers for other programs; here it changes nothing."""
+        """{% generation %} marks answers for other programs; here it does nothing."""
 
         tags = {"generation"}
 
@@ -74,7 +74,7 @@ def compile_template(template: str):
 
     environment = sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loops, Generation])
     environment.globals["raise_exception"] = raise_exception
-    environment.filters["tojson"] = tojson  # Jinja's own escapes what HTML would need
+    environment.filters["tojson"] = tojson  # Jinja's own filter escapes for HTML
     try:
         return environment.from_string(template)
     except jinja2.TemplateSyntaxError as error:
@@ -82,7 +82,7 @@ def compile_template(template: str):
 
 
 class Spellings:
-    """How special tokens are spelled, and how contents are kept from spelling them."""
+    """The names of special tokens, and how messages are kept from spelling them."""
 
     def __init__(self, names: tuple[str, ...]):
         spelled = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
@@ -94,9 +94,9 @@ class Spellings:
         self._tails = {name[i:] for name in names for i in range(1, len(name))}
 
     def stand_ins(self, used: str) -> dict[str, str]:
-        """Returns a character for each that special tokens are spelled with; none is in `used`.
+        """Returns a stand-in for each character of the special tokens; no stand-in is in `used`.
 
-        They are of the planes that Unicode gives no meaning, so templates let them through.
+        They are unassigned characters of Unicode, which templates do not change.
         """
         taken = set(used)
         free = (chr(i) for i in range(0x40000, 0x110000) if chr(i) not in taken)
@@ -105,8 +105,9 @@ class Spellings:
     def hide(self, value, stand_ins, content=False):
         """Returns JSON data in which no text spells a special token: its start has a stand-in.
 
-        A content (value of "content") does not even finish or start one that another content or
-        the template goes on with. Other texts may: templates write '<|' + role + '|>'.
+        In a content (a value of "content"), a part of a special token at either end is hidden too,
+        since another content or the template could complete it. In other texts it is not, because
+        templates write '<|' + role + '|>'.
         """
         if isinstance(value, list):
             return [self.hide(item, stand_ins, content) for item in value]
@@ -124,7 +125,7 @@ class Spellings:
         return "".join(chars)
 
     def _at_edges(self, text) -> set[int]:
-        """Returns where, at an end of the text or of it trimmed, stands a part of a special one."""
+        """Returns where parts of special tokens start or end the text, trimmed or not."""
         found = set()
         left, right = len(text) - len(text.lstrip()), len(text.rstrip())
         for start, end in ((0, len(text)), (left, right)):

@@ -1,24 +1,23 @@
 """Cleaning on many machines: the stages of pipeline.py as an Apache Beam pipeline.
 
-The work is spread by file up to the exact duplicates, and by text, band or shard after. A text is
-sent between workers once for exact duplicates, once for near ones (and its signature once for each
-band), and once to be written.
+Up to the exact duplicates the work is divided by file, after that by text, band or shard. A text is
+sent between workers once for exact duplicates, once for near duplicates (and its signature once for
+each band), and once to be written.
 """
 
 from collections.abc import Iterator, Sequence
 
-from dlms_jax.data.build.runner import file_systems, make_folder, new_pipeline
+from dlms_jax.data.beam_pipeline import file_systems, make_folder, new_pipeline
 from dlms_jax.data.cleaning.contamination import check_evaluation, ngrams, union
 from dlms_jax.data.cleaning.duplicates import (
     EXACT,
     bands,
     has_words,
-    identity,
     keep_smallest,
     near_in_bucket,
     signature,
 )
-from dlms_jax.data.cleaning.filters import Drop, Record, judge
+from dlms_jax.data.cleaning.filters import Drop, judge
 from dlms_jax.data.cleaning.options import CleaningOptions
 from dlms_jax.data.cleaning.output import (
     REPORT,
@@ -29,26 +28,35 @@ from dlms_jax.data.cleaning.output import (
     write_shard,
 )
 from dlms_jax.data.cleaning.pipeline import Read, check_options, last_stages
+from dlms_jax.data.cleaning.record import Record
 from dlms_jax.data.cleaning.report import KEPT, READ, WRITTEN, Count, Key, merge_counts, to_csv
+from dlms_jax.data.corpora.document import to_str
 from dlms_jax.errors import optional_import
 
-_PARTIAL = ".partial"  # what a shard's name ends in until all of them are written
+_PARTIAL = ".partial"  # the end of a shard's name until all shards are written
 
 
 def run_beam_clean(
     inputs: Sequence[str], out: str, options: CleaningOptions, read: Read,
     pipeline_options: Sequence[str] = (), shard_bytes: int = SHARD_BYTES,
 ) -> None:  # fmt: skip
-    """Writes the files that run_local_clean writes, when the pipeline has run.
+    """Writes the same files as run_local_clean. The report comes last.
 
-    pipeline_options: Beam's own flags (--runner, ...); without a --runner it runs in this process.
-    inputs, out and cleaning.decontaminate are paths that every worker can reach; out may be of any
-    file system that Beam knows (gs://...). Shards get their names once all of them are written,
-    and the report comes last. Raises UserError where `out` holds something already.
+    Args:
+      inputs: files of documents, on paths that every worker can read.
+      out: a folder on any file system that Beam knows (gs://...).
+      options: which stages run; `decontaminate` has paths that every worker can read.
+      read: yields the documents of a file.
+      pipeline_options: Beam's own flags (--runner, ...); without a --runner it runs in this
+        process.
+      shard_bytes: bytes of text in a shard.
+
+    Raises:
+      UserError: `out` is not empty, or a file cannot be read.
     """
     beam = optional_import("apache_beam", "beam")
     check_options(options)
-    make_folder(out, passes_over=_PARTIAL)
+    make_folder(out, ignored_suffix=_PARTIAL)
     with new_pipeline(pipeline_options) as pipeline:
         paths = pipeline | "inputs" >> beam.Create(list(map(str, inputs)))
         evaluation = pipeline | "evaluation" >> beam.Create(list(options.decontaminate))
@@ -60,7 +68,7 @@ def run_beam_clean(
         ).with_output_types(tuple[int, Record])
         every = shards | "every shard" >> beam.FlatMap(
             lambda n: [(i, True) for i in range(n)]
-        ).with_output_types(tuple[int, bool])  # those without a record, too
+        ).with_output_types(tuple[int, bool])  # a shard without a record is written too
         written = (
             {"records": by_shard, "every": every}
             | "by shard" >> beam.CoGroupByKey()
@@ -70,14 +78,18 @@ def run_beam_clean(
 
 
 def clean_on_beam(paths, evaluation, options: CleaningOptions, read: Read):
-    """Returns (PCollection of the Records that stay, PCollection of the one Report).
+    """Returns (PCollection of the records that are kept, PCollection of one Report).
 
-    paths, evaluation: PCollections of what `read` takes, for documents and for evaluation texts.
+    Args:
+      paths: PCollection of the files of documents.
+      evaluation: PCollection of the files of evaluation texts.
+      options: which stages run.
+      read: yields the documents of a file.
     """
     beam = optional_import("apache_beam", "beam")
-    # Steps state what they give, for Beam guesses it from their code, and wrongly.
+    # Steps state their output types, because Beam guesses them from the code, and wrongly.
     Entry = tuple[Key, Count]
-    Found = tuple[Record, Count]  # a record, and those that were dropped for it
+    Found = tuple[Record, Count]  # a record, and the count of its dropped duplicates
     known = (
         evaluation
         | "read evaluation" >> beam.FlatMap(lambda path: _evaluation(path, options, read))
@@ -93,7 +105,7 @@ def clean_on_beam(paths, evaluation, options: CleaningOptions, read: Read):
         judged
         | "stays" >> beam.Filter(lambda item: isinstance(item, Record))
         | "identity"
-        >> beam.Map(lambda record: (identity(record.text), (record, Count()))).with_output_types(
+        >> beam.Map(lambda record: (record.identity, (record, Count()))).with_output_types(
             tuple[bytes, Found]
         )
         | "exact" >> beam.CombinePerKey(keep_smallest)
@@ -147,9 +159,9 @@ def clean_on_beam(paths, evaluation, options: CleaningOptions, read: Read):
 
 
 def _evaluation(path, options, read):
-    # Not a step for reading and one for n-grams: a str with lone surrogates cannot be sent between
-    # steps. The same goes for reading and judging documents.
-    return (ngrams(document.text, options) for document in read(path))
+    # Reading and n-grams are one step, as are reading and judging documents: Beam cannot send a str
+    # with lone surrogates between steps, and a document's name may have some.
+    return (ngrams(to_str(document.text), options) for document in read(path))
 
 
 def _checked(known, options):
@@ -158,7 +170,7 @@ def _checked(known, options):
 
 
 def _bands(name: bytes, record: Record, options: CleaningOptions) -> Iterator:
-    """Yields (band, (identity, signature)), all of them bytes."""
+    """Yields (band, (identity, signature)), all as bytes."""
     values = signature(record.characters, options)
     if has_words(values):
         for number, band in enumerate(bands(options)):
@@ -166,7 +178,7 @@ def _bands(name: bytes, record: Record, options: CleaningOptions) -> Iterator:
 
 
 def _last(joined, known, options):
-    """Returns (record, why it is dropped or None) of (identity, what was found under it)."""
+    """Returns (record, why it is dropped or None) from (identity, what has this identity)."""
     _, found = joined
     (record,) = found["record"]
     return record, last_stages(record, bool(list(found["near"])), known, options)
@@ -188,11 +200,11 @@ def _count_last(item):
 
 
 def _write(joined, shards, out):
-    """Returns the name of a shard, written under another: a second try writes the same bytes."""
+    """Writes a shard under a temporary name; returns its name. A retry writes the same bytes."""
     shard, found = joined
     files = file_systems()
     name = shard_name(shard, shards)
-    records = sorted(found["records"], key=lambda record: identity(record.text))
+    records = sorted(found["records"])
     with files.create(files.join(out, name + _PARTIAL)) as stream:
         write_shard(stream, records)
     return name
@@ -201,7 +213,7 @@ def _write(joined, shards, out):
 def _finish(report, names, out):
     files = file_systems()
     paths = [files.join(out, name) for name in sorted(names)]
-    # A second try finds some renamed by the first.
+    # A retry finds some that were renamed before.
     paths = [path for path in paths if files.exists(path + _PARTIAL)]
     files.rename([path + _PARTIAL for path in paths], paths)
     with files.create(files.join(out, REPORT)) as stream:

@@ -1,7 +1,7 @@
-"""Documents that hold a piece of an evaluation text, found by n words in a row.
+"""Documents that contain part of an evaluation text, found by their n-grams of words.
 
-The rule of GPT-3 (Brown et al. 2020, arXiv 2005.14165, appendix C): 13 words, lower case, without
-punctuation. GPT-3 cut the piece and its surroundings out; here the whole document goes.
+The rule is GPT-3's (Brown et al. 2020, arXiv 2005.14165, appendix C): 13 words, lower case, without
+punctuation. GPT-3 removed the match and its surroundings; here the whole document is dropped.
 """
 
 from collections.abc import Iterable
@@ -16,20 +16,20 @@ CONTAMINATED = ("contamination", "shares words in a row with an evaluation text"
 
 
 def ngrams(text: str, options: CleaningOptions) -> np.ndarray:
-    """Returns the sorted uint64 hashes of a text's n words in a row; 8 bytes each.
+    """Returns the sorted uint64 hashes of a text's n-grams.
 
-    A text of fewer words than n has none: it cannot be told from chance.
+    A text of fewer words than n has none, because a shorter match can be chance.
     """
     return np.unique(ngram_hashes(word_hashes(words(text)), options.ngram))
 
 
 def union(sets: Iterable[np.ndarray]) -> np.ndarray:
-    """Returns the sorted union; associative, commutative, and that of nothing is empty."""
+    """Returns the sorted union, which is associative and commutative; of no sets it is empty."""
     return np.unique(np.concatenate([np.zeros(0, np.uint64), *sets]))
 
 
 def check_evaluation(evaluation: np.ndarray, options: CleaningOptions) -> None:
-    """Raises UserError where evaluation texts were named and nothing can be found by them."""
+    """Raises UserError if there are evaluation texts, but none of them has an n-gram."""
     if options.decontaminate and not len(evaluation):
         raise UserError(
             f"no text of cleaning.decontaminate ({', '.join(options.decontaminate)}) has "
@@ -38,7 +38,10 @@ def check_evaluation(evaluation: np.ndarray, options: CleaningOptions) -> None:
 
 
 def is_contaminated(text: str, evaluation: np.ndarray, options: CleaningOptions) -> bool:
-    """Returns whether a text shares n words in a row with those that `evaluation` is made of."""
+    """Returns whether a text shares an n-gram with the evaluation texts.
+
+    evaluation: the union of their n-grams.
+    """
     if not len(evaluation):
         return False
     hashes = ngram_hashes(word_hashes(words(text)), options.ngram)

@@ -1,4 +1,4 @@
-"""The stages that look at one document alone: normalize, length, language, quality."""
+"""The stages that look at one document at a time: normalize, length, language, quality."""
 
 import functools
 from typing import NamedTuple
@@ -6,51 +6,28 @@ import unicodedata
 
 from dlms_jax.data.cleaning import quality
 from dlms_jax.data.cleaning.options import CleaningOptions
+from dlms_jax.data.cleaning.record import Record
 from dlms_jax.data.cleaning.report import Count, Key
-from dlms_jax.data.corpora.document import Document, to_bytes
+from dlms_jax.data.corpora.document import Document, to_bytes, to_str
 from dlms_jax.errors import UserError, optional_import
 
-_SAMPLE = 4096  # characters that a language is known by
-
-
-class Record(NamedTuple):
-    """A document on its way. text: its bytes, as they are now. size: how many it came with.
-
-    Bytes, because a str with lone surrogates cannot be sent from one Beam worker to another.
-    """
-
-    name: str
-    text: bytes
-    size: int
-
-    @property
-    def characters(self) -> str:
-        return self.text.decode("utf-8", "surrogateescape")
-
-    @property
-    def count(self) -> Count:
-        return Count(1, self.size, self.name)
+_SAMPLE = 4096  # characters by which the language of a text is identified
 
 
 class Drop(NamedTuple):
-    """A document that is left out, and why."""
+    """A document that is dropped, and why."""
 
     key: Key
     count: Count
 
 
 def judge(document: Document, options: CleaningOptions) -> Record | Drop:
-    """Returns the document as the stages leave it, or why it is dropped.
-
-    In its name, what is no Unicode is written out.
-    """
+    """Returns the document after these stages, or why it is dropped."""
     name = document.name.encode("utf-8", "backslashreplace").decode()
-    try:
-        size = len(to_bytes(document.text))
-    except UnicodeEncodeError:  # half a character, as JSON's \ud800 gives it
-        size = len(document.text.encode("utf-8", "surrogatepass"))
-        return Drop(("normalize", "a lone surrogate"), Count(1, size, name))
-    text = document.text
+    size = len(document.text)
+    if not options.reads_characters:
+        return Record.of(name, document.text, size)
+    text = original = to_str(document.text)
     if options.normalize != "none":
         text = unicodedata.normalize(options.normalize, text)
     stage, reason = "length", check_length(text, options)
@@ -61,11 +38,11 @@ def judge(document: Document, options: CleaningOptions) -> Record | Drop:
         text, reason = quality.apply(text, options.quality)
     if reason:
         return Drop((stage, reason), Count(1, size, name))
-    return Record(name, to_bytes(text), size)
+    return Record.of(name, document.text if text == original else to_bytes(text), size)
 
 
 def check_length(text: str, options: CleaningOptions) -> str:
-    """Returns why a text's length is wrong; "" where it is not."""
+    """Returns why a text's length is wrong; "" if it is right."""
     if len(text) < options.min_characters:
         return f"under {options.min_characters} characters"
     if 0 < options.max_characters < len(text):
@@ -74,7 +51,7 @@ def check_length(text: str, options: CleaningOptions) -> str:
 
 
 def check_language(text: str, options: CleaningOptions) -> str:
-    """Returns why a text's language is wrong; "" where it is not."""
+    """Returns why a text's language is wrong; "" if it is right."""
     if not options.languages:
         return ""
     language, probability = _identifier().classify(text[:_SAMPLE])
@@ -86,7 +63,7 @@ def check_language(text: str, options: CleaningOptions) -> str:
 
 
 def check_languages(options: CleaningOptions) -> None:
-    """Raises UserError for a language that would never be found."""
+    """Raises UserError for a language that the identifier does not know."""
     if options.languages:
         known = _identifier().labels
         unknown = [code for code in options.languages if code not in known]

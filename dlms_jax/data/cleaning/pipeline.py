@@ -20,13 +20,12 @@ from dlms_jax.data.cleaning.duplicates import (
     EXACT,
     NEAR,
     bands,
-    identity,
     keep_smallest,
     near_of_all,
     rank,
     signature,
 )
-from dlms_jax.data.cleaning.filters import Drop, Record, check_languages, judge
+from dlms_jax.data.cleaning.filters import Drop, check_languages, judge
 from dlms_jax.data.cleaning.options import CleaningOptions
 from dlms_jax.data.cleaning.output import (
     REPORT,
@@ -36,9 +35,10 @@ from dlms_jax.data.cleaning.output import (
     shard_of,
     write_shard,
 )
+from dlms_jax.data.cleaning.record import Record
 from dlms_jax.data.cleaning.report import KEPT, READ, WRITTEN, Count, Key, Report, add, to_csv
 from dlms_jax.data.cleaning.spill import Spill
-from dlms_jax.data.corpora.document import Document
+from dlms_jax.data.corpora.document import Document, to_str
 from dlms_jax.errors import UserError
 
 Read = Callable[[str], Iterable[Document]]  # a file's documents
@@ -48,15 +48,24 @@ def run_local_clean(
     inputs: Sequence[str], out: str | pathlib.Path, options: CleaningOptions, read: Read,
     shard_bytes: int = SHARD_BYTES,
 ) -> Report:  # fmt: skip
-    """Returns the report, after it and the documents that stay were written to the folder `out`.
+    """Writes the kept documents and the report to the folder `out`; returns the report.
 
-    The folder appears when it is whole: until then all is in OUT.partial, which a later run clears.
-    Disk: twice the text that passes the filters. Memory: see `clean`.
-    Raises UserError where `out` holds something already.
+    The folder appears when it is complete: until then the files are in OUT.partial, which a later
+    run clears. Disk: twice the text that passes the filters. Memory: see `clean`.
+
+    Args:
+      inputs: files of documents.
+      out: the folder that is written.
+      options: which stages run.
+      read: yields the documents of a file.
+      shard_bytes: bytes of text in a shard.
+
+    Raises:
+      UserError: `out` is not empty, or a file cannot be read.
     """
     folder = pathlib.Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{out} holds something already: remove it, or choose another folder")
+        raise UserError(f"{out} is not empty: remove it, or choose another folder")
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -85,15 +94,21 @@ def clean(
     options: CleaningOptions,
     folder: pathlib.Path,
 ) -> tuple[Iterator[Record], Report]:
-    """Returns the records that stay, in the order of their identities, and the report.
+    """Returns the records that are kept, in the order of their identities, and the report.
 
     Memory: the largest document, a 256th of the text that passes the filters (spill.py), the
-    evaluation texts' n-grams (8 bytes each) and, if near duplicates are looked for, about 60 bytes
-    and 8 for each row of a band for each document. Texts and signatures (num_perm * 4 bytes) lie in
-    `folder`, which must stay until the records have been read.
+    n-grams of the evaluation texts (8 bytes each) and, to find near duplicates, about 60 bytes for
+    each document and 8 for each row of a band.
+
+    Args:
+      documents: the corpus.
+      evaluation: evaluation texts.
+      options: which stages run.
+      folder: holds texts and signatures (num_perm * 4 bytes); it must stay until the records have
+        been read.
     """
     check_options(options)
-    known = union(ngrams(document.text, options) for document in evaluation)
+    known = union(ngrams(to_str(document.text), options) for document in evaluation)
     check_evaluation(known, options)
     report: Report = {}
     spill = Spill(folder)
@@ -109,11 +124,11 @@ def clean(
     with signatures.open("wb") as stream:
 
         def unique(records):
-            for _, same in itertools.groupby(records, key=lambda r: identity(r.text)):
+            for _, same in itertools.groupby(records, key=lambda record: record.identity):
                 record, others = keep_smallest((record, Count()) for record in same)
                 add(report, EXACT, others)
                 if options.near_duplicates:
-                    ranks.extend(rank(identity(record.text)))
+                    ranks.extend(rank(record.identity))
                     stream.write(signature(record.characters, options).tobytes())
                 yield record
 
@@ -135,7 +150,7 @@ def clean(
 
 
 def check_options(options: CleaningOptions) -> None:
-    """Raises UserError for options that only the libraries they are for can judge."""
+    """Raises UserError for options that only the libraries which take them can check."""
     check_languages(options)
     if options.near_duplicates:
         bands(options)
@@ -144,7 +159,7 @@ def check_options(options: CleaningOptions) -> None:
 def last_stages(
     record: Record, near: bool, evaluation: np.ndarray, options: CleaningOptions
 ) -> Key | None:
-    """Returns why a record whose text no other has is dropped; None where it stays."""
+    """Returns why a record that has no exact duplicate is dropped; None if it is kept."""
     if near:
         return NEAR
     if is_contaminated(record.characters, evaluation, options):
@@ -153,7 +168,7 @@ def last_stages(
 
 
 def _near(ranks: bytearray, file: pathlib.Path, options: CleaningOptions) -> Iterator[bool]:
-    """Returns, of every record in order, whether it is a near duplicate."""
+    """Returns, for each record in order, whether it is a near duplicate."""
     if not options.near_duplicates:
         return itertools.repeat(False)
     if not ranks:
@@ -164,7 +179,7 @@ def _near(ranks: bytearray, file: pathlib.Path, options: CleaningOptions) -> Ite
 
 
 def _in_shards(records: Iterator[Record], shards: int) -> Iterator[Iterator[Record]]:
-    """Yields the records of each shard in turn, of records in order."""
+    """Yields the records of each shard in turn; `records` are in order."""
     groups = itertools.groupby(records, key=lambda record: shard_of(record, shards))
     number, group = next(groups, (shards, iter(())))
     for shard in range(shards):

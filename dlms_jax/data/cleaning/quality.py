@@ -1,8 +1,8 @@
 """The quality rules of published corpora: C4, Gopher's MassiveText, FineWeb.
 
-A rule set returns (text, reason): a reason means that the document is dropped. Only C4's changes a
-text, by leaving out lines, so it comes first and the others see what is left. "Words" are parted by
-white space, and lines are those that are not blank.
+A rule set returns (text, reason): a reason means that the document is dropped. Only C4's rules
+change a text, by removing lines, so they come first and the others see what is left. Words are
+separated by white space, and blank lines do not count.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,7 @@ _LINE_END_MARKS = (*_TERMINAL, "'", "’", "…", "。", "！", "？")
 _CITATION = re.compile(r"\[(?:\d+|edit|citation needed)\]")
 _POLICY = re.compile(r"terms of use|privacy policy|cookie policy|uses? cookies|use of cookies")
 _SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)")
-# Gopher, table A1: the share of characters in the most frequent n words, and in repeated n words.
+# Gopher, table A1: the share of characters in the most frequent n-gram, and in repeated n-grams.
 _MAX_TOP = {2: 0.20, 3: 0.18, 4: 0.16}
 _MAX_REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
@@ -37,8 +37,8 @@ def apply(text: str, names: Iterable[str]) -> tuple[str, str]:
 def c4(text: str) -> tuple[str, str]:
     """Returns (text, reason) by the rules of C4 (Raffel et al. 2020, arXiv 1910.10683, 2.2).
 
-    Left out: the list of bad words, and duplicates of three sentences in a row (duplicates.py
-    finds whole documents).
+    Two rules are left out: the list of bad words, and duplicates of three sentences in a row
+    (duplicates.py finds whole documents).
     """
     lower = text.lower()
     if "lorem ipsum" in lower:
@@ -90,8 +90,8 @@ def gopher(text: str) -> tuple[str, str]:
 def gopher_repetition(text: str) -> tuple[str, str]:
     """Returns (text, reason) by Gopher's repetition rules (Rae et al. 2021, table A1).
 
-    A line, paragraph or n-gram is a repetition where the same stood before it; characters are
-    those of words, each counted once however many n-grams cover it.
+    A line, paragraph or n-gram is a repetition if the same one occurred before it. Characters are
+    those of words, each counted once even if several n-grams cover it.
     """
     lines = _lines(text)
     paragraphs = [p.strip() for p in re.split(r"\n\s*\n", text) if p.strip()]
@@ -131,17 +131,18 @@ RULES: dict[str, Callable[[str], tuple[str, str]]] = {
 
 
 def ngram_shares(words: list[str], sizes: Iterable[int]) -> Iterator[tuple[int, float, float]]:
-    """Yields (n, top, repeated): which share of the words' characters lies in the most frequent
-    n words in a row (0 if none comes twice), and in all n words in a row that stood there before.
+    """Yields (n, top, repeated) for each size n.
 
-    Of several that are as frequent, the one with the most characters counts, then the first.
+    top is the share of the words' characters in the most frequent n-gram (0 if none occurs twice),
+    repeated the share in all n-grams that occurred before. If several n-grams are the most
+    frequent, the one with the most characters counts, then the first.
     """
     lengths_W = np.fromiter(map(len, words), np.int64, len(words))
-    ends = np.concatenate([[0], np.cumsum(lengths_W)])  # where the words would end, put together
+    ends = np.concatenate([[0], np.cumsum(lengths_W)])  # where each word ends in the joined words
     hashes_W = word_hashes(words)
     for n in sizes:
         hashes = ngram_hashes(hashes_W, n)
-        order = np.argsort(hashes, kind="stable")  # equal ones are neighbours, the first one first
+        order = np.argsort(hashes, kind="stable")  # equal ones are neighbours, in order
         same = hashes[order[1:]] == hashes[order[:-1]]
         if not same.any():
             yield n, 0.0, 0.0
@@ -157,7 +158,7 @@ def ngram_shares(words: list[str], sizes: Iterable[int]) -> Iterator[tuple[int, 
 
 
 def _cover(starts: np.ndarray, n: int, lengths_W: np.ndarray) -> int:
-    """Returns the characters of the words that lie in n-grams that start at `starts`."""
+    """Returns the number of characters of the words in the n-grams that start at `starts`."""
     covered_W = np.zeros(len(lengths_W), bool)
     for i in range(n):
         covered_W[starts + i] = True
@@ -169,7 +170,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _repeated_shares(parts: list[str]) -> tuple[float, float]:
-    """Returns which share of the parts, and of their characters, stood there before."""
+    """Returns the share of the parts, and of their characters, that occurred before."""
     seen, number, characters = set(), 0, 0
     for part in parts:
         if part in seen:

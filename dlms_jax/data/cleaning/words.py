@@ -1,4 +1,4 @@
-"""Text -> words -> hashes of n words in a row: what near duplicates and overlaps are found by."""
+"""Text -> words -> hashes of n-grams, by which near duplicates and overlaps are found."""
 
 import functools
 import hashlib
@@ -7,14 +7,14 @@ import unicodedata
 
 import numpy as np
 
-# Any odd number whose bits look random: a product with it loses nothing modulo 2^64.
+# An odd number with random-looking bits: multiplication by it is invertible modulo 2^64.
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def words(text: str) -> list[str]:
-    """Returns a text's words: lower case, parted by white space and punctuation.
+    """Returns a text's words: lower case, separated by white space and punctuation.
 
-    A writing without spaces (Chinese, Japanese, Thai) gives one word a clause.
+    In scripts without spaces (Chinese, Japanese, Thai) a whole clause is one word.
     """
     return text.lower().translate(_punctuation()).split()
 
@@ -25,7 +25,7 @@ def word_hashes(words: list[str]) -> np.ndarray:
 
 
 def ngram_hashes(hashes_W: np.ndarray, n: int) -> np.ndarray:
-    """Returns a uint64 hash of every n words in a row, max(0, W - n + 1) of them, in order."""
+    """Returns the uint64 hashes of all n-grams of W words, max(0, W - n + 1) of them, in order."""
     number = max(0, len(hashes_W) - n + 1)
     total = np.zeros(number, np.uint64)
     for i in range(n):
@@ -33,7 +33,7 @@ def ngram_hashes(hashes_W: np.ndarray, n: int) -> np.ndarray:
     return total
 
 
-@functools.lru_cache(maxsize=1 << 17)  # most words are a few: this is 20 MB at most
+@functools.lru_cache(maxsize=1 << 17)  # at most about 20 MB
 def _hash(word: str) -> int:
     data = word.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
@@ -41,6 +41,6 @@ def _hash(word: str) -> int:
 
 @functools.cache
 def _punctuation() -> dict[int, str]:
-    """Returns a table that makes a space of all punctuation and symbols."""
+    """Returns a table for str.translate that turns punctuation and symbols into spaces."""
     codes = range(sys.maxunicode + 1)
     return {code: " " for code in codes if unicodedata.category(chr(code))[0] in "PS"}

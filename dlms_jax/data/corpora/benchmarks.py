@@ -8,13 +8,15 @@ import re
 import zipfile
 import zlib
 
-from dlms_jax.data.corpora.document import Document
-from dlms_jax.data.corpora.files import cut, read_file
+from dlms_jax.data.corpora.document import Document, strip
+from dlms_jax.data.corpora.files import read_file
+from dlms_jax.data.corpora.text_files import cut
 from dlms_jax.errors import UserError
 
-STORY_END = "<|endoftext|>"
-_TITLE = re.compile(r" = (?!= ).*(?<! =) = \n?")  # sections have more: ` = = Section = = `
-_PIECE = 16 * 1024  # characters of a document where the source has one text without end
+STORY_END = b"<|endoftext|>"
+_TITLE = re.compile(rb" = (?!= ).*(?<! =) = \n?")  # sections have more: ` = = Section = = `
+_PIECE = 16 * 1024  # characters of a document if the source is one long text
+_BLOCK = 1 << 20  # characters of such a text that are read at a time
 
 
 def wikitext(path: pathlib.Path) -> Iterator[Document]:
@@ -22,26 +24,27 @@ def wikitext(path: pathlib.Path) -> Iterator[Document]:
     yield from _numbered(path, articles(_lines(path)))
 
 
-def articles(lines: Iterable[str]) -> Iterator[str]:
-    """Yields the articles of WikiText, given as lines: a title after a blank line starts one.
+def articles(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields the articles of WikiText from its lines: a title after a blank line starts one.
 
-    The Hub's rows are such lines, too, with its blank ones emptied; they are filled again.
+    The rows of the Hub's copy are such lines too, but its blank lines are empty: they get their
+    " \\n" back.
     """
     article, after_blank = [], True
     for line in lines:
-        if after_blank and _TITLE.fullmatch(line) and any(map(str.strip, article)):
-            # The blank line before a title is of the title's article, as in the file's first.
+        if after_blank and _TITLE.fullmatch(line) and any(map(strip, article)):
+            # The blank line before a title belongs to the title's article, as at the file's start.
             *article, blank = article
-            yield "".join(article)
+            yield b"".join(article)
             article = [blank]
-        article.append(line or " \n")
-        after_blank = not line.strip()
-    yield "".join(article)
+        article.append(line or b" \n")
+        after_blank = not strip(line)
+    yield b"".join(article)
 
 
 def sentences(path: pathlib.Path) -> Iterator[Document]:
-    """Yields the lines of a file of the One Billion Word benchmark: sentences, shuffled."""
-    yield from _numbered(path, (line.removesuffix("\n") for line in _lines(path)))
+    """Yields the lines of a file of the One Billion Word benchmark: shuffled sentences."""
+    yield from _numbered(path, (line.removesuffix(b"\n") for line in _lines(path)))
 
 
 def stories(path: pathlib.Path) -> Iterator[Document]:
@@ -52,69 +55,62 @@ def stories(path: pathlib.Path) -> Iterator[Document]:
         yield from _numbered(path, _stories(_lines(path)))
 
 
-def _stories(lines: Iterable[str]) -> Iterator[str]:
+def _stories(lines: Iterable[bytes]) -> Iterator[bytes]:
     story = []
     for line in lines:
         end, *others = line.split(STORY_END)
         story.append(end)
         for other in others:
-            yield "".join(story).strip()
+            yield strip(b"".join(story))
             story = [other]
-    yield "".join(story).strip()
+    yield strip(b"".join(story))
 
 
 def whole(path: pathlib.Path) -> Iterator[Document]:
-    """Yields the one text of a file, such as a book of PG-19, as one document."""
-    with _opened(path) as text:
-        yield from _numbered(path, [text.read()])
+    """Yields the text of a file, such as a book of PG-19, as one document."""
+    with _opened(path) as stream:
+        yield from _numbered(path, [stream.read()])
 
 
 def endless(path: pathlib.Path) -> Iterator[Document]:
-    """Yields enwik8 or text8, zipped or not, in pieces that end at line ends where there are some.
+    """Yields enwik8 or text8, zipped or not, in pieces that end at line ends if there are any.
 
-    Joined, they are the file, bytes that are no UTF-8 included.
+    Joined, they are the file, including bytes that are not UTF-8.
     """
     if path.suffix != ".zip":
-        with _opened(path) as text:
-            yield from _numbered(path, _pieces(text))
+        with _opened(path) as stream:
+            yield from _numbered(path, _pieces(stream))
         return
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 with archive.open(name) as stream:
-                    yield from _numbered(f"{path}/{name}", _pieces(_as_text(stream)))
+                    yield from _numbered(f"{path}/{name}", _pieces(stream))
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise UserError(f"{path} is cut off or damaged: {error}") from None
 
 
-def _pieces(text: io.TextIOBase) -> Iterator[str]:
-    waiting = ""
-    while block := text.read(1 << 20):
-        *ready, waiting = cut(waiting + block, _PIECE)
-        yield from ready
-    yield waiting
+def _pieces(stream) -> Iterator[bytes]:
+    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="\n")
+    return cut(iter(lambda: text.read(_BLOCK), ""), _PIECE)
 
 
-def _lines(path: pathlib.Path) -> Iterator[str]:
-    with _opened(path) as text:
-        yield from text
+def _lines(path: pathlib.Path) -> Iterator[bytes]:
+    """Yields the lines of a file; a line ends at \\n only."""
+    with _opened(path) as stream:
+        yield from stream
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[io.TextIOBase]:
+def _opened(path: pathlib.Path) -> Iterator[io.BufferedIOBase]:
     try:
-        with _as_text(open(path, "rb")) as text:
-            yield text
+        with open(path, "rb") as stream:
+            yield stream
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _as_text(stream) -> io.TextIOBase:
-    """Returns a stream's text, byte for byte: a line ends at \\n alone, and no byte is lost."""
-    return io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="\n")
-
-
-def _numbered(source, texts: Iterable[str]) -> Iterator[Document]:
+def _numbered(source, texts: Iterable[bytes]) -> Iterator[Document]:
     for number, text in enumerate(texts):
-        if text.strip():
+        if strip(text):
             yield Document(f"{source}#{number}", text)

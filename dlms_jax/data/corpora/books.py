@@ -1,14 +1,14 @@
-"""Project Gutenberg: a book's text file without the licence and credits around it."""
+"""Project Gutenberg: the text file of a book, without the licence and credits around it."""
 
 import codecs
 from collections.abc import Iterator
 import pathlib
 import re
 
-from dlms_jax.data.corpora.document import Document
+from dlms_jax.data.corpora.document import Document, to_bytes
 from dlms_jax.errors import UserError
 
-# The title in a marker may go on over two more lines.
+# The title in a marker may continue over two more lines.
 _START = re.compile(
     r"\*\*\* ?START OF TH(?:E|IS) PROJECT GUTENBERG E(?:BOOK|TEXT)\b"
     r"(?:[^*\n]*(?:\n[^*\n]+){0,2}\*\*\*|[^\n]*)",
@@ -25,9 +25,9 @@ _HEADER_BYTES = 32 * 1024  # the longest headers, with the small print, have abo
 
 
 def parse(path: pathlib.Path) -> Iterator[Document]:
-    """Yields one document, the book; nothing for a file without text.
+    """Yields one document, the book; none for a file without text.
 
-    A file in which no marker is found is kept whole, and its name says so.
+    A file without markers is kept whole, and its document's name says so.
     """
     try:
         raw = path.read_bytes()
@@ -37,13 +37,13 @@ def parse(path: pathlib.Path) -> Iterator[Document]:
     book = strip_licence(text)
     name = f"{path}#0" if book is not None else f"{path}#0 (no Gutenberg markers, kept whole)"
     if text.strip():
-        yield Document(name, text if book is None else f"{book}\n")
+        yield Document(name, to_bytes(text if book is None else f"{book}\n"))
 
 
 def strip_licence(text: str) -> str | None:
-    """Returns what stands between the markers of a Gutenberg text; None where there are none.
+    """Returns the text between the markers of a Gutenberg text; None if it has no markers.
 
-    Text of which nothing would be left counts as having none.
+    Markers with no text between them do not count.
     """
     start = _START.search(text)
     if start is None:
@@ -55,10 +55,11 @@ def strip_licence(text: str) -> str | None:
 
 
 def _decode(raw: bytes, path: pathlib.Path) -> str:
-    """Returns a file's text: UTF-8, or what its header states, or Latin-1 as "-8.txt" stands for.
+    """Returns the text of a file: UTF-8, else the encoding that its header states, else Latin-1.
 
-    UTF-8 goes first, since other text hardly ever is valid UTF-8, and headers were not changed when
-    files were converted.
+    UTF-8 comes first: text in another encoding is hardly ever valid UTF-8, and files were converted
+    to UTF-8 without a change of their header. Latin-1 is tried for names that end in "-8.txt" and
+    for Gutenberg's headers.
     """
     header = raw[:_HEADER_BYTES]
     stated = _ENCODING.search(header)
@@ -73,13 +74,13 @@ def _decode(raw: bytes, path: pathlib.Path) -> str:
         except UnicodeDecodeError:
             continue
     raise UserError(
-        f"{path} is no UTF-8, and its header states no other encoding "
+        f"{path} is not UTF-8, and its header states no other encoding "
         "(convert it: iconv -f LATIN1 -t UTF-8)"
     )
 
 
 def _codec(stated: str) -> str | None:
-    """Returns Python's name for an encoding such as "ISO Latin-1" or "CP-1252"; None: unknown."""
+    """Returns Python's name of an encoding such as "ISO Latin-1" or "CP-1252"; None: unknown."""
     name = stated.lower()
     if "latin" in name:
         name = "latin-1"

@@ -1,11 +1,11 @@
-"""OpenWebText: a tar of xz-compressed tars of text files, read without unpacking anything."""
+"""OpenWebText: a tar of xz-compressed tars of text files, read without unpacking it on disk."""
 
 from collections.abc import Iterator
 import lzma
 import pathlib
 import tarfile
 
-from dlms_jax.data.corpora.document import Document
+from dlms_jax.data.corpora.document import Document, strip
 from dlms_jax.data.corpora.files import read_file
 from dlms_jax.errors import UserError
 
@@ -13,10 +13,11 @@ _END_BYTES = 1024  # a tar ends with two blocks of zeros
 
 
 def parse(path: pathlib.Path) -> Iterator[Document]:
-    """Yields the pages of an archive (the whole, one of its parts, or one inner .xz), or Parquet.
+    """Yields the pages of an archive (the whole, a part, or one inner .xz) or a Parquet file.
 
-    Raises UserError, with the member's name, where an archive is cut off or damaged: a stream of
-    which the end is missing would otherwise look like a shorter one.
+    Raises:
+      UserError: an archive is cut off or damaged; the message names the member. Without the check,
+        a stream whose end is missing would look like a shorter one.
     """
     if path.suffix == ".parquet":
         yield from read_file(path)
@@ -29,7 +30,7 @@ def parse(path: pathlib.Path) -> Iterator[Document]:
 
 
 def _members(stream, where: str) -> Iterator[Document]:
-    """Yields the texts of a tar, and of the tars in it. where: the path down to it."""
+    """Yields the texts of a tar, and of the tars in it. where: the path to it."""
     try:
         packed = where.endswith(".xz")
         watched = _Watched(lzma.open(stream) if packed else stream)  # noqa: SIM115 - owns no file
@@ -41,9 +42,8 @@ def _members(stream, where: str) -> Iterator[Document]:
                 if member.name.endswith((".xz", ".tar")):
                     yield from _members(archive.extractfile(member), inside)
                 elif member.name.endswith(".txt"):
-                    raw = archive.extractfile(member).read()
-                    text = raw.decode("utf-8", "surrogateescape")
-                    if text.strip():
+                    text = archive.extractfile(member).read()
+                    if strip(text):
                         yield Document(inside, text)
         watched.check_end()
     except (EOFError, OSError, lzma.LZMAError, tarfile.TarError) as error:
@@ -51,7 +51,7 @@ def _members(stream, where: str) -> Iterator[Document]:
 
 
 class _Watched:
-    """A stream that knows how it ended: tarfile takes one that stops between members for whole."""
+    """A stream that keeps its end: tarfile accepts an archive that stops between two members."""
 
     def __init__(self, stream):
         self._stream, self._tail = stream, b""
@@ -62,7 +62,7 @@ class _Watched:
         return block
 
     def check_end(self) -> None:
-        """Reads what is left; raises EOFError where the end of the archive is missing."""
+        """Reads the rest; raises EOFError if the end of the archive is missing."""
         while self.read(1 << 20):
             pass
         if self._tail != bytes(_END_BYTES):

@@ -1,7 +1,7 @@
 """Text that every Python carries: the standard library's documentation and source.
 
-PSF licence. It is read where it is installed, nothing is copied. It differs between Python
-versions; docs/corpora.md has the fingerprints of some, and what is odd about it.
+PSF licence. It is read where it is installed; nothing is copied. It differs between versions of
+Python: docs/corpora.md has fingerprints of some, and the oddities of the text.
 """
 
 import ast
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pathlib
 import sysconfig
 
-from dlms_jax.data.corpora.document import Document
+from dlms_jax.data.corpora.document import Document, to_bytes, to_str
 
 
 def _python_docs() -> Iterator[Document]:
@@ -17,18 +17,19 @@ def _python_docs() -> Iterator[Document]:
     from pydoc_data.topics import topics
 
     for name in sorted(topics):
-        yield Document(f"pydoc/{name}", topics[name])
+        yield Document(f"pydoc/{name}", to_bytes(topics[name]))
 
 
 def _python_docstrings() -> Iterator[Document]:
-    """Yields one document a module: its docstrings, in the order of the source."""
+    """Yields a document for each module: its docstrings, in the order of the source."""
     for name, source in _python_sources():
-        tree = ast.parse(source)
+        tree = ast.parse(to_str(source))
         kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         nodes = [node for node in ast.walk(tree) if isinstance(node, kinds)]
         nodes.sort(key=lambda node: getattr(node, "lineno", 0))
         docstrings = [ast.get_docstring(node) for node in nodes]
-        yield Document(f"docstrings/{name}", "\n\n".join(filter(None, docstrings)))
+        text = "\n\n".join(filter(None, docstrings))
+        yield Document(f"docstrings/{name}", to_bytes(text))
 
 
 def _python_code() -> Iterator[Document]:
@@ -52,10 +53,11 @@ CORPORA = {
 
 
 def _python_sources() -> Iterator[Document]:
-    """Yields the standard library's modules, without its tests and what was installed beside it."""
+    """Yields the standard library's modules, without its tests and without installed packages."""
     root = pathlib.Path(sysconfig.get_paths()["stdlib"])
     left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
         if left_out.isdisjoint(relative.parts):
-            yield Document(relative.as_posix(), path.read_text(encoding="utf-8", errors="replace"))
+            text = path.read_text(encoding="utf-8", errors="replace")
+            yield Document(relative.as_posix(), text.encode())

@@ -1,8 +1,8 @@
 """Wikipedia: a MediaWiki XML dump -> the plain text of its articles, a stream.
 
-Of a page only what a reader reads as prose is kept. Templates, tables, references, formulas, files
-and categories go: their source is markup, and a model would learn it as text. With templates goes
-what they print, such as `{{convert|5|km}}`.
+Only the prose of a page is kept. Templates, tables, references, formulas, files and categories are
+dropped, because their source is markup and a model would learn it as text. Text that a template
+prints, such as `{{convert|5|km}}`, is lost with it.
 """
 
 import bz2
@@ -11,8 +11,8 @@ import pathlib
 import re
 import xml.etree.ElementTree as xml
 
-from dlms_jax.data.corpora.document import Document
-from dlms_jax.data.corpora.files import open_text
+from dlms_jax.data.corpora.document import Document, to_bytes
+from dlms_jax.data.corpora.streams import open_stream
 from dlms_jax.errors import UserError, optional_import
 
 ARTICLES, FILES, CATEGORIES = "0", "6", "14"  # numbers of namespaces, in every language
@@ -22,9 +22,9 @@ _UNREAD_TAGS = frozenset({
     "templatestyles", "timeline",
 })  # fmt: skip
 _HIDDEN = frozenset({"file", "image", "category"})  # known in every language, with the local names
-_GONE = "\0"  # stands where a template stood; no XML text holds it
+_GONE = "\0"  # in place of a template; no XML text holds it
 _EMPTY_BRACKETS = re.compile(r" ?\([\s,;]*\0[\s,;\0]*\)")
-_EMPTY_FIRST = re.compile(r"\(\s*\0[\s,;\0]*")  # of what brackets hold
+_EMPTY_FIRST = re.compile(r"\(\s*\0[\s,;\0]*")  # at the start of brackets
 _EMPTY_LAST = re.compile(r"[\s,;]*\0[\s,;\0]*\)")
 _OTHER_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z-]+)?")
 
@@ -33,18 +33,19 @@ def parse(path: pathlib.Path) -> Iterator[Document]:
     """Yields the articles of a dump (.xml, .xml.bz2, .gz, .zst), each below its title.
 
     Redirects, other namespaces and pages without prose are left out. Only one page is in memory at
-    a time. Of a page with several revisions the last one in the file counts.
+    a time. If a page has several revisions, the last one in the file counts.
 
-    Raises UserError for a file that is cut off, damaged or no MediaWiki export.
+    Raises:
+      UserError: the file is cut off, damaged, or not a MediaWiki export.
     """
     try:
-        with bz2.open(path) if path.suffix == ".bz2" else open_text(path) as stream:
+        with bz2.open(path) if path.suffix == ".bz2" else open_stream(path) as stream:
             for title, wikitext, hidden in _articles(stream, path):
                 text = plain_text(wikitext, hidden)
                 if text:
-                    yield Document(f"{path}#{title}", f"{title}\n\n{text}\n")
+                    yield Document(f"{path}#{title}", to_bytes(f"{title}\n\n{text}\n"))
     except xml.ParseError as error:
-        raise UserError(f"{path} is cut off, damaged or no XML: {error}") from None
+        raise UserError(f"{path} is cut off, damaged or not XML: {error}") from None
     except (EOFError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} is cut off, damaged or cannot be read: {reason}") from None
@@ -56,7 +57,7 @@ def _articles(stream, path) -> Iterator[tuple[str, str, frozenset[str]]]:
     events = xml.iterparse(stream, events=("start", "end"))
     _, root = next(events)
     if _name(root) != "mediawiki":
-        raise UserError(f"{path} is no MediaWiki export: its root is <{_name(root)}>")
+        raise UserError(f"{path} is not a MediaWiki export: its root is <{_name(root)}>")
     for event, element in events:
         if event == "start":
             continue
@@ -65,14 +66,16 @@ def _articles(stream, path) -> Iterator[tuple[str, str, frozenset[str]]]:
         elif _name(element) == "page":
             parts = {_name(part): part for part in element.iter()}
             if not {"ns", "title", "text"} <= parts.keys():
-                raise UserError(f"{path} is no dump of pages: one has no <ns>, <title> or <text>")
+                raise UserError(
+                    f"{path} is not a dump of pages: one has no <ns>, <title> or <text>"
+                )
             if parts["ns"].text == ARTICLES and "redirect" not in parts:
                 yield parts["title"].text, parts["text"].text or "", frozenset(hidden)
             root.clear()  # or the whole dump stays in memory
 
 
 def _name(element) -> str:
-    """Returns a tag without the version of the export format, which is its namespace."""
+    """Returns a tag without its namespace, which is the version of the export format."""
     return element.tag.rpartition("}")[2]
 
 
@@ -83,13 +86,13 @@ def plain_text(wikitext: str, hidden: frozenset[str] = _HIDDEN) -> str:
     """
     nodes = optional_import("mwparserfromhell", "data").nodes
     parse_wikitext = optional_import("mwparserfromhell", "data").parse
-    sections = [(0, "", [])]  # (level, heading, text); more than 6 levels there are not
+    sections = [(0, "", [])]  # (level, heading, text)
     for node in parse_wikitext(wikitext, skip_style_tags=True).nodes:
         if isinstance(node, nodes.Heading):
             sections.append((node.level, _tidy(_text(node.title, nodes, hidden)), []))
         else:
             sections[-1][2].append(_node_text(node, nodes, hidden))
-    parts, below = [], 0  # from the end; `below`: the level of the section that was kept last
+    parts, below = [], 0  # from the end; `below`: the level of the last kept section
     for level, heading, texts in reversed(sections):
         text = _tidy("".join(texts))
         if text or below > level:
@@ -109,7 +112,7 @@ def _node_text(node, nodes, hidden) -> str:
             return node.value
         case nodes.HTMLEntity():
             return node.normalize()
-        case nodes.Heading():  # inside a tag; those of the page are the sections
+        case nodes.Heading():  # inside a tag; a heading of the page starts a section
             return f"\n\n{_text(node.title, nodes, hidden)}\n\n"
         case nodes.Wikilink():
             namespace, colon, _ = str(node.title).partition(":")
@@ -136,7 +139,7 @@ def _node_text(node, nodes, hidden) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Returns text without the marks that no parser takes away, and with single blank lines."""
+    """Returns a text without the marks that the parser leaves, and with single blank lines."""
     text = _EMPTY_LAST.sub(")", _EMPTY_FIRST.sub("(", _EMPTY_BRACKETS.sub("", text)))
     text = text.replace(_GONE, "")
     text = re.sub(r"'{2,}|__[A-Z]+__", "", text)  # bold, italic, __NOTOC__

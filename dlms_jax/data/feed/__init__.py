@@ -1,1 +1,1 @@
-"""SHARDS OR TEXT -> BATCHES: which rows form the batch of which step."""
+"""SHARDS, OR DOCUMENTS IN MEMORY -> BATCHES: which rows form the batch of each step."""

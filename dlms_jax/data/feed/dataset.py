@@ -1,7 +1,7 @@
-"""A corpus made ready to train on: split, tokenized, packed, fingerprinted.
+"""A corpus to train on: split, tokenized, packed, with its fingerprint.
 
-Small corpora are made ready in memory at the start of a run; a prepared dataset (builder.py) is
-read from its shards. Both give the same `Split`.
+A small corpus is tokenized and packed in memory at the start of a run; a prepared dataset is read
+from its shards (store/). Both give the same `Split`.
 """
 
 import hashlib
@@ -10,18 +10,17 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from dlms_jax.config import Config, DataConfig
-from dlms_jax.data.build.bucket import pack_texts, sha256_of_texts
-from dlms_jax.data.corpora.document import Document, is_heldout, to_bytes
-from dlms_jax.data.corpora.files import ReadOptions
+from dlms_jax.data.corpora.document import Document, is_heldout, sha256_of_texts, to_str
+from dlms_jax.data.corpora.options import ReadOptions
 from dlms_jax.data.corpora.source import SYNTHETIC, find_sources, read_sorted
 from dlms_jax.data.corpora.synthetic import SyntheticLanguage
 from dlms_jax.data.feed.subset import FirstTokens, MixedRows
-from dlms_jax.data.packing import Rows, join
+from dlms_jax.data.packing import Rows, join, pack_texts
 from dlms_jax.data.store.prepared import is_prepared, open_prepared
 from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
 from dlms_jax.errors import UserError
 
-_LARGEST_IN_MEMORY = 1 << 29  # bytes of text; tokens, positions and segments take 13 times as much
+_LARGEST_IN_MEMORY = 1 << 29  # bytes of text; its rows take 13 times as much
 
 
 class RowStore(Protocol):
@@ -34,17 +33,19 @@ class RowStore(Protocol):
         """Returns rows by index array or slice."""
 
     def find_token(self, n: int) -> tuple[int, int]:
-        """Returns (row, which of the row's scored tokens, from 1) of the n-th scored token."""
+        """Returns (row, number among the row's scored tokens, from 1) of the n-th scored token."""
 
 
 class Split(NamedTuple):
-    """Packed rows and what they were made of.
+    """Packed rows, and what they were made of.
 
     name: the corpus, and which part of it.
-    fingerprint: {"sha256" of the texts in order, "documents", "bytes", "tokens" (those scored)};
-        of the first tokens of a split, "documents" and "bytes" are not counted;
-        of the synthetic language also what no model can beat: "best_bits_per_byte", and
-        "best_bits_per_byte_given_length" for one that sees where documents end, as denoisers do.
+    rows: the packed rows.
+    fingerprint: "sha256" of the texts in order, "documents", "bytes" and "tokens" (the scored
+        ones). A split that is cut to its first tokens has no "documents" and "bytes". The synthetic
+        language also has "best_bits_per_byte", which no model can beat, and
+        "best_bits_per_byte_given_length", for a model that sees where documents end, as denoisers
+        do.
     """
 
     name: str
@@ -53,8 +54,14 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """train: one split a corpus of the mixture, taken in proportion to `weights`. chat_template: by
-    which dialogues among them became text; "" where there are none."""
+    """What a run trains and is evaluated on.
+
+    tokenizer: of all splits.
+    train: a split for each corpus of the mixture.
+    weights: rows are taken from the corpora in these proportions.
+    heldout: the held-out rows of all corpora.
+    chat_template: the Jinja template of the dialogues; "" if there are none.
+    """
 
     tokenizer: Tokenizer
     train: list[Split]
@@ -64,10 +71,15 @@ class Dataset(NamedTuple):
 
 
 def build_dataset(config: Config, tokenizer: Tokenizer | None = None) -> Dataset:
-    """Returns the train and held-out splits of a config's corpus, or mixture of corpora.
+    """Returns the training and held-out splits of a config's corpus, or mixture of corpora.
 
-    The tokenizer is that of the prepared datasets, or is made, and trained on the training
-    documents alone, unless one is given.
+    Args:
+      config: names the corpora and how they are packed.
+      tokenizer: None: that of the prepared datasets, else the config's, which is trained on the
+        training documents only.
+
+    Raises:
+      UserError: a corpus cannot be read, or was prepared with other settings.
     """
     data = config.data
     mixture = data.mixture or {data.corpus: 1.0}
@@ -77,7 +89,7 @@ def build_dataset(config: Config, tokenizer: Tokenizer | None = None) -> Dataset
         dataset.check_config(config, tokenizer)
         tokenizer = tokenizer or dataset.tokenizer
     if tokenizer is None:
-        texts = (document.text for train, _ in in_memory.values() for document in train)
+        texts = (to_str(document.text) for train, _ in in_memory.values() for document in train)
         tokenizer = make_tokenizer(config.tokenizer, texts)
 
     train, heldout = [], []
@@ -107,7 +119,7 @@ _PART = {"train": "training part", "heldout": "held-out part"}
 
 
 def load_split(corpus: str, tokenizer: Tokenizer, data: DataConfig) -> Split:
-    """Returns all of a corpus; of a prepared dataset, its held-out part."""
+    """Returns a whole corpus, or the held-out part of a prepared dataset."""
     if is_prepared(corpus):
         prepared = open_prepared(corpus)
         prepared.check_tokenizer(tokenizer)
@@ -124,14 +136,14 @@ def make_split(
     name: str, documents: list[Document], tokenizer: Tokenizer, data: DataConfig
 ) -> Split:
     """Returns documents packed in rows in memory, with their fingerprint."""
-    texts = [to_bytes(document.text) for document in documents]
+    texts = [document.text for document in documents]
     length = data.sequence_length
     rows = join(pack_texts(texts, length, data.packing, tokenizer), length)
     return Split(name, rows, {
         "sha256": sha256_of_texts(texts),
         "documents": len(texts),
         "bytes": sum(map(len, texts)),
-        "tokens": int(rows.scored_RxL.sum()),
+        "tokens": int(rows.loss_mask_RxL.sum()),
     })  # fmt: skip
 
 
@@ -139,7 +151,7 @@ def _documents(corpus, data) -> tuple[list[Document], list[Document]]:
     """Returns (train, held-out) documents of a corpus that is not prepared."""
     sides = [], []
     for document in _read(corpus, data):
-        sides[is_heldout(to_bytes(document.text), data.heldout_fraction)].append(document)
+        sides[is_heldout(document.text, data.heldout_fraction)].append(document)
     train, heldout = sides
     if not train or not heldout:
         raise UserError(
@@ -153,7 +165,7 @@ def _read(corpus, data):
     sources = find_sources(corpus, data.seed, data.synthetic_documents)
     if (size := sum(source.size for source in sources)) > _LARGEST_IN_MEMORY:
         raise UserError(
-            f"the corpus {corpus} has {size / 2**30:.1f} GiB, too much to make ready in memory: "
+            f"the corpus {corpus} has {size / 2**30:.1f} GiB, too much to pack in memory: run "
             f"python -m dlms_jax.prepare dataset {corpus} --out DIR, and give DIR as the corpus"
         )
     documents = read_sorted(sources, ReadOptions(data.field, data.invalid), data.seed)
@@ -165,13 +177,13 @@ def _read(corpus, data):
 def _best_possible(documents: list[Document], seed: int) -> dict[str, float]:
     """Returns the synthetic language's own bits per byte on its documents, by fingerprint key."""
     language = SyntheticLanguage(seed)
-    size = sum(len(to_bytes(document.text)) for document in documents)
+    size = sum(len(document.text) for document in documents)
     nats = -sum(float(language.log_probs(document.text).sum()) for document in documents)
-    told = language.length_entropy * len(documents)
+    known = language.length_entropy * len(documents)
     bits = 1 / (np.log(2) * size)
     return {
         "best_bits_per_byte": float(nats * bits),
-        "best_bits_per_byte_given_length": float((nats - told) * bits),
+        "best_bits_per_byte_given_length": float((nats - known) * bits),
     }
 
 

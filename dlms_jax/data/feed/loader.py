@@ -1,4 +1,4 @@
-"""Which rows form the batch of which step: a pure function of (seed, step)."""
+"""Which rows form the batch of each step: a pure function of (seed, step)."""
 
 from collections.abc import Iterator
 
@@ -14,21 +14,27 @@ from dlms_jax.data.packing import Rows
 
 
 class TrainBatches:
-    """The batches of a run, by step, of which this process reads its own rows only.
+    """The batches of a run, by step. This process reads only its own rows of each.
 
-    Each epoch of a corpus is another shuffle of its rows, and a batch may straddle two epochs.
-    There is no state: the batch of step k is found without the batches before it, so a resume, on
-    whatever number of processes, goes on with the batches that would have come.
+    Each epoch of a corpus is another shuffle of its rows, and a batch may hold rows of two epochs.
+    There is no state: the batch of step k is found without the batches before it. So a resume, on
+    any number of processes, continues with the same batches.
     """
 
     def __init__(
         self, stores: list, weights: list[float], batch_size: int, seed: int,
         local_rows: np.ndarray, pad_id: int, short_rows: float = 0.0,
     ):  # fmt: skip
-        """stores: the packed rows of each corpus, taken in proportion to `weights`.
+        """Makes the batches.
 
-        local_rows: which rows of each global batch, 0..batch_size-1, this process reads.
-        short_rows: the probability that a row is cut to a length uniform on 2..L.
+        Args:
+          stores: the packed rows of each corpus.
+          weights: rows are taken from the corpora in these proportions.
+          batch_size: rows in a global batch.
+          seed: of the shuffles.
+          local_rows: which rows of each global batch, 0..batch_size-1, this process reads.
+          pad_id: of the tokenizer.
+          short_rows: the probability that a row is cut to a length uniform on 2..L.
         """
         self._stores = stores
         self._turns = Interleave(weights)
@@ -36,17 +42,17 @@ class TrainBatches:
         self._local_rows, self._pad_id, self._short_rows = local_rows, pad_id, short_rows
 
     def rows_of(self, step: int) -> list[tuple[int, int]]:
-        """Returns (corpus, row) of each row of the whole global batch of a step."""
-        source_B, row_B = self._rows_at(self._indices(step, np.arange(self._batch_size)))
-        return list(zip(source_B.tolist(), row_B.tolist(), strict=True))
+        """Returns (corpus, row) of each row of a step's global batch."""
+        corpus_B, row_B = self._rows_at(self._indices(step, np.arange(self._batch_size)))
+        return list(zip(corpus_B.tolist(), row_B.tolist(), strict=True))
 
     def epochs(self, step: int) -> list[float]:
-        """Returns how often the rows of each corpus have been seen when `step` steps are done."""
+        """Returns how often the rows of each corpus have been seen after `step` steps."""
         taken = self._turns.taken(step * self._batch_size)
         return [int(n) / store.number for n, store in zip(taken, self._stores, strict=True)]
 
     def __getitem__(self, step: int) -> Rows:
-        """Returns this process's rows of the batch of a step."""
+        """Returns this process's rows of a step's batch."""
         indices = self._indices(step, self._local_rows)
         rows = gather(self._stores, *self._rows_at(indices))
         if self._short_rows:
@@ -54,9 +60,12 @@ class TrainBatches:
         return rows
 
     def iterate(self, first_step: int, prefetch: int, workers: int = 0) -> Iterator[Rows]:
-        """Yields the batches of first_step, first_step + 1, ..., prepared ahead.
+        """Yields the batches of first_step, first_step + 1, ...
 
-        workers: processes that prepare them; 0: a thread. The batches are the same.
+        Args:
+          first_step: the step of the first batch.
+          prefetch: the number of batches that are prepared ahead.
+          workers: the number of processes that prepare them; 0: a thread. The batches are the same.
         """
         steps = grain.MapDataset.range(first_step, np.iinfo(np.int32).max).map(self.__getitem__)
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
@@ -71,16 +80,16 @@ class TrainBatches:
         return int(step) * self._batch_size + np.asarray(within_batch, np.int64)
 
     def _rows_at(self, indices):
-        """Returns the corpus and its row at each index of the run's whole sequence of rows."""
-        source_R = self._turns.source(indices)
-        row_R = self._turns.taken(indices)[np.arange(len(indices)), source_R]
-        for source, store in enumerate(self._stores):
+        """Returns the corpus and its row for each index of the run's sequence of all rows."""
+        corpus_R = self._turns.corpus(indices)
+        row_R = self._turns.taken(indices)[np.arange(len(indices)), corpus_R]
+        for corpus, store in enumerate(self._stores):
             epoch_R, within_R = np.divmod(row_R, store.number)
-            for epoch in np.unique(epoch_R[source_R == source]):
-                here = (source_R == source) & (epoch_R == epoch)
-                key = (self._seed, source, int(epoch))
+            for epoch in np.unique(epoch_R[corpus_R == corpus]):
+                here = (corpus_R == corpus) & (epoch_R == epoch)
+                key = (self._seed, corpus, int(epoch))
                 row_R[here] = shuffled(within_R[here], store.number, key)
-        return source_R, row_R
+        return corpus_R, row_R
 
     def _columns(self, indices, length):
         """Returns how many places of each row are kept."""
@@ -93,8 +102,7 @@ class TrainBatches:
 
 
 def train_batches(dataset: Dataset, config: Config, local_rows: np.ndarray) -> TrainBatches:
-    """Returns the batches of a config's run on its dataset, of which this process reads
-    `local_rows`."""
+    """Returns the batches of a config's run on its dataset; this process reads `local_rows`."""
     training = config.training
     return TrainBatches(
         [split.rows for split in dataset.train], dataset.weights, training.batch_size,
@@ -105,7 +113,7 @@ def train_batches(dataset: Dataset, config: Config, local_rows: np.ndarray) -> T
 def eval_batches(
     rows, number: int, batch_size: int, pad_id: int, local_rows: np.ndarray
 ) -> Iterator[Rows]:
-    """Yields this process's part of the first `number` rows in order; empty rows fill the last."""
+    """Yields this process's part of the first `number` rows, in order; the last batch is padded."""
     for start in range(0, number, batch_size):
         mine = start + local_rows
         block = rows.take(mine[mine < number])
@@ -114,6 +122,6 @@ def eval_batches(
             np.pad(block.tokens_RxL, short, constant_values=pad_id),
             np.pad(block.segments_RxL, short),
             np.pad(block.positions_RxL, short),
-            np.pad(block.scored_RxL, short),
+            np.pad(block.loss_mask_RxL, short),
             np.pad(block.class_R, short[0]),
         )

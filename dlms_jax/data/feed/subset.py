@@ -1,4 +1,4 @@
-"""Views of packed rows: the first tokens of a corpus, rows cut short, several corpora as one."""
+"""Views of packed rows: the first tokens of a corpus, shortened rows, several corpora as one."""
 
 import numpy as np
 
@@ -6,28 +6,28 @@ from dlms_jax.data.packing import Rows
 
 
 def cut_rows(rows: Rows, columns_R: np.ndarray, pad_id: int) -> Rows:
-    """Returns rows of which only the first `columns_R` places are kept; the rest is padding."""
+    """Returns rows that keep only their first `columns_R` columns; the rest is padding."""
     kept_RxL = np.arange(rows.length)[None, :] < columns_R[:, None]
     return Rows(
         np.where(kept_RxL, rows.tokens_RxL, pad_id).astype(np.int32),
         rows.segments_RxL * kept_RxL,
         rows.positions_RxL * kept_RxL,
-        rows.scored_RxL & kept_RxL,
+        rows.loss_mask_RxL & kept_RxL,
         rows.class_R,
     )
 
 
 class FirstTokens:
-    """The rows that hold exactly the first `tokens` scored tokens of others; the last one is cut.
+    """The rows with exactly the first `tokens` scored tokens of other rows; the last row is cut.
 
-    Nested: the first million contain the first hundred thousand.
+    These views are nested: the first million tokens contain the first hundred thousand.
     """
 
     def __init__(self, rows, tokens: int, pad_id: int):
         last, nth = rows.find_token(tokens)
         self._rows, self._pad_id = rows, pad_id
         self.length, self.number = rows.length, last + 1
-        places = np.flatnonzero(rows.take(slice(last, last + 1)).scored_RxL[0])
+        places = np.flatnonzero(rows.take(slice(last, last + 1)).loss_mask_RxL[0])
         self._columns = int(places[nth - 1]) + 1  # of the last row
 
     def take(self, indices) -> Rows:
@@ -37,33 +37,32 @@ class FirstTokens:
         return cut_rows(self._rows.take(indices), columns_R, self._pad_id)
 
     def find_token(self, n: int) -> tuple[int, int]:
-        """Returns (row, which of the row's scored tokens, from 1) of the n-th scored token."""
+        """Returns (row, number among the row's scored tokens, from 1) of the n-th scored token."""
         return self._rows.find_token(n)
 
 
 class MixedRows:
-    """All rows of several stores, in an order whose every beginning holds about their weights."""
+    """All rows of several stores. The first n of them, for any n, have about the given weights."""
 
     def __init__(self, stores: list, weights: list[float]):
         self._stores = stores
         self.length = stores[0].length
         times = [(np.arange(s.number) + 0.5) / w for s, w in zip(stores, weights, strict=True)]
         order = np.argsort(np.concatenate(times), kind="stable")
-        self._source = np.repeat(np.arange(len(stores)), [s.number for s in stores])[order]
+        self._corpus = np.repeat(np.arange(len(stores)), [s.number for s in stores])[order]
         self._row = np.concatenate([np.arange(s.number) for s in stores])[order]
         self.number = len(order)
 
     def take(self, indices) -> Rows:
         """Returns rows by index array or slice."""
-        return gather(self._stores, self._source[indices], self._row[indices])
+        return gather(self._stores, self._corpus[indices], self._row[indices])
 
 
-def gather(stores: list, source_R: np.ndarray, row_R: np.ndarray) -> Rows:
-    """Returns rows from several stores, in the order in which they are asked for; their class is
-    the store, counted from 1."""
+def gather(stores: list, corpus_R: np.ndarray, row_R: np.ndarray) -> Rows:
+    """Returns rows of several stores in the given order; their class is the store, from 1."""
     if len(stores) == 1:
         return stores[0].take(row_R)
-    parts = [store.take(row_R[source_R == s]) for s, store in enumerate(stores)]
-    back = np.argsort(np.argsort(source_R, kind="stable"), kind="stable")
+    parts = [store.take(row_R[corpus_R == s]) for s, store in enumerate(stores)]
+    back = np.argsort(np.argsort(corpus_R, kind="stable"), kind="stable")
     rows = Rows(*(np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)))
-    return rows._replace(class_R=(source_R + 1).astype(np.int32))
+    return rows._replace(class_R=(corpus_R + 1).astype(np.int32))

@@ -1,1 +1,1 @@
-"""SHARDS ON DISK: a prepared dataset and its files of rows."""
+"""SHARDS ON DISK: a prepared dataset, its dataset.json and its files of rows."""

@@ -1,10 +1,11 @@
-"""Packed rows on disk: one record a row, in ArrayRecord files that are checked before use.
+"""Packed rows on disk: one record for each row, in ArrayRecord files that are checked before use.
 
-A record is: uint32 [padding before the first segment, segments, 1 if a mask follows], the segments'
-lengths (uint32), the mask of scored tokens (bits) where it is not simply all but BOS, and the
-tokens (uint16 or uint32, by vocabulary).
+A record is: uint32 [padding before the first segment, number of segments, 1 if a loss mask
+follows], the lengths of the segments (uint32), the loss mask (bits) unless it is simply all but
+BOS, and the tokens (uint16 or uint32, by vocabulary).
 """
 
+from collections.abc import Iterable
 import contextlib
 import errno
 import pathlib
@@ -17,10 +18,11 @@ from dlms_jax.errors import UserError
 from dlms_jax.files import sha256_of, written_whole
 
 _HEADER = 3
+_REPAIR = "prepare the dataset again (only what is missing or damaged is made again)"
 
 
 class Shard(NamedTuple):
-    """A file of rows as dataset.json lists it. tokens: those that are scored."""
+    """A file of rows as dataset.json lists it. tokens: the number of scored ones."""
 
     file: str
     rows: int
@@ -30,17 +32,17 @@ class Shard(NamedTuple):
 
 
 def token_type(vocabulary: int) -> np.dtype:
-    """Returns the smallest type that a shard keeps ids below `vocabulary` in."""
+    """Returns the type in which a shard keeps ids below `vocabulary`."""
     return np.dtype(np.uint16 if vocabulary <= 1 << 16 else np.uint32)
 
 
-def write_shard(path: pathlib.Path, blocks, dtype: np.dtype) -> Shard:
-    """Writes blocks of Rows to `path`, which appears whole or not at all, and describes it."""
+def write_shard(path: pathlib.Path, blocks: Iterable[Rows], dtype: np.dtype) -> Shard:
+    """Writes blocks of rows to `path`, whole or not at all, and returns what dataset.json lists."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     rows = tokens = 0
     with written_whole(path) as unfinished:
-        # Group size 1: each row can be read without its neighbours, as shuffled reading wants it.
+        # Group size 1: a row is read without its neighbours, which shuffled reading needs.
         with _as_os_error(unfinished):
             writer = ArrayRecordWriter(str(unfinished), "group_size:1,zstd:3")
         try:
@@ -49,7 +51,7 @@ def write_shard(path: pathlib.Path, blocks, dtype: np.dtype) -> Shard:
                     for row in range(block.number):
                         writer.write(_to_record(block.take(row), dtype))
                 rows += block.number
-                tokens += int(block.scored_RxL.sum())
+                tokens += int(block.loss_mask_RxL.sum())
         finally:
             with _as_os_error(unfinished):
                 writer.close()
@@ -58,7 +60,7 @@ def write_shard(path: pathlib.Path, blocks, dtype: np.dtype) -> Shard:
 
 @contextlib.contextmanager
 def _as_os_error(path):
-    """array_record tells of a full disk by a RuntimeError."""
+    """Raises OSError for array_record's RuntimeError, such as for a full disk."""
     try:
         yield
     except RuntimeError as error:
@@ -66,25 +68,24 @@ def _as_os_error(path):
 
 
 def check_shard(folder: pathlib.Path, shard: Shard, contents: bool):
-    """Raises UserError, which names the shard, unless it is there with the size it was written
-    with and, where `contents` is asked for, the checksum."""
+    """Raises UserError unless a shard is there with its size and, with `contents`, its checksum."""
     path = folder / shard.file
     if not path.is_file():
-        raise UserError(f"{path} is missing; {_MEND}")
+        raise UserError(f"{path} is missing; {_REPAIR}")
     size = path.stat().st_size
     if size != shard.size:
-        raise UserError(f"{path} has {size} bytes instead of {shard.size}; {_MEND}")
+        raise UserError(f"{path} has {size} bytes instead of {shard.size}; {_REPAIR}")
     if contents and sha256_of(path) != shard.sha256:
-        raise UserError(f"{path} is damaged: its sha256 is not {shard.sha256[:16]}...; {_MEND}")
+        raise UserError(f"{path} is damaged: its sha256 is not {shard.sha256[:16]}...; {_REPAIR}")
 
 
 class ShardRows:
-    """The rows of shards, read when they are taken; a Rows whose arrays stay on disk."""
+    """The rows of shards, which stay on disk until they are taken."""
 
     def __init__(
         self, folder: pathlib.Path, shards: list[Shard], length: int, pad_id: int, dtype: np.dtype
     ):
-        import grain  # takes seconds, and those who write need it not
+        import grain  # takes seconds, and writing does not need it
 
         self.length = length
         self._folder, self._pad_id, self._dtype = folder, pad_id, dtype
@@ -98,19 +99,19 @@ class ShardRows:
         except RuntimeError:
             number = -1
         if number != self.number:
-            self._name_the_wrong_one(grain.sources.ArrayRecordDataSource)
+            self._raise_for_the_wrong_one(grain.sources.ArrayRecordDataSource)
 
-    def _name_the_wrong_one(self, open_records):
+    def _raise_for_the_wrong_one(self, open_records):
         for shard in self._shards:
             path = self._folder / shard.file
             try:
                 number = len(open_records(str(path)))
             except RuntimeError as error:
                 raise UserError(
-                    f"{path} cannot be read ({type(error).__name__}); {_MEND}"
+                    f"{path} cannot be read ({type(error).__name__}); {_REPAIR}"
                 ) from None
             if number != shard.rows:
-                raise UserError(f"{path} holds {number} rows, not {shard.rows}; {_MEND}")
+                raise UserError(f"{path} holds {number} rows, not {shard.rows}; {_REPAIR}")
 
     @property
     def number(self) -> int:
@@ -125,26 +126,27 @@ class ShardRows:
         return rows
 
     def find_token(self, n: int) -> tuple[int, int]:
-        """Returns (row, which of the row's scored tokens, from 1) of the n-th scored token."""
+        """Returns (row, number among the row's scored tokens, from 1) of the n-th scored token."""
         shard = int(np.searchsorted(self._token_ends, n))
         first = int(self._ends[shard - 1]) if shard else 0
         n -= int(self._token_ends[shard - 1]) if shard else 0
         for start in range(first, int(self._ends[shard]), 1024):
             block = self.take(slice(start, min(start + 1024, int(self._ends[shard]))))
-            inside = int(block.scored_RxL.sum())
+            inside = int(block.loss_mask_RxL.sum())
             if n <= inside:
                 row, nth = block.find_token(n)
                 return start + row, nth
             n -= inside
-        raise UserError(f"{self._folder / self._shards[shard].file} has fewer tokens than it says")
+        path = self._folder / self._shards[shard].file
+        raise UserError(f"{path} has fewer tokens than {self._folder} lists; {_REPAIR}")
 
     def _read(self, index: int) -> bytes:
         try:
             return self._records[index]
-        except Exception as error:  # riegeli's own checksum, by way of whatever array_record raises
+        except Exception as error:  # riegeli's own checksum fails in several kinds of errors
             shard = self._shards[int(np.searchsorted(self._ends, index, side="right"))]
             raise UserError(
-                f"{self._folder / shard.file} cannot be read ({type(error).__name__}); {_MEND}"
+                f"{self._folder / shard.file} cannot be read ({type(error).__name__}); {_REPAIR}"
             ) from None
 
     def _from_record(self, record: bytes, row: Rows):
@@ -158,10 +160,10 @@ class ShardRows:
         row.positions_RxL[here] = np.arange(number) - starts
         if masked:
             bits = np.frombuffer(record, np.uint8, -(-number // 8), at)
-            row.scored_RxL[here] = np.unpackbits(bits, count=number).astype(bool)
+            row.loss_mask_RxL[here] = np.unpackbits(bits, count=number).astype(bool)
             at += len(bits)
         else:
-            row.scored_RxL[here] = row.positions_RxL[here] > 0
+            row.loss_mask_RxL[here] = row.positions_RxL[here] > 0
         row.tokens_RxL[here] = np.frombuffer(record, self._dtype, number, at)
 
 
@@ -171,13 +173,10 @@ def _to_record(row: Rows, dtype) -> bytes:
     before = int(filled[0]) if len(filled) else 0
     here = slice(before, before + len(filled))
     lengths = np.bincount(row.segments_RxL[here])[1:].astype(np.uint32)
-    scored = row.scored_RxL[here]
-    masked = not np.array_equal(scored, row.positions_RxL[here] > 0)
+    loss_mask = row.loss_mask_RxL[here]
+    masked = not np.array_equal(loss_mask, row.positions_RxL[here] > 0)
     header = np.array([before, len(lengths), masked], np.uint32)
-    bits = np.packbits(scored).tobytes() if masked else b""
+    bits = np.packbits(loss_mask).tobytes() if masked else b""
     return (
         header.tobytes() + lengths.tobytes() + bits + row.tokens_RxL[here].astype(dtype).tobytes()
     )
-
-
-_MEND = "prepare the dataset again (only what is missing or damaged is made anew)"

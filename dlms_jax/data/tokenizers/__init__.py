@@ -1,11 +1,11 @@
-"""Text <-> token ids: raw bytes, byte-level BPE, sentencepiece, and Hugging Face's files.
+"""TEXT <-> TOKEN IDS: raw bytes, byte-level BPE, sentencepiece, and Hugging Face's files.
 
-Every kind is exact: the ids of any text, invalid bytes and NUL among it, spell that text again, and
-text that happens to spell a special token stays text. What a file does that would lose, change or
-add text is left out where the rest works without it, and is otherwise a reason to refuse the file.
+Every kind is exact: the ids of any text, including invalid bytes and NUL, give that text back, and
+text that happens to spell a special token stays text. A step of a file that would lose, change or
+add text is left out if the tokenizer works without it; otherwise the file is refused.
 
-`Tokenizer` is what all have in common; `make_tokenizer` makes the one that a config names;
-`to_dict` and `from_dict` keep it in checkpoints and datasets; `fingerprint` tells two apart.
+`Tokenizer` is the interface of all kinds. `make_tokenizer` makes the one that a config names.
+`to_dict` and `from_dict` keep it in checkpoints and datasets. `fingerprint` identifies it.
 """
 
 from dlms_jax.data.tokenizers.byte_level import BPETokenizer

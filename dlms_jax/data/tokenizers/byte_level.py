@@ -1,4 +1,4 @@
-"""Byte-pair encoding on the `tokenizers` library: trained here, or read from a tokenizer.json."""
+"""Byte-pair encoding with the `tokenizers` library: trained here, or read from a tokenizer.json."""
 
 from collections.abc import Iterable, Mapping
 import json
@@ -14,20 +14,26 @@ from dlms_jax.errors import UserError
 
 
 class BPETokenizer(Tokenizer):
-    """BPE that can spell any text: byte-level (GPT-2's alphabet), or with byte fallback.
+    """BPE that can encode any text: byte-level (GPT-2's alphabet), or with byte fallback.
 
-    For exactness' sake it departs from what the file's own library would do in this: text is not
-    normalised (Qwen's and GPT-NeoX's NFC is left out, so composed and decomposed letters differ),
-    no space is put before a text (Llama 2's is left out), and in a vocabulary with byte fallback
-    the character U+2581 is spelled as bytes, since it stands for the space there. The file's
-    special tokens stay special, and keep their ids.
+    To be exact, it differs from the file's own library in three ways. Text is not normalised:
+    Qwen's and GPT-NeoX's NFC is left out, so composed and decomposed letters differ. No space is
+    put before a text: Llama 2's is left out. In a vocabulary with byte fallback, where U+2581 means
+    a space, the character U+2581 itself is encoded as bytes. The file's special tokens stay
+    special, and keep their ids.
     """
 
     def __init__(
         self, serialized: str, roles: Mapping[str, str] = OURS, special_tokens: Iterable[str] = ()
     ):
-        """serialized: the text of a tokenizer.json. Special tokens that it lacks are added to it,
-        at the end, in the order pad, BOS, EOS, mask, then `special_tokens`."""
+        """Makes a tokenizer.
+
+        Args:
+          serialized: the text of a tokenizer.json.
+          roles: the special token of each role.
+          special_tokens: further special tokens. Those that the file lacks are added at its end, in
+            the order pad, BOS, EOS, mask, then these.
+        """
         import tokenizers
 
         described = tokenizer_json.lossless(describe(serialized))
@@ -35,15 +41,17 @@ class BPETokenizer(Tokenizer):
             described, all_special(roles, tuple(special_tokens))
         )
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(described))
-        # Otherwise a text that spells "<|mask|>" would become the id of the mask.
+        # Otherwise a text that contains "<|mask|>" would get the id of the mask.
         self._tokenizer.encode_special_tokens = True
         self._words = WordCache(self._library_ids) if splits_as_gpt2(described) else None
         table, apart = tokenizer_json.byte_table(described), tokenizer_json.misread(described)
-        # Those with a character that is kept apart never reach the library whole.
+        # Tokens with a character of `apart` never reach the library whole.
         risky = [t for t in tokenizer_json.not_text(described) if not set(t) & set(apart)]
         for token, ids in zip(risky, self._encode_plain(risky), strict=True):
-            if b"".join(table[i] for i in ids) != token.encode():  # a word that is looked up whole
-                raise UserError(f"the text {token!r} becomes its token of that name; rename that")
+            if (
+                b"".join(table[i] for i in ids) != token.encode()
+            ):  # the library looks a word up whole
+                raise UserError(f"the text {token!r} becomes its token of that name; rename it")
         super().__init__(table, tokenizer_json.special_ids(described), roles, apart)
 
     @classmethod
@@ -54,7 +62,7 @@ class BPETokenizer(Tokenizer):
         roles: Mapping[str, str] = OURS,
         special_tokens: Iterable[str] = (),
     ) -> "BPETokenizer":
-        """Returns a byte-level tokenizer of `vocab_size` symbols (special ones too) from texts."""
+        """Returns a byte-level tokenizer of `vocab_size` symbols, with the special ones."""
         import tokenizers
 
         special = all_special(roles, tuple(special_tokens))
@@ -101,10 +109,10 @@ class BPETokenizer(Tokenizer):
 
 
 def describe(serialized: str) -> dict[str, Any]:
-    """Returns a tokenizer.json as the library itself writes it, with nothing left to defaults."""
+    """Returns a tokenizer.json as the library writes it, with no default left out."""
     import tokenizers
 
     try:
         return json.loads(tokenizers.Tokenizer.from_str(serialized).to_str())
     except Exception as error:  # the library raises bare Exception
-        raise UserError(f"this is no tokenizer.json that `tokenizers` reads: {error}") from None
+        raise UserError(f"this is not a tokenizer.json that `tokenizers` reads: {error}") from None

@@ -1,4 +1,4 @@
-"""Hugging Face's tokenizer files: tokenizer.json, and beside it which token has which role."""
+"""Hugging Face's tokenizer files: tokenizer.json, and the files beside it that name the roles."""
 
 from collections.abc import Iterable, Mapping
 import json
@@ -9,7 +9,7 @@ from dlms_jax.data.tokenizers.special import ROLES, choose_roles
 from dlms_jax.data.tokenizers.tokenizer_json import lossless, ordinary_tokens
 from dlms_jax.errors import UserError
 
-# The newer file first: where both say something, `transformers` believes it too.
+# The newer file comes first: `transformers` prefers it too if both name a token.
 _ROLE_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -18,7 +18,11 @@ def load_hugging_face(
 ) -> BPETokenizer:
     """Returns the tokenizer of a tokenizer.json, or of the folder that holds one.
 
-    Roles are those `named`, else those that the files beside it state, as `choose_roles` says.
+    Args:
+      path: the file or folder.
+      named: the special tokens of roles that the user names; the others come from the files beside
+        tokenizer.json (see `choose_roles`).
+      special_tokens: further special tokens.
     """
     file = path / "tokenizer.json" if path.is_dir() else path
     if path.is_dir() and not file.is_file():
@@ -37,7 +41,7 @@ def load_hugging_face(
 
 
 def file_roles(folder: pathlib.Path) -> dict[str, str]:
-    """Returns the special token of each role that a folder's files state."""
+    """Returns the special tokens of the roles that a folder's files name."""
     roles = {}
     for name in _ROLE_FILES:
         if not (folder / name).is_file():
@@ -45,9 +49,9 @@ def file_roles(folder: pathlib.Path) -> dict[str, str]:
         try:
             stated = json.loads(_read(folder / name))
         except json.JSONDecodeError as error:
-            raise UserError(f"{name} is no JSON ({error}); mend or remove it") from None
+            raise UserError(f"{name} is not JSON ({error}); fix or remove it") from None
         if not isinstance(stated, dict):
-            raise UserError(f"{name} is no JSON object; mend or remove it")
+            raise UserError(f"{name} is not a JSON object; fix or remove it")
         for role in ROLES:
             token = stated.get(f"{role}_token")
             if isinstance(token, dict):  # an added token with its flags
@@ -61,4 +65,4 @@ def _read(file: pathlib.Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{file.name} is no UTF-8 ({error}), so it is no JSON") from None
+        raise UserError(f"{file.name} is not JSON, since it is not UTF-8 ({error})") from None

@@ -1,4 +1,4 @@
-"""From a config, or from a checkpoint's data, to a tokenizer."""
+"""A tokenizer from a config, or from the data of a checkpoint or dataset."""
 
 from collections.abc import Iterable
 import hashlib
@@ -19,7 +19,7 @@ _KINDS = {"bytes": ByteTokenizer, "bpe": BPETokenizer, "sentencepiece": Sentence
 
 
 def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-    """Returns the tokenizer that a config names: loaded from its path, else trained on `texts`."""
+    """Returns the tokenizer of a config: loaded from its path, else trained on `texts`."""
     named = {role: getattr(config, f"{role}_token") for role in ROLES}
     if config.path:
         try:
@@ -27,7 +27,7 @@ def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         except UserError as error:
             raise UserError(f"config.tokenizer.path={config.path}: {error}") from None
     if config.name == "hf":
-        raise UserError("config.tokenizer.name=hf needs config.tokenizer.path, a tokenizer.json "
+        raise UserError("config.tokenizer.name=hf needs config.tokenizer.path: a tokenizer.json, "
                         "or a folder that holds one")  # fmt: skip
     roles = choose_roles(named)
     if config.name == "bytes":
@@ -45,8 +45,7 @@ def from_dict(saved: dict[str, Any]) -> Tokenizer:
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """Returns a sha256 that two tokenizers share only when they give the same ids, and the same
-    roles to them."""
+    """Returns a SHA-256 that is equal only for tokenizers with the same ids and the same roles."""
     described = json.dumps(tokenizer.to_dict(), sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The tokenizer that needs no training: each byte is a token."""
+"""The tokenizer that needs no training: every byte is a token."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,7 +9,7 @@ from dlms_jax.data.tokenizers.tokenizer import Tokenizer
 
 
 class ByteTokenizer(Tokenizer):
-    """Ids 0..255 are the bytes; then the special tokens."""
+    """The ids 0..255 are the bytes; the special tokens follow."""
 
     def __init__(self, roles: Mapping[str, str] = OURS, special_tokens: Iterable[str] = ()):
         special = all_special(roles, tuple(special_tokens))

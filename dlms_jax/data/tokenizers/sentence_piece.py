@@ -10,32 +10,39 @@ from dlms_jax.data.tokenizers.tokenizer import Tokenizer, replace_invalid
 from dlms_jax.data.tokenizers.tokenizer_json import SPACE
 from dlms_jax.errors import UserError, optional_import
 
-# A .model is a protocol buffer, and bytes put behind one are merged into it. These say, in field 3
-# (normalizer_spec): add_dummy_prefix (3) and remove_extra_whitespaces (4) are false. So no space is
-# invented before a text, and none is dropped.
+# A .model is a protocol buffer, and bytes appended to one are merged into it. These set, in field 3
+# (normalizer_spec), add_dummy_prefix (3) and remove_extra_whitespaces (4) to false. So no space is
+# added before a text, and none is dropped.
 _KEEP_SPACES = bytes([3 << 3 | 2, 4, 3 << 3, 0, 4 << 3, 0])
-# The trainer's sums of floats depend on the number of threads, so it is not that of the machine.
+# Fixed, because the trainer's sums of floats depend on the number of threads.
 _THREADS = 16
 _LINE = 1000  # characters, at most 4000 bytes: the trainer drops lines of more than 4192 bytes
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """Unigram or BPE pieces; characters that the vocabulary lacks are spelled as bytes.
+    """Unigram or BPE pieces; characters that the vocabulary lacks are encoded as bytes.
 
-    No space is put before a text, whatever the .model says, and U+2581 is spelled as bytes, since
-    it stands for the space. Special ids: the model's own control pieces, then those added.
+    No space is put before a text, whatever the .model says. U+2581 is encoded as bytes, since the
+    piece of that name means a space. The special ids are the model's control pieces, then those
+    that are added.
     """
 
     def __init__(
         self, model: bytes, roles: Mapping[str, str] = OURS, special_tokens: Iterable[str] = ()
     ):
-        """model: the bytes of a .model file without text normalisation, with byte fallback."""
+        """Makes a tokenizer.
+
+        Args:
+          model: the bytes of a .model file with byte fallback, and without text normalisation.
+          roles: the special token of each role.
+          special_tokens: further special tokens.
+        """
         if not model.endswith(_KEEP_SPACES):
             model += _KEEP_SPACES
         self._model, self._pieces = model, _processor(model)
         if _normalises(model):
             raise UserError(
-                "the sentencepiece model normalises text, so it loses some; use one trained with "
+                "the sentencepiece model normalises text, which loses some; use one trained with "
                 "--normalization_rule_name=identity"
             )
         pieces = range(self._pieces.get_piece_size())
@@ -52,7 +59,7 @@ class SentencePieceTokenizer(Tokenizer):
                 )
             special_ids[token] = len(table)
             table.append(b"")
-        # Without a piece for the space, the three bytes of U+2581 would stand for it.
+        # Without a piece for the space, it would become the three bytes of U+2581.
         apart = SPACE if SPACE in names else SPACE + " "
         super().__init__(table, special_ids, roles, apart)
 
@@ -60,8 +67,14 @@ class SentencePieceTokenizer(Tokenizer):
     def load(
         cls, model: bytes, named: Mapping[str, str], special_tokens: Iterable[str] = ()
     ) -> "SentencePieceTokenizer":
-        """Returns the tokenizer of a .model; roles are those `named`, else the model's own control
-        pieces, as `choose_roles` says."""
+        """Returns the tokenizer of a .model.
+
+        Args:
+          model: the bytes of the file.
+          named: the special tokens of roles that the user names; the others are the model's control
+            pieces (see `choose_roles`).
+          special_tokens: further special tokens.
+        """
         pieces = _processor(model)
         control = _control_ids(pieces)
         stated = {"pad": pieces.pad_id(), "bos": pieces.bos_id(), "eos": pieces.eos_id()}
@@ -78,7 +91,7 @@ class SentencePieceTokenizer(Tokenizer):
         roles: Mapping[str, str] = OURS,
         special_tokens: Iterable[str] = (),
     ) -> "SentencePieceTokenizer":
-        """Returns a tokenizer of `vocab_size` symbols (special ones too) learned from texts.
+        """Returns a tokenizer of `vocab_size` symbols, with the special ones, trained on texts.
 
         algorithm: "unigram" (Kudo, arXiv 1804.10959) or "bpe". The texts are held in memory.
         """
@@ -86,7 +99,7 @@ class SentencePieceTokenizer(Tokenizer):
         special = all_special(roles, tuple(special_tokens))
         lines = [line for text in texts for line in _lines(text)]
         if not lines:
-            raise UserError("sentencepiece has no text to learn from; give it some")
+            raise UserError("there is no text to train sentencepiece on; give it some")
         written = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -109,7 +122,7 @@ class SentencePieceTokenizer(Tokenizer):
         return cls(written.getvalue(), roles, special)
 
     def file(self) -> bytes:
-        """Returns the contents of a .model; further special tokens are not in it."""
+        """Returns the contents of a .model, which lacks further special tokens."""
         return self._model
 
     def to_dict(self):
@@ -143,25 +156,25 @@ def _processor(model: bytes):
         pieces.LoadFromSerializedProto(model)
     except RuntimeError as error:
         line = " ".join(str(error).split())
-        raise UserError(f"this is no .model that sentencepiece reads: {line}") from None
+        raise UserError(f"this is not a .model that sentencepiece reads: {line}") from None
     return pieces
 
 
 def _control_ids(pieces) -> dict[str, int]:
-    """Returns the ids of the pieces that no text gives, by name; <unk>, too: bytes replace it."""
+    """Returns the ids, by name, of the pieces that no text gives, such as <unk>."""
     every = range(pieces.get_piece_size())
     return {pieces.id_to_piece(i): i for i in every if pieces.is_control(i) or pieces.is_unknown(i)}
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Yields a text in pieces that the trainer takes: lines with their ends."""
+    """Yields a text in lines, with their ends, of at most the length that the trainer takes."""
     for line in replace_invalid(text).splitlines(keepends=True):
         for start in range(0, len(line), _LINE):
             yield line[start : start + _LINE]
 
 
 def _training_error(message: str, vocab_size: int, special: int) -> str:
-    """Returns what the user can do about sentencepiece's message."""
+    """Returns sentencepiece's message with what the user can do."""
     if most := re.search(r"too high \(\d+\).*<= (\d+)", message):
         return (
             f"config.tokenizer.vocab_size={vocab_size} is too large for this text; use "
@@ -172,11 +185,11 @@ def _training_error(message: str, vocab_size: int, special: int) -> str:
             f"config.tokenizer.vocab_size={vocab_size} is too small for sentencepiece with byte "
             f"fallback on this text; use {int(least[1]) + special} or more"
         )
-    return f"sentencepiece cannot learn from this text: {' '.join(message.split())}"
+    return f"sentencepiece cannot be trained on this text: {' '.join(message.split())}"
 
 
 def _normalises(model: bytes) -> bool:
-    """Returns whether a .model has a table of characters to replace: field 2 of field 3."""
+    """Returns whether a .model replaces characters: whether field 2 of field 3 is not empty."""
     return any(
         charsmap
         for number, spec in protobuf_fields(model)
@@ -187,10 +200,10 @@ def _normalises(model: bytes) -> bool:
 
 
 def protobuf_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yields the numbers and bytes of a protocol buffer's fields that have a length.
+    """Yields the numbers and bytes of a protocol buffer's length-delimited fields.
 
-    sentencepiece has no method that tells its normalisation, and its generated protobuf module
-    demands another version of protobuf than Apache Beam does.
+    sentencepiece has no method that returns its normalisation, and its generated protobuf module
+    needs another version of protobuf than Apache Beam.
     """
     at = 0
 

@@ -1,4 +1,4 @@
-"""Which special token has which role: padding, begin, end, mask."""
+"""The special tokens of the roles: padding, beginning, end, mask."""
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -15,12 +15,16 @@ def choose_roles(
     own: Mapping[str, str] = MappingProxyType({}),
     usable: Callable[[str], bool] = lambda token: True,
 ) -> dict[str, str]:
-    """Returns the special token of every role, four different ones.
+    """Returns the special token of each role: four different tokens.
 
-    named: what the user says ("" says nothing). own: what a tokenizer's file says; its EOS is taken
-    first, then BOS, padding and mask, each only where it is `usable` and no other role has it.
-    GPT-2 has one token for BOS and EOS, and Qwen one for padding and EOS; but objectives never
-    predict BOS, padding or mask, and must predict EOS. A role left over gets our own token.
+    They must differ, because objectives must predict EOS but never predict BOS, padding or mask.
+    GPT-2, however, has one token for BOS and EOS, and Qwen one for padding and EOS.
+
+    Args:
+      named: the tokens that the user names; "" names none.
+      own: the tokens that a tokenizer's file names. Its EOS is taken first, then BOS, padding and
+        mask, each only if no other role has it. A role without a token gets one of OURS.
+      usable: returns whether a token of `own` can be special.
     """
     roles = {role: token for role, token in named.items() if token}
     for role in ("eos", "bos", "pad", "mask"):
@@ -40,5 +44,5 @@ def choose_roles(
 def all_special(roles: Mapping[str, str], further: Iterable[str]) -> list[str]:
     """Returns the tokens of the roles and the further ones, each once, in that order."""
     if "" in further:
-        raise UserError("config.tokenizer.special_tokens has an empty one; remove it")
+        raise UserError("config.tokenizer.special_tokens has an empty token; remove it")
     return list(dict.fromkeys([*(roles[role] for role in ROLES), *further]))

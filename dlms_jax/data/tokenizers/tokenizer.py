@@ -1,6 +1,6 @@
-"""What a tokenizer is: a way to cut text into ids, and a table of the bytes of each id.
+"""The interface of tokenizers: a way to split text into ids, and a table of the bytes of each id.
 
-Decoding is the table, for every kind alike, so it is exact whatever library cut the text.
+Every kind decodes with the table, so decoding is exact whichever library encoded the text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +15,11 @@ from dlms_jax.errors import UserError
 
 
 class Tokenizer:
-    """Ids are 0..size-1. Text that happens to spell a special token is text unless asked.
+    """A tokenizer with the ids 0..size-1.
 
     pad_id, bos_id, eos_id, mask_id: four different ids.
-    special_ids: the id of every special token by its spelling, those of the roles too, by id.
+    special_ids: the id of every special token by its spelling, including those of the roles, in the
+        order of the ids.
     """
 
     size: int
@@ -35,8 +36,14 @@ class Tokenizer:
         roles: Mapping[str, str],
         apart: str = "",
     ):
-        """table: the bytes of each id, none for a special one; roles: each role's special token;
-        apart: characters that the library takes for others, so they are spelled byte by byte."""
+        """Sets up what all kinds share.
+
+        Args:
+          table: the bytes of each id; b"" for a special one.
+          special_ids: the ids of the special tokens.
+          roles: the special token of each role.
+          apart: characters that the library would take for others; they are encoded byte by byte.
+        """
         self.size = len(table)
         self.roles = dict(roles)
         self.special_ids = dict(sorted(special_ids.items(), key=lambda item: item[1]))
@@ -44,17 +51,17 @@ class Tokenizer:
             self.special_ids[roles[role]] for role in ROLES
         )
         self._table = list(table)
-        # Where a byte has two ids (sentencepiece's "a" and "<0x61>"), either is exact.
+        # If a byte has two ids (sentencepiece's "a" and "<0x61>"), both are exact.
         ids = {token: i for i, token in enumerate(table) if len(token) == 1}
         missing = [byte for byte in range(256) if bytes([byte]) not in ids]
         if missing:
             raise UserError(
                 f"the tokenizer has no token for {len(missing)} of the 256 bytes (0x"
-                f"{missing[0]:02X} first), so it cannot spell every text; use one that has them all"
+                f"{missing[0]:02X} first), so it cannot encode every text; use one that has all"
             )
         self._id_of_byte = np.array([ids[bytes([byte])] for byte in range(256)], np.int32)
         self._apart = apart
-        # Bytes that were no UTF-8 are the lone surrogates U+DC80..U+DCFF: no library takes them.
+        # Bytes that are not UTF-8 are the lone surrogates U+DC80..U+DCFF, which no library takes.
         self._spelled = re.compile(f"([\udc80-\udcff{re.escape(apart)}]+)")
         longest_first = sorted(self.special_ids, key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
@@ -62,7 +69,7 @@ class Tokenizer:
     def encode(self, text: str, special: bool = False) -> np.ndarray:
         """Returns the int32 ids of a text, without BOS and EOS.
 
-        special: whether a special token's spelling becomes its id. Never for text that is data.
+        special: whether a special token's spelling becomes its id. False for text that is data.
         """
         return self.encode_batch([text], special)[0]
 
@@ -76,20 +83,20 @@ class Tokenizer:
         ]
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """Returns the bytes of ids; special ids, and those that are no id, give nothing."""
+        """Returns the bytes of ids; special ids, and numbers that are no ids, have none."""
         table, size = self._table, self.size
         return b"".join([table[i] for i in np.asarray(ids, np.int64).tolist() if 0 <= i < size])
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Returns the text of ids; special ids give nothing, broken UTF-8 gives U+FFFD."""
+        """Returns the text of ids; special ids have none, and invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def bytes_of_ids(self) -> np.ndarray:
-        """Returns, by id, the number of UTF-8 bytes it stands for (special ids: 0), as int32."""
+        """Returns the number of bytes of each id (special ids: 0), as int32."""
         return np.array([len(token) for token in self._table], np.int32)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all that `from_dict` needs, as JSON data."""
+        """Returns what `from_dict` needs, as JSON data."""
         raise NotImplementedError
 
     @classmethod
@@ -97,16 +104,16 @@ class Tokenizer:
         """Returns the tokenizer that `to_dict` described."""
         raise NotImplementedError
 
-    def __reduce__(self):  # worker processes get it pickled; some libraries' objects do not pickle
+    def __reduce__(self):  # for worker processes: objects of some libraries cannot be pickled
         return type(self).from_dict, (self.to_dict(),)
 
     def _encode_plain(self, texts: list[str]) -> Sequence[np.ndarray]:
-        """Returns the int32 ids of texts that are valid Unicode and have no character of `apart`;
-        no special ids among them."""
+        """Returns the int32 ids, none of them special, of texts that are valid Unicode and have no
+        character of `apart`."""
         raise NotImplementedError
 
     def _parts(self, text: str, special: bool) -> Iterator[str | np.ndarray]:
-        """Yields the plain pieces of a text as they are, and the rest as ids."""
+        """Yields a text's plain parts as they are, and the others as ids."""
         if not special:
             yield from self._plain_parts(text)
             return
@@ -128,7 +135,7 @@ class Tokenizer:
 
 
 def is_unicode(text: str) -> bool:
-    """Returns whether a text has no lone surrogates; those that stand for no byte are an error."""
+    """Returns whether a text has no lone surrogates; one that stands for no byte is an error."""
     try:  # encoding is many times as fast as a search by `re`
         text.encode()
     except UnicodeEncodeError:
@@ -137,17 +144,18 @@ def is_unicode(text: str) -> bool:
             return False
         raise UserError(
             f"a text has the lone surrogate U+{ord(stray[0]):04X} as character {stray.start()}, "
-            "which is half a character and has no bytes; mend the text where it was made"
+            "which is half a character and has no bytes; fix the program that made the text"
         ) from None
     return True
 
 
 def replace_invalid(text: str) -> str:
-    """Returns a text with U+FFFD for bytes that were no UTF-8, as those who train want it."""
+    """Returns a text with U+FFFD for bytes that are not UTF-8, which no trainer takes."""
     return text if is_unicode(text) else to_bytes(text).decode("utf-8", "replace")
 
 
 def joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Returns the parts as one int32 array."""
     if len(parts) == 1:
         return parts[0]
     return np.concatenate([np.zeros(0, np.int32), *parts])

@@ -1,9 +1,9 @@
-"""What a `tokenizer.json` must be so that no text is lost, changed or added.
+"""A `tokenizer.json` without the steps that lose, change or add text.
 
-Two families of BPE can spell any text. Byte-level: text becomes bytes, each written as one
+Two families of BPE can encode any text. Byte-level: text becomes bytes, each written as one
 character of GPT-2's alphabet (GPT-2, GPT-NeoX, Qwen, Llama 3). Byte fallback: text becomes
-characters with U+2581 for a space, and a character that the vocabulary lacks becomes tokens
-<0x00>..<0xFF> (Llama 2, Mistral, Gemma). All functions here take and return the file's JSON as a
+characters with U+2581 for a space, and a character that the vocabulary lacks becomes the tokens
+<0x00>..<0xFF> (Llama 2, Mistral, Gemma). The functions here take and return the file's JSON as a
 dict, in the form in which the `tokenizers` library writes it.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from dlms_jax.errors import UserError
 
-SPACE = "\u2581"  # how sentencepiece and its kin write a space
+SPACE = "\u2581"  # how sentencepiece and similar tokenizers write a space
 _BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
-# Ours is the table of bytes; these make other programs that read the saved file decode as it does.
+# Tokenizer decodes with its table of bytes; with these, other programs decode the same way.
 _BYTE_LEVEL_DECODER = {
     "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True
 }  # fmt: skip
@@ -24,20 +24,23 @@ _FALLBACK_DECODER = {"type": "Sequence", "decoders": [
     {"type": "ByteFallback"},
     {"type": "Fuse"},
 ]}  # fmt: skip
-_KEEP_TEXT = ("Split", "Digits", "Punctuation")  # pre-tokenizers that cut, unless told to remove
+_KEEP_TEXT = ("Split", "Digits", "Punctuation")  # pre-tokenizers that keep text if not "Removed"
 
 
 def is_byte_level(described: dict[str, Any]) -> bool:
-    """Returns whether the tokenizer is of the byte-level family, not that of byte fallback."""
+    """Returns whether the tokenizer is byte-level; if not, it has byte fallback."""
     steps = _steps(described["pre_tokenizer"], "pretokenizers")
     return any(step["type"] == "ByteLevel" for step in steps)
 
 
 def lossless(described: dict[str, Any]) -> dict[str, Any]:
-    """Returns the tokenizer without the steps that change text, or raises a UserError.
+    """Returns the tokenizer without the steps that change text.
 
-    Left out: NFC normalisation; the space that some put before a text; truncation, padding and
-    special tokens put around a text; the white space that some added tokens swallow; dropout.
+    These are: NFC normalisation; a space put before a text; truncation, padding, and special tokens
+    around a text; the white space that some added tokens remove; dropout.
+
+    Raises:
+      UserError: it changes text in another way.
     """
     model = described["model"]
     if model["type"] != "BPE":
@@ -59,7 +62,7 @@ def lossless(described: dict[str, Any]) -> dict[str, Any]:
     cuts = [_keeping(step, byte_level) for step in _steps(
         described["pre_tokenizer"], "pretokenizers")]  # fmt: skip
     if sum(step["type"] == "ByteLevel" for step in cuts) > 1:
-        raise UserError("its text becomes bytes twice")
+        raise UserError("it turns text into bytes twice")
     return described | {
         "truncation": None,
         "padding": None,
@@ -73,13 +76,13 @@ def lossless(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def ordinary_tokens(described: dict[str, Any]) -> set[str]:
-    """Returns the tokens that stand for text: all but those added to the vocabulary as a whole."""
+    """Returns the tokens that stand for text: the vocabulary without the added tokens."""
     added = {token["content"] for token in described["added_tokens"]}
     return set(described["model"]["vocab"]) - added
 
 
 def with_special(described: dict[str, Any], special: Sequence[str]) -> dict[str, Any]:
-    """Returns the tokenizer with these special tokens; those it lacks get the next ids."""
+    """Returns the tokenizer with these special tokens; new ones get the next ids."""
     vocab, added = described["model"]["vocab"], described["added_tokens"]
     ids = vocab | {token["content"]: token["id"] for token in added}
     if sorted(ids.values()) != list(range(len(ids))):
@@ -98,7 +101,7 @@ def with_special(described: dict[str, Any], special: Sequence[str]) -> dict[str,
         for i, token in enumerate(missing)
     ]
     described = described | {"added_tokens": added}
-    # Some files have merges that put "<s>" together from text: without them it is out of reach.
+    # Some files have merges that make "<s>" from text: without them no text becomes that token.
     apart = set(not_text(described))
     merges = [pair for pair in described["model"]["merges"] if "".join(pair) not in apart]
     return described | {"model": described["model"] | {"merges": merges}}
@@ -110,40 +113,42 @@ def special_ids(described: dict[str, Any]) -> dict[str, int]:
 
 
 def not_text(described: dict[str, Any]) -> list[str]:
-    """Returns the tokens whose spelling is not the text that they stand for: special ones, and
-    <0x00>..<0xFF>."""
+    """Returns the tokens whose name is not their text: special ones, and <0x00>..<0xFF>."""
     vocab = () if is_byte_level(described) else described["model"]["vocab"]
     return [*special_ids(described), *(token for token in vocab if _BYTE_TOKEN.fullmatch(token))]
 
 
 def misread(described: dict[str, Any]) -> str:
-    """Returns the characters of a text that the library would take for others."""
+    """Returns the characters that the library would take for others."""
     vocab = described["model"]["vocab"]
     plain = not described["normalizer"] and not described["pre_tokenizer"]
-    if is_byte_level(described) or (plain and " " in vocab):  # a space is itself
+    if is_byte_level(described) or (plain and " " in vocab):  # a space stays a space
         return ""
-    # U+2581 for a space; without a token for that, its own three bytes would stand for the space.
+    # A space becomes U+2581. Without a token for that, it would become the three bytes of U+2581.
     return SPACE if SPACE in vocab else SPACE + " "
 
 
 def byte_table(described: dict[str, Any]) -> list[bytes]:
-    """Returns the bytes that each id stands for, b"" for a special one."""
+    """Returns the bytes of each id; b"" for a special one."""
     vocab, added = described["model"]["vocab"], described["added_tokens"]
     bytes_of = _alphabet_bytes if is_byte_level(described) else _fallback_bytes
     table = {i: bytes_of(token) for token, i in vocab.items()}
     for token in added:
-        # An added token is found in the text as it stands, before that becomes the alphabet.
+        # An added token is found in the original text, before it is written in the alphabet.
         text = token["content"]
         literal = text.encode() if is_byte_level(described) else _fallback_bytes(text)
         if not token["special"] and table.get(token["id"], literal) != literal:
-            raise UserError(f"its token {text!r} stands for two different texts")
+            raise UserError(f"its token {text!r} means two different texts")
         table[token["id"]] = b"" if token["special"] else literal
     return [table[i] for i in range(len(table))]
 
 
 def _alphabet() -> dict[str, int]:
-    """Returns GPT-2's alphabet: Latin-1's visible characters stand for themselves, and the other
-    bytes, in order, for the characters from U+0100 on."""
+    """Returns the byte of each character of GPT-2's alphabet.
+
+    Visible characters of Latin-1 stand for their own byte, and the characters from U+0100 on, in
+    order, for the other bytes.
+    """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in visible]
     return {chr(b): b for b in visible} | {chr(0x100 + i): b for i, b in enumerate(others)}
@@ -155,7 +160,7 @@ ALPHABET = _alphabet()
 def _alphabet_bytes(token: str) -> bytes:
     try:
         return bytes(ALPHABET[c] for c in token)
-    except KeyError:  # no text gives such a token; it can only be sampled
+    except KeyError:  # no text gives such a token, but a model can sample it
         return token.encode()
 
 
@@ -165,7 +170,7 @@ def _fallback_bytes(token: str) -> bytes:
 
 
 def _keeping(step: dict[str, Any], byte_level: bool) -> dict[str, Any]:
-    """Returns a pre-tokenizer that adds no space, or raises where it drops or changes text."""
+    """Returns a pre-tokenizer that adds no space; raises UserError if it drops or changes text."""
     kind = step["type"]
     if kind == "ByteLevel":
         return step | {"add_prefix_space": False}
@@ -177,7 +182,7 @@ def _keeping(step: dict[str, Any], byte_level: bool) -> dict[str, Any]:
 
 
 def _steps(described: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
-    """Returns the steps of a normalizer or pre-tokenizer, sequences within sequences laid flat."""
+    """Returns the steps of a normalizer or pre-tokenizer, with nested sequences flattened."""
     if described is None:
         return []
     if described["type"] == "Sequence":

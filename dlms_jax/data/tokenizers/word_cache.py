@@ -1,8 +1,8 @@
-"""Each distinct word is cut into symbols once: text repeats its words, the library does not know.
+"""A cache of the ids of words, so that each distinct word is encoded only once.
 
-Byte-level BPE first splits a text into words by GPT-2's pattern, and words do not influence one
-another. For ASCII text that pattern is a plain `re`; other text, in which what is a letter depends
-on the Unicode version, is left to the library.
+Byte-level BPE first splits a text into words by GPT-2's pattern, and encodes each word by itself.
+For ASCII text the pattern is a plain `re`. Other text is left to the library, since what counts as
+a letter depends on the version of Unicode.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ import numpy as np
 _WORDS = re.compile(
     r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+", re.ASCII
 )
-_LARGEST = 1 << 20  # words that are kept
+_LARGEST = 1 << 20  # the most words in the cache
 
 
 def splits_as_gpt2(described: dict[str, Any]) -> bool:
-    """Returns whether a tokenizer.json splits text into words by GPT-2's pattern and nothing else.
+    """Returns whether a tokenizer.json splits text into words by GPT-2's pattern only.
 
-    A token that is looked up in the text whole, before it is split, must be a special one.
+    An added token, which is found before the text is split, must be a special one.
     """
     splitter = described["pre_tokenizer"] or {}
     steps = splitter.get("pretokenizers", [splitter])
@@ -36,10 +36,10 @@ def splits_as_gpt2(described: dict[str, Any]) -> bool:
 
 
 class WordCache:
-    """The ids of texts, from those of their words."""
+    """Encodes texts word by word."""
 
     def __init__(self, encode: Callable[[list[str]], list[list[int]]]):
-        """encode: what cuts texts, the library."""
+        """Makes an empty cache; `encode` is the library's function."""
         self._encode = encode
         self._ids: dict[str, list[int]] = {}
 

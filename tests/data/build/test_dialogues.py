@@ -49,14 +49,14 @@ def test_each_example_is_in_one_row_of_one_split(file, prompt_length):
     assert sorted(sides[0] + sides[1]) == sorted(PAIRS)  # the duplicate is dropped
     assert dataset.card["duplicates"] == 1
     for split, side in zip(("train", "heldout"), sides, strict=True):
-        scored = dataset.rows(split).take(slice(None)).scored_RxL.sum()
+        scored = dataset.rows(split).take(slice(None)).loss_mask_RxL.sum()
         assert scored == sum(len(answer) + 1 for _, answer in side)  # and EOS
         assert dataset.card["splits"][split]["tokens"] == scored
 
 
 def test_left_padding_puts_answers_in_one_column(file):
     rows = prepare(file, prompt_length=8)[0].rows("train").take(slice(None))
-    assert (rows.scored_RxL.argmax(axis=1) == 8).all()
+    assert (rows.loss_mask_RxL.argmax(axis=1) == 8).all()
     first = (rows.segments_RxL > 0).argmax(axis=1)
     assert (np.take_along_axis(rows.tokens_RxL, first[:, None], 1) == T.bos_id).all()
     assert (np.take_along_axis(rows.positions_RxL, first[:, None], 1) == 0).all()
@@ -64,16 +64,16 @@ def test_left_padding_puts_answers_in_one_column(file):
 
 def test_fill_ends_rows_with_eos_that_is_learned(file):
     rows = prepare(file, prompt_length=8, eos="fill")[0].rows("train").take(slice(None))
-    assert (rows.tokens_RxL[:, -1] == T.eos_id).all() and rows.scored_RxL[:, -1].all()
+    assert (rows.tokens_RxL[:, -1] == T.eos_id).all() and rows.loss_mask_RxL[:, -1].all()
     once = prepare(file, "once", prompt_length=8)[0].rows("train").take(slice(None))
-    assert not once.scored_RxL[:, -1].any() and not once.segments_RxL[:, -1].any()
+    assert not once.loss_mask_RxL[:, -1].any() and not once.segments_RxL[:, -1].any()
 
 
 def test_training_reads_it_whatever_packing_the_config_names(file):
     prepare(file)
     config = from_dict({"data": {"corpus": str(file.parent / "out"), "sequence_length": 16}})
     dataset = build_dataset(config)
-    assert not dataset.train[0].rows.take(slice(None)).scored_RxL[:, 0].any()
+    assert not dataset.train[0].rows.take(slice(None)).loss_mask_RxL[:, 0].any()
 
 
 def test_too_long_is_an_error_or_counted(file):
@@ -87,7 +87,7 @@ def test_too_long_is_an_error_or_counted(file):
 
 def test_used_folder_is_refused(file):
     prepare(file)
-    with pytest.raises(UserError, match="holds something"):
+    with pytest.raises(UserError, match="is not empty"):
         prepare(file)
 
 

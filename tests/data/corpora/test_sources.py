@@ -9,8 +9,8 @@ from hypothesis import given, settings, strategies as st
 import pytest
 
 from dlms_jax.data.corpora import python
-from dlms_jax.data.corpora.document import Document, is_heldout, order_key, to_bytes
-from dlms_jax.data.corpora.files import ReadOptions
+from dlms_jax.data.corpora.document import Document, is_heldout, order_key, strip, to_bytes, to_str
+from dlms_jax.data.corpora.options import ReadOptions
 from dlms_jax.data.corpora.source import NAMES, SYNTHETIC, Source, find_sources, read_sorted
 from dlms_jax.data.corpora.synthetic import SyntheticLanguage
 from dlms_jax.errors import UserError
@@ -29,7 +29,7 @@ def load(corpus, seed: int = 0, **options) -> list[Document]:
 
 
 def texts_of(corpus, **settings) -> list[str]:
-    return [document.text for document in load(corpus, **settings)]
+    return [to_str(document.text) for document in load(corpus, **settings)]
 
 
 def heldout_of(texts, fraction) -> set[bytes]:
@@ -44,7 +44,15 @@ TEXT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=9)
 @settings(deadline=None)
 @given(raw=st.binary(max_size=12))
 def test_bytes_come_back_from_their_text(raw):
-    assert to_bytes(raw.decode("utf-8", "surrogateescape")) == raw
+    assert to_bytes(to_str(raw)) == raw
+
+
+@settings(deadline=None)
+@given(raw=st.lists(
+    st.sampled_from([b"a", b"\xff", b"\n", b"\x1c", *map(str.encode, ("\x85", "\u3000", "\u200b"))])
+).map(b"".join))  # fmt: skip
+def test_white_space_is_that_of_str(raw):
+    assert strip(raw) == to_bytes(to_str(raw).strip())
 
 
 @settings(deadline=None)
@@ -137,7 +145,7 @@ def test_order_depends_on_the_texts_alone(folder, data, shuffle):
     assert texts_of(folder, seed=7) == expected
     sources = find_sources(folder, 7, 0)
     backwards = read_sorted(sources[::-1], ReadOptions(), 7)
-    assert [document.text for document in backwards] == expected
+    assert [to_str(document.text) for document in backwards] == expected
 
 
 def _quoted(word: str) -> str:
@@ -179,7 +187,7 @@ def test_options_reach_the_files(tmp_path):
     (source,) = find_sources(tmp_path, 0, 0)
     counts = []
     options = ReadOptions(field="body", invalid="skip")
-    assert [document.text for document in source.read(options, counts.append)] == ["one"]
+    assert [document.text for document in source.read(options, counts.append)] == [b"one"]
     assert counts == ["skipped"]
 
 
@@ -230,7 +238,7 @@ def test_synthetic_language_is_a_corpus_of_any_size():
     (source,) = find_sources(SYNTHETIC, 5, 30)
     documents = list(source.read(ReadOptions()))
     assert documents == list(SyntheticLanguage(5).documents(30))
-    size = sum(len(to_bytes(document.text)) for document in documents)
+    size = sum(len(document.text) for document in documents)
     assert 0.6 < source.size / size < 1.6
     assert find_sources(SYNTHETIC, 6, 30) != [source]
 
@@ -289,12 +297,13 @@ def test_sources_are_the_librarys_own(small_library):
     expected = ["attest.py", "mod.py", "package/__init__.py", "package/part.py"]
     assert names == [f"code/{name}" for name in expected]
     for document in read("python-code"):
-        assert document.text == (small_library / document.name.removeprefix("code/")).read_text()
+        path = small_library / document.name.removeprefix("code/")
+        assert document.text == path.read_bytes()
 
 
 def test_docstrings_are_those_of_the_source_in_its_order(small_library):
     """A module without any is no document."""
-    documents = {d.name: d.text for d in read("python-docstrings")}
+    documents = {d.name: d.text.decode() for d in read("python-docstrings")}
     assert documents == {
         "docstrings/attest.py": "Attest.",
         "docstrings/mod.py": "Module.\n\nC.\n\nG.\n\nIndented.\n\nF.",
@@ -309,7 +318,7 @@ def test_prose_is_docs_and_docstrings(small_library):
 def test_python_docs_suffice_for_a_first_run():
     documents = load("python-docs")
     assert len(documents) > 50
-    assert sum(len(document.text.encode()) for document in documents) > 300_000
+    assert sum(len(document.text) for document in documents) > 300_000
 
 
 @pytest.fixture(scope="module")
@@ -320,15 +329,15 @@ def prose() -> list[Document]:
 
 def test_prose_is_large_english_and_without_duplicates(prose):
     assert len({document.text for document in prose}) == len(prose)
-    assert sum(len(document.text.encode()) for document in prose) > 1_500_000
+    assert sum(len(document.text) for document in prose) > 1_500_000
     docstrings = [d for d in prose if d.name.startswith("docstrings/")]
     assert len(docstrings) > 400
-    text = "\n".join(d.text for d in docstrings)
+    text = "\n".join(d.text.decode() for d in docstrings)
     assert text.count("def ") < 0.1 * text.count("the ")  # prose, not source
 
 
 def test_both_sides_of_the_default_split_hold_text(prose):
-    heldout = heldout_of([to_bytes(document.text) for document in prose], 0.05)
+    heldout = heldout_of([document.text for document in prose], 0.05)
     assert 0.02 < len(heldout) / len(prose) < 0.1
 
 

@@ -1,4 +1,4 @@
-"""What a Beam pipeline begins with: where it runs, and the folder that it writes."""
+"""What every Apache Beam pipeline here starts with: a runner, and the folder that it writes."""
 
 from collections.abc import Sequence
 
@@ -18,19 +18,26 @@ def new_pipeline(flags: Sequence[str]):
 
 
 def file_systems():
-    """Returns Beam's file systems: local paths, gs://..., and the like, alike."""
+    """Returns Beam's file systems, which read and write local paths, gs://... and others."""
     optional_import("apache_beam", "beam")
     from apache_beam.io.filesystems import FileSystems
 
     return FileSystems
 
 
-def make_folder(out: str, passes_over: str = "\0"):
-    """Makes the folder `out` on any file system; raises UserError where it holds something, other
-    than files whose names end in `passes_over`."""
+def make_folder(out: str, ignored_suffix: str | None = None) -> None:
+    """Makes the folder `out` on any file system.
+
+    Args:
+      out: the folder.
+      ignored_suffix: files whose names end so may be in the folder; None: no file may.
+
+    Raises:
+      UserError: the folder holds other files.
+    """
     files = file_systems()
     found = files.match([files.join(out, "*")])[0].metadata_list
-    if [file for file in found if not file.path.endswith(passes_over)]:
-        raise UserError(f"{out} holds something already: remove it, or choose another folder")
+    if [file for file in found if not ignored_suffix or not file.path.endswith(ignored_suffix)]:
+        raise UserError(f"{out} is not empty: remove it, or choose another folder")
     if not files.exists(out):
         files.mkdirs(out)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlms_jax.config import Config, DataConfig, from_dict
-from dlms_jax.data.corpora.document import Document, is_heldout, order_key
+from dlms_jax.data.corpora.document import Document, is_heldout, order_key, to_bytes, to_str
 from dlms_jax.data.corpora.synthetic import SyntheticLanguage
 from dlms_jax.data.feed import dataset as dataset_module
 from dlms_jax.data.feed.dataset import Split, build_dataset, load_split, make_split
@@ -24,7 +24,7 @@ FRACTION = 0.2  # of killed_builder's datasets, whose rows have 32 places
 
 
 def split_of(texts_, length: int = 8) -> Split:
-    documents = [Document(f"{number}", text) for number, text in enumerate(texts_)]
+    documents = [Document(f"{number}", to_bytes(text)) for number, text in enumerate(texts_)]
     return make_split("test", documents, ByteTokenizer(), DataConfig(sequence_length=length))
 
 
@@ -49,7 +49,7 @@ def all_rows(split: Split) -> Rows:
 def scored(split: Split) -> np.ndarray:
     """Returns the scored tokens in order."""
     rows = all_rows(split)
-    return rows.tokens_RxL[rows.scored_RxL]
+    return rows.tokens_RxL[rows.loss_mask_RxL]
 
 
 def assert_same(left: Rows, right: Rows):
@@ -111,7 +111,7 @@ def test_fingerprint_changes_with_the_text(changed):
 
 def test_fingerprint_is_of_the_text_alone():
     """Not of file names, rows or Python's hashes: a resume on another machine compares it."""
-    documents = [Document(f"other/{text}", text) for text in TEXTS]
+    documents = [Document(f"other/{text}", to_bytes(text)) for text in TEXTS]
     data = DataConfig(sequence_length=5, packing="best-fit")
     other = make_split("another name", documents, ByteTokenizer(), data)
     assert other.fingerprint == split_of(TEXTS).fingerprint
@@ -120,7 +120,7 @@ def test_fingerprint_is_of_the_text_alone():
 
 def test_fingerprint_sees_bytes_that_are_no_utf8():
     def sha256(raw):
-        return split_of([raw.decode("utf-8", "surrogateescape")]).fingerprint["sha256"]
+        return split_of([to_str(raw)]).fingerprint["sha256"]
 
     assert len({sha256(b"\xff"), sha256(b"\xfe"), sha256(b"?")}) == 3
 
@@ -225,9 +225,9 @@ def test_synthetic_corpus_knows_the_best(tmp_path):
     config = config_of("synthetic", synthetic_documents=40, seed=3)
     dataset = build_dataset(config)
     language = SyntheticLanguage(3)
-    documents = [d.text for d in language.documents(40) if is_heldout(d.text.encode(), FRACTION)]
+    documents = [d.text for d in language.documents(40) if is_heldout(d.text, FRACTION)]
     nats = -sum(language.log_probs(text).sum() for text in documents)
-    size = sum(len(text.encode()) for text in documents)
+    size = sum(map(len, documents))
     best = dataset.heldout.fingerprint["best_bits_per_byte"]
     assert best == pytest.approx(nats / np.log(2) / size, rel=1e-9)
     assert 0 < best < 8
@@ -428,7 +428,7 @@ def test_max_unique_tokens_is_exact_and_nested(in_order, where, data):
     (train,) = dataset.train
     np.testing.assert_array_equal(scored(train), tokens[:number])
     rows = all_rows(train)
-    assert rows.scored_RxL.any(axis=1).all()  # no row that teaches nothing
+    assert rows.loss_mask_RxL.any(axis=1).all()  # no row that teaches nothing
     assert (rows.tokens_RxL[rows.segments_RxL == 0] == dataset.tokenizer.pad_id).all()
     assert rows.number == train.rows.number
     whole = build_dataset(config_of(corpus))

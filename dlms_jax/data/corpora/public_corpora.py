@@ -1,17 +1,17 @@
 """The common public corpora: source, licence, size, and how each is fetched and read.
 
-Sizes and licences are what the sources state. Names of files are matched so that a source's own
-validation and test files, where they lie in the same folder, are not trained on.
+Sizes and licences are what the sources state. The patterns of file names leave out a source's own
+validation and test files, so that these are not trained on if they are in the same folder.
 """
 
 import dataclasses
 
 from dlms_jax.data.corpora import benchmarks, books, openwebtext, wikipedia
-from dlms_jax.data.corpora.recipe import Recipe
+from dlms_jax.data.corpora.public_corpus import PublicCorpus
 
 
 def _hub_download(name: str, repository: str, pattern: str, revision: str = "") -> tuple[str]:
-    """Returns the command that fetches files of a dataset on the Hub."""
+    """Returns the commands (one) that fetch files of a dataset on the Hub."""
     revision = f" --revision {revision}" if revision else ""
     return (
         f"hf download {repository} --repo-type dataset{revision} --include '{pattern}' "
@@ -21,13 +21,13 @@ def _hub_download(name: str, repository: str, pattern: str, revision: str = "") 
 
 _ODC_BY = "ODC-By 1.0; Common Crawl's terms of use hold too, and pages keep their owners' rights"
 
-_BOOKS = Recipe(
+_BOOKS = PublicCorpus(
     name="books",
     title="Project Gutenberg",
     source="https://www.gutenberg.org/help/mirroring.html",
     licence="Most books are in the public domain in the USA, some are under a copyright that they "
-    "state; other countries differ. 'Project Gutenberg' is a trademark, whose licence covers the "
-    "text around a book that is cut off here",
+    "state; other countries differ. 'Project Gutenberg' is a trademark; its licence covers the "
+    "text around a book, which is cut off here",
     size="about 75,000 books; the Hub's copy: 48,284 English books, about 18 GB",
     formats=("*.txt",),
     download=(
@@ -37,11 +37,11 @@ _BOOKS = Recipe(
     parse=books.parse,
     hub=("sedthh/gutenberg_english", None, "train"),
     field="TEXT",
-    notes="The command fetches one UTF-8 file a book. The older tree has some books two or three "
-    "times (N.txt, N-8.txt, N-0.txt): remove near duplicates there. A file without Gutenberg's "
-    "markers is kept whole. The Hub's copy (MIT) was cleaned by its makers.",
+    notes="The command fetches one UTF-8 file for each book. The older tree has some books two or "
+    "three times (N.txt, N-8.txt, N-0.txt): remove near duplicates there. A file without "
+    "Gutenberg's markers is kept whole. The Hub's copy (MIT) was cleaned by its makers.",
 )
-_FINEWEB = Recipe(
+_FINEWEB = PublicCorpus(
     name="fineweb",
     title="FineWeb",
     source="https://huggingface.co/datasets/HuggingFaceFW/fineweb",
@@ -51,7 +51,7 @@ _FINEWEB = Recipe(
     download=_hub_download("fineweb", "HuggingFaceFW/fineweb", "data/*"),
     hub=("HuggingFaceFW/fineweb", "default", "train"),
 )
-_FINEWEB_EDU = Recipe(
+_FINEWEB_EDU = PublicCorpus(
     name="fineweb-edu",
     title="FineWeb-Edu",
     source="https://huggingface.co/datasets/HuggingFaceFW/fineweb-edu",
@@ -61,7 +61,7 @@ _FINEWEB_EDU = Recipe(
     download=_hub_download("fineweb-edu", "HuggingFaceFW/fineweb-edu", "data/*"),
     hub=("HuggingFaceFW/fineweb-edu", "default", "train"),
 )
-_ENWIK8 = Recipe(
+_ENWIK8 = PublicCorpus(
     name="enwik8",
     title="enwik8",
     source="https://mattmahoney.net/dc/textdata.html",
@@ -71,11 +71,11 @@ _ENWIK8 = Recipe(
     download=("wget -P data/enwik8 https://mattmahoney.net/dc/enwik8.zip",),
     parse=benchmarks.endless,
     notes="One text, cut into documents of about 16 kB. Published numbers train on the first 90 MB "
-    "and test on the last 5 MB; a split by documents, as here, does not compare with them.",
+    "and test on the last 5 MB; a split by documents, as here, gives other numbers.",
 )
 
-_RECIPES = (
-    Recipe(
+_ALL = (
+    PublicCorpus(
         name="wiki",
         title="Wikipedia",
         source="https://dumps.wikimedia.org",
@@ -91,8 +91,8 @@ _RECIPES = (
         tfds="wikipedia/20230601.en",
         hub=("wikimedia/wikipedia", "20231101.en", "train"),
         notes="From a dump of any language: templates, tables and references are left out, and an "
-        "article begins with its title; a core reads about 1 MB of wikitext a second, so that the "
-        "dump's parts are better read side by side. The other ways give texts cleaned elsewhere.",
+        "article begins with its title. A core reads about 1 MB of wikitext a second: read the "
+        "dump's parts in parallel. The other ways give texts that were cleaned elsewhere.",
     ),
     _BOOKS,
     dataclasses.replace(
@@ -100,7 +100,7 @@ _RECIPES = (
         name="gutenberg",
         download=tuple(line.replace("data/books", "data/gutenberg") for line in _BOOKS.download),
     ),  # fmt: skip
-    Recipe(
+    PublicCorpus(
         name="pg19",
         title="PG-19: Project Gutenberg's books from before 1919",
         source="https://github.com/google-deepmind/pg19",
@@ -115,11 +115,11 @@ _RECIPES = (
         tfds="pg19",
         field="book_text",
     ),
-    Recipe(
+    PublicCorpus(
         name="openwebtext",
         title="OpenWebText",
         source="https://skylion007.github.io/OpenWebTextCorpus",
-        licence="CC0 for the packaging alone: the pages' texts keep their owners' rights",
+        licence="CC0 for the packaging only: the pages' texts keep their owners' rights",
         size="8,013,769 pages, about 40 GB (about 9 billion GPT-2 tokens), 13 GB as downloaded",
         formats=(
             "openwebtext*.tar.xz",
@@ -137,7 +137,7 @@ _RECIPES = (
         parse=openwebtext.parse,
         hub=("Skylion007/openwebtext", None, "train"),
     ),  # fmt: skip
-    Recipe(
+    PublicCorpus(
         name="wikitext103",
         title="WikiText-103",
         source="https://huggingface.co/datasets/Salesforce/wikitext",
@@ -153,7 +153,7 @@ _RECIPES = (
         regroup=benchmarks.articles,
         notes="Tokenised as published: ` @-@ `, spaces before commas.",
     ),
-    Recipe(
+    PublicCorpus(
         name="c4",
         title="C4 (en)",
         source="https://huggingface.co/datasets/allenai/c4",
@@ -163,7 +163,7 @@ _RECIPES = (
         download=_hub_download("c4", "allenai/c4", "en/c4-train.*.json.gz"),
         tfds="c4/en",
         hub=("allenai/c4", "en", "train"),
-        notes="TensorFlow Datasets builds it anew from Common Crawl, a job for a Beam cluster.",
+        notes="TensorFlow Datasets builds it from Common Crawl, which needs a Beam cluster.",
     ),
     _FINEWEB,
     dataclasses.replace(
@@ -183,7 +183,7 @@ _RECIPES = (
         download=_hub_download("fineweb-edu-10bt", "HuggingFaceFW/fineweb-edu", "sample/10BT/*"),
         hub=("HuggingFaceFW/fineweb-edu", "sample-10BT", "train"),
     ),  # fmt: skip
-    Recipe(
+    PublicCorpus(
         name="slimpajama",
         title="SlimPajama-627B",
         source="https://huggingface.co/datasets/cerebras/SlimPajama-627B",
@@ -195,7 +195,7 @@ _RECIPES = (
         download=_hub_download("slimpajama", "cerebras/SlimPajama-627B", "train/*"),
         hub=("cerebras/SlimPajama-627B", None, "train"),
     ),
-    Recipe(
+    PublicCorpus(
         name="redpajama",
         title="RedPajama-Data-1T",
         source="https://huggingface.co/datasets/togethercomputer/RedPajama-Data-1T",
@@ -208,7 +208,7 @@ _RECIPES = (
             "wget -x -nH --cut-dirs=2 -P data/redpajama -i data/urls.txt",
         ),
     ),
-    Recipe(
+    PublicCorpus(
         name="dolma",
         title="Dolma v1.7",
         source="https://huggingface.co/datasets/allenai/dolma",
@@ -221,7 +221,7 @@ _RECIPES = (
         ),
         tfds="dolma",
     ),
-    Recipe(
+    PublicCorpus(
         name="dclm",
         title="DCLM-Baseline",
         source="https://huggingface.co/datasets/mlfoundations/dclm-baseline-1.0",
@@ -231,9 +231,9 @@ _RECIPES = (
         download=_hub_download("dclm", "mlfoundations/dclm-baseline-1.0", "*.jsonl.zst"),
         hub=("mlfoundations/dclm-baseline-1.0", None, "train"),
     ),
-    Recipe(
+    PublicCorpus(
         name="pile-uncopyrighted",
-        title="The Pile without what its makers had no permission for",
+        title="The Pile without the parts that its makers had no permission for",
         source="https://huggingface.co/datasets/monology/pile-uncopyrighted",
         licence="'other': without Books3, BookCorpus2, OpenSubtitles, YTSubtitles, OpenWebText2; "
         "each other part has its source's",
@@ -244,12 +244,12 @@ _RECIPES = (
         ),
         hub=("monology/pile-uncopyrighted", None, "train"),
     ),
-    Recipe(
+    PublicCorpus(
         name="tinystories",
         title="TinyStories",
         source="https://huggingface.co/datasets/roneneldan/TinyStories",
         licence="CDLA-Sharing 1.0; written by GPT-3.5 and GPT-4",
-        size="about 2.1 million stories, 1.92 GB; version 2 (GPT-4 alone): 2.23 GB",
+        size="about 2.1 million stories, 1.92 GB; version 2 (GPT-4 only): 2.23 GB",
         formats=("TinyStories*-train.txt", "train-*.parquet"),
         download=_hub_download(
             "tinystories", "roneneldan/TinyStories", "TinyStoriesV2-GPT4-train.txt"
@@ -258,7 +258,7 @@ _RECIPES = (
         hub=("roneneldan/TinyStories", None, "train"),
         notes="The command fetches version 2, the Hub streams version 1.",
     ),
-    Recipe(
+    PublicCorpus(
         name="lm1b",
         title="One Billion Word benchmark",
         source="https://www.statmt.org/lm-benchmark",
@@ -274,7 +274,7 @@ _RECIPES = (
         ),
         parse=benchmarks.sentences,
         tfds="lm1b",
-        notes="Sentences in no order: nothing longer is to be learnt from it.",
+        notes="Shuffled sentences: a model learns nothing longer from them.",
     ),
     _ENWIK8,
     dataclasses.replace(
@@ -286,4 +286,4 @@ _RECIPES = (
         download=("wget -P data/text8 https://mattmahoney.net/dc/text8.zip",),
     ),  # fmt: skip
 )
-RECIPES = {recipe.name: recipe for recipe in _RECIPES}
+PUBLIC_CORPORA = {corpus.name: corpus for corpus in _ALL}

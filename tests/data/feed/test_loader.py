@@ -313,7 +313,7 @@ def test_evaluation_loses_nothing_and_fills_up_with_empty_rows(n, asked, batch_s
     read = joined(batches)
     assert_same(read.take(slice(asked)), rows.take(slice(asked)))
     assert (read.tokens_RxL[asked:] == PAD).all()
-    for array in (read.segments_RxL, read.positions_RxL, read.scored_RxL):
+    for array in (read.segments_RxL, read.positions_RxL, read.loss_mask_RxL):
         assert not array[asked:].any()
 
 

@@ -126,10 +126,10 @@ REFUSED = {
     "no bytes": (lambda: trained(byte_fallback=False, vocab_size=60), {}, "of the 256 bytes"),
     "text as special": (lambda: trained(user_defined_symbols="<tag>"), {"mask_token": "<tag>"},
                         "'<tag>' stands for text"),
-    "empty": (lambda: b"", {}, "no .model"),
-    "words": (lambda: b"not a model", {}, "no .model"),
-    "cut": (lambda: trained()[:1000], {}, "no .model"),
-    "json": (lambda: b"{}", {}, "no .model"),
+    "empty": (lambda: b"", {}, "not a .model"),
+    "words": (lambda: b"not a model", {}, "not a .model"),
+    "cut": (lambda: trained()[:1000], {}, "not a .model"),
+    "json": (lambda: b"{}", {}, "not a .model"),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Work in parallel processes, with one progress bar; a failure or Ctrl-C ends all of them."""
+"""Calls in worker processes, with one progress bar; a failure or Ctrl-C ends all of them."""
 
 from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
@@ -15,31 +15,45 @@ from dlms_jax.errors import UserError
 from dlms_jax.terminal import byte_progress
 
 _processes = multiprocessing.get_context("spawn")
-_done = _processes.Value("q", 0)  # bytes of work, by all processes
+_COUNTED = 1 << 16  # bytes of work that are counted together: the counter's lock takes microseconds
+_done = None  # bytes of finished work, of all processes; None: no progress is counted
+_uncounted = 0  # bytes of this process's work that are not in _done yet
 
 
-def advance(number: int):
-    """Counts bytes of work that are done, for the progress bar of whoever called `run`."""
-    with _done.get_lock():
-        _done.value += number
+def advance(size: int) -> None:
+    """Counts bytes of finished work, for the progress bar of `run_in_workers`."""
+    global _uncounted
+    _uncounted += size
+    if _uncounted >= _COUNTED:
+        _count()
 
 
-def run(
+def run_in_workers(
     function: Callable[..., Any], calls: Iterable[tuple], workers: int, console: Console,
     title: str, total: int | None,
 ) -> Iterator[Any]:  # fmt: skip
-    """Yields function(*call) of each call as they end, while a bar shows bytes, rate and time left.
+    """Yields function(*call) of each call as they end, with a bar of bytes, rate and time left.
 
-    workers: processes; 1: this one. total: bytes that the calls will `advance`; None: unknown.
+    Args:
+      function: what is called; it reports its progress with `advance`.
+      calls: the arguments of each call.
+      workers: the number of processes; 1: a thread of this process.
+      console: where the bar is shown.
+      title: the text beside the bar.
+      total: the bytes that the calls will report; None: unknown.
+
+    Raises:
+      UserError: a worker process was killed.
     """
+    global _done
     calls = list(calls)
-    _done.value = 0
+    _done = _processes.Value("q", 0)
     workers = min(workers, max(len(calls), 1))
     executor, processes = _executor(workers), []
     try:
         with byte_progress(console) as progress:
             bar = progress.add_task(title, total=total)
-            waiting = {executor.submit(function, *call) for call in calls}
+            waiting = {executor.submit(_call, function, call) for call in calls}
             processes += (getattr(executor, "_processes", None) or {}).values()
             while waiting:
                 ended, waiting = concurrent.futures.wait(
@@ -52,17 +66,32 @@ def run(
     except BrokenProcessPool:
         raise UserError(
             "a worker process was killed (out of memory?); run the same command again with fewer "
-            "--workers: it goes on where it was"
+            "--workers: it continues where it stopped"
         ) from None
     finally:
-        # Some may have been started since, on a busy machine.
+        # On a busy machine, some processes may have started since.
         now = (getattr(executor, "_processes", None) or {}).values()
         processes += [process for process in now if process not in processes]
-        # A thread ends its call first, so that nothing is written after this; processes are ended.
+        # A thread ends its call first, so that nothing is written after this; processes are killed.
         executor.shutdown(wait=workers == 1, cancel_futures=True)
         for process in processes:
             process.terminate()
             process.join()
+
+
+def _call(function, arguments):
+    try:
+        return function(*arguments)
+    finally:
+        _count()
+
+
+def _count():
+    global _uncounted
+    if _done is not None:
+        with _done.get_lock():
+            _done.value += _uncounted
+    _uncounted = 0
 
 
 def _executor(workers):
@@ -76,9 +105,9 @@ def _start(done):
     global _done
     _done = done
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A worker that outlived its caller would write beside the run that goes on.
+    # A worker that outlived its caller would write beside the run that continues its work.
     threading.Thread(target=_end_with_caller, daemon=True).start()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core for each worker
 
 
 def _end_with_caller():

@@ -14,6 +14,7 @@ from dlms_jax.data.cleaning import pipeline
 from dlms_jax.data.cleaning.beam import run_beam_clean
 from dlms_jax.data.cleaning.options import CleaningOptions
 from dlms_jax.data.cleaning.pipeline import clean, run_local_clean
+from dlms_jax.data.cleaning.record import Record
 from dlms_jax.data.cleaning.report import (
     KEPT,
     READ,
@@ -23,8 +24,10 @@ from dlms_jax.data.cleaning.report import (
     merge_counts,
     to_csv,
 )
-from dlms_jax.data.corpora.document import Document, order_key, to_bytes
-from dlms_jax.data.corpora.files import ReadOptions, read_file
+from dlms_jax.data.cleaning.spill import Spill
+from dlms_jax.data.corpora.document import Document, order_key, to_bytes, to_str
+from dlms_jax.data.corpora.files import read_file
+from dlms_jax.data.corpora.options import ReadOptions
 from dlms_jax.errors import UserError
 
 ENGLISH = (
@@ -52,6 +55,10 @@ OPTIONS = CleaningOptions(
 )
 
 
+def text_document(name: str, text: str) -> Document:
+    return Document(name, to_bytes(text))
+
+
 def corpus(seed: int) -> list[Document]:
     """Returns documents of which every stage has something to drop, shuffled."""
     pick = random.Random(0)
@@ -60,23 +67,26 @@ def corpus(seed: int) -> list[Document]:
         # Three paragraphs of nouns of their own: unlike one another, as whole texts.
         lines = [" ".join(pick.sample(NOUNS, 8)) + f" and the place of {number}." for _ in range(3)]
         texts.append("\n".join([ENGLISH.format(number, *pick.sample(NOUNS, 3)), *lines]))
-    documents = [Document(f"good/{i:02d}", text) for i, text in enumerate(texts[:24])]
-    documents += [Document(f"copy/{i % 5}", texts[i % 3]) for i in range(9)]
-    documents += [Document(f"copy/{i}", text) for i, text in enumerate(texts[:2])]
+    documents = [text_document(f"good/{i:02d}", text) for i, text in enumerate(texts[:24])]
+    documents += [text_document(f"copy/{i % 5}", texts[i % 3]) for i in range(9)]
+    documents += [text_document(f"copy/{i}", text) for i, text in enumerate(texts[:2])]
     near = [f"{text}\nIt is {i} o'clock in the town." for i, text in enumerate(texts[5:12])]
-    documents += [Document(f"near/{i}", text) for i, text in enumerate(near)]
-    documents += [Document("quiz", f"{texts[24]}\nThe {QUIZ} is here.")]
-    documents += [Document("decomposed", f"{texts[21]}\nThe cafe\u0301 is of the house of a town.")]
-    documents += [Document("composed", f"{texts[21]}\nThe caf\u00e9 is of the house of a town.")]
-    documents += [Document("script", f"{texts[26]}\nYou have to turn on javascript to see it.")]
-    documents += [Document("short", "Too short."), Document("long", texts[0] * 20)]
-    documents += [Document("german", GERMAN.format(1, "das")), Document("empty", "")]
+    documents += [text_document(f"near/{i}", text) for i, text in enumerate(near)]
+    documents += [text_document("quiz", f"{texts[24]}\nThe {QUIZ} is here.")]
     documents += [
-        Document("half", "\ud800" + texts[0]),
-        Document("raw \udcff", f"\udcff{texts[25]}"),
+        text_document("decomposed", f"{texts[21]}\nThe cafe\u0301 is of the house of a town.")
     ]
-    documents += [Document("loop", "the same of the words and the same of the words. " * 20)]
-    documents += [Document("code", texts[0].replace("school", "{school}"))]
+    documents += [
+        text_document("composed", f"{texts[21]}\nThe caf\u00e9 is of the house of a town.")
+    ]
+    documents += [
+        text_document("script", f"{texts[26]}\nYou have to turn on javascript to see it.")
+    ]
+    documents += [text_document("short", "Too short."), text_document("long", texts[0] * 20)]
+    documents += [text_document("german", GERMAN.format(1, "das")), text_document("empty", "")]
+    documents += [text_document("raw \udcff", f"\udcff{texts[25]}")]
+    documents += [text_document("loop", "the same of the words and the same of the words. " * 20)]
+    documents += [text_document("code", texts[0].replace("school", "{school}"))]
     random.Random(seed).shuffle(documents)
     return documents
 
@@ -84,7 +94,7 @@ def corpus(seed: int) -> list[Document]:
 def reader(documents: list[Document], files: int = 3):
     """Returns (paths, read): the documents as if in some files, and the evaluation texts."""
     parts = {f"part {i}": documents[i::files] for i in range(files)}
-    return list(parts), {**parts, "quiz": [Document("q", QUIZ)]}.__getitem__
+    return list(parts), {**parts, "quiz": [text_document("q", QUIZ)]}.__getitem__
 
 
 def run_local(folder, documents, options=OPTIONS, **more):
@@ -102,13 +112,13 @@ def written(folder) -> list[Document]:
     lines = b"".join(
         zstandard.ZstdDecompressor().stream_reader(p.open("rb")).read() for p in shards
     )
-    return [Document(**json.loads(line)) for line in lines.splitlines()]
+    return [text_document(**json.loads(line)) for line in lines.splitlines()]
 
 
 def cleaned(documents, options, folder) -> list[Document]:
-    evaluation = [Document("q", QUIZ)] if options.decontaminate else []
+    evaluation = [text_document("q", QUIZ)] if options.decontaminate else []
     records, report = clean(documents, evaluation, options, folder)
-    return [Document(r.name, r.characters) for r in records], report
+    return [Document(r.name, r.text) for r in records], report
 
 
 def files_in(folder) -> dict[str, bytes]:
@@ -118,14 +128,9 @@ def files_in(folder) -> dict[str, bytes]:
 def assert_adds_up(report, documents):
     """What was read is what was kept and what was dropped, in documents and bytes."""
     rows = [report[KEPT], *dropped(report).values()] if KEPT in report else dropped(report).values()
-    sizes = [len(d.text.encode("utf-8", "surrogatepass")) for d in documents]
-    sizes = [
-        size - 2 * sum("\udc80" <= c <= "\udcff" for c in d.text)  # a raw byte is one, not three
-        if "\ud800" not in d.text else size
-        for size, d in zip(sizes, documents, strict=True)
-    ]  # fmt: skip
+    size = sum(len(d.text) for d in documents)
     total = merge_counts(rows)
-    assert total[:2] == report.get(READ, Count())[:2] == (len(documents), sum(sizes))
+    assert total[:2] == report.get(READ, Count())[:2] == (len(documents), size)
 
 
 # One machine
@@ -139,7 +144,6 @@ def test_every_stage_drops_what_it_should(tmp_path):
     near = ("near duplicates", "nearly the same text as another")
     assert reasons.pop(near) == 8  # 7, and one of a text with and without coffee
     assert reasons == {
-        ("normalize", "a lone surrogate"): 1,
         ("length", "under 50 characters"): 2,
         ("length", "over 4000 characters"): 1,
         ("language", "language de"): 1,
@@ -151,13 +155,13 @@ def test_every_stage_drops_what_it_should(tmp_path):
     assert len(kept) == len({d.text for d in kept}) == report[KEPT].documents
     names = collections.Counter(d.name for d in kept)  # copies 0 are of two texts
     assert names["copy/0"] == 2 and names["copy/1"] == names["raw \\udcff"] == 1
-    assert report[KEPT].bytes > report[WRITTEN].bytes == sum(len(to_bytes(d.text)) for d in kept)
+    assert report[KEPT].bytes > report[WRITTEN].bytes == sum(len(d.text) for d in kept)
     assert report[("exact duplicates", "same text as another")].example == "copy/0"
 
 
 def test_documents_lie_in_the_order_of_order_key(tmp_path):
     _, kept = run_local(tmp_path / "out", corpus(0), shard_bytes=3000)
-    keys = [order_key(to_bytes(d.text), 0) for d in kept]
+    keys = [order_key(d.text, 0) for d in kept]
     assert keys == sorted(keys)
     assert len(list((tmp_path / "out").iterdir())) > 5
 
@@ -180,7 +184,7 @@ WORDS = st.lists(st.sampled_from(["a", "b", "é", "e\u0301", "c.", "\udc80"]), m
 )
 def test_any_documents_add_up_in_any_order(tmp_path_factory, texts, names, near):
     options = CleaningOptions(normalize="NFC", min_characters=2, near_duplicates=near, num_perm=16)
-    documents = [Document(names.choice("xyz"), text) for text in texts]
+    documents = [text_document(names.choice("xyz"), text) for text in texts]
     first, report = cleaned(documents, options, tmp_path_factory.mktemp("first"))
     assert_adds_up(report, documents)
     names.shuffle(documents)
@@ -189,11 +193,11 @@ def test_any_documents_add_up_in_any_order(tmp_path_factory, texts, names, near)
     assert len({d.text for d in first}) == len(first)
     if not near:  # then the smallest name of each text, and every text
         expected = collections.defaultdict(list)
-        for name, text in documents:
-            text = text.replace("e\u0301", "é")
+        for name, raw in documents:
+            text = to_str(raw).replace("e\u0301", "é")
             if len(text) >= 2:
                 expected[text].append(name)
-        assert {d.text: d.name for d in first} == {t: min(n) for t, n in expected.items()}
+        assert {to_str(d.text): d.name for d in first} == {t: min(n) for t, n in expected.items()}
 
 
 def test_cleaning_twice_drops_nothing_more(tmp_path):
@@ -215,9 +219,8 @@ def test_what_is_written_is_read_again(tmp_path):
     (shard,) = (tmp_path / "out").glob("*.zst")
     documents = read_file(shard, ReadOptions(invalid="keep"))
     texts = collections.Counter(document.text for document in documents)
-    assert set(texts.values()) == {1} and any("\udcff" in text for text in texts)
-    stays = {d.text for d in corpus(0) if "\ud800" not in d.text}
-    assert set(texts) == {text for text in stays if text}  # the reader leaves empty texts out
+    assert set(texts.values()) == {1} and any(b"\xff" in text for text in texts)
+    assert set(texts) == {d.text for d in corpus(0) if d.text}  # the reader leaves empty texts out
 
 
 def test_no_documents(tmp_path):
@@ -228,13 +231,27 @@ def test_no_documents(tmp_path):
     ).read_bytes() == b"stage,reason,documents,bytes,example\r\n"
 
 
+def test_damaged_intermediate_file_is_named(tmp_path):
+    """Not read as shorter or other documents."""
+    spill = Spill(tmp_path)
+    for number in range(9):
+        spill.add(Record.of(f"{number}", b"text %d" % number, 6))
+    spill.close()
+    assert sorted(record.name for record in spill) == [str(number) for number in range(9)]
+    file = min(tmp_path.iterdir())
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match=f"^{file} is damaged") as error:
+        list(spill)
+    assert "\n" not in str(error.value)
+
+
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("text")
     for run in (run_local_clean, run_beam_clean):
         with pytest.raises(UserError) as error:
             run(["a"], str(tmp_path / "out"), CleaningOptions(), reader([])[1])
-        assert f"{tmp_path}/out holds something already" in str(error.value)
+        assert f"{tmp_path}/out is not empty" in str(error.value)
         assert "\n" not in str(error.value)
     assert files_in(tmp_path / "out") == {"mine": b"text"}
 
@@ -246,7 +263,7 @@ def test_a_run_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
     def broken(path):
         yield from read(path)
-        raise UserError(f"{path}:7 is no JSON")
+        raise UserError(f"{path}:7 is not JSON")
 
     with pytest.raises(UserError, match="part 0:7"):
         run_local_clean(paths, tmp_path / "out", CleaningOptions(), broken)
@@ -266,7 +283,7 @@ def test_a_run_that_fails_leaves_nothing(tmp_path, monkeypatch):
     ("options", "says"),
     [
         ({"languages": ("xx",)}, "cleaning.languages names 'xx'"),
-        ({"near_duplicates": 1.0}, "cleaning.near_duplicates=1.0 cannot be told"),
+        ({"near_duplicates": 1.0}, "cleaning.near_duplicates=1.0 cannot be estimated"),
     ],
 )
 def test_options_are_judged_before_anything_is_read(tmp_path, run, options, says):
@@ -300,9 +317,9 @@ def test_beam_writes_the_same_files(tmp_path, documents, options):
 
 def test_beam_names_the_file_that_cannot_be_read(tmp_path):
     def read(path):
-        raise UserError(f"{path}:7 is no JSON")
+        raise UserError(f"{path}:7 is not JSON")
 
-    with pytest.raises(UserError, match="^books.jsonl:7 is no JSON") as error:
+    with pytest.raises(UserError, match="^books.jsonl:7 is not JSON") as error:
         run_beam_clean(["books.jsonl"], str(tmp_path / "out"), CleaningOptions(), read)
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "out").glob("*"))

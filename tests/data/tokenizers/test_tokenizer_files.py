@@ -278,17 +278,17 @@ REFUSED = {
               r"ids are not 0\.\.321"),
     "two texts": (lambda: described(gpt2()[0], lambda tree: tree["added_tokens"].append(
         tree["added_tokens"][0] | {"id": tree["model"]["vocab"]["Ġ"], "content": "Ġ",
-                                   "special": False})), "'Ġ' stands for two"),
+                                   "special": False})), "'Ġ' means two"),
     "whole word": (lambda: described(llama3()[0], lambda tree: tree["added_tokens"].append(
         tree["added_tokens"][0] | {"id": tree["model"]["vocab"]["ngst"], "content": "ngst"})),
         "the text 'ngst' becomes"),
     "special by name": (lambda: with_fallback(lambda tree: tree["model"].update(
         ignore_merges=True)).to_str(), "the text '<unk>' becomes"),
-    "empty": (lambda: "", "no tokenizer.json that"),
-    "cut": (lambda: "{", "no tokenizer.json that"),
-    "no keys": (lambda: "{}", "no tokenizer.json that"),
-    "a list": (lambda: "[1, 2]", "no tokenizer.json that"),
-    "zeros": (lambda: "\0" * 100, "no tokenizer.json that"),
+    "empty": (lambda: "", "not a tokenizer.json that"),
+    "cut": (lambda: "{", "not a tokenizer.json that"),
+    "no keys": (lambda: "{}", "not a tokenizer.json that"),
+    "a list": (lambda: "[1, 2]", "not a tokenizer.json that"),
+    "zeros": (lambda: "\0" * 100, "not a tokenizer.json that"),
 }  # fmt: skip
 
 
@@ -315,7 +315,7 @@ def test_wrong_files(tmp_path):
         ("tokenizer.json", b"\xff"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=f"{tmp_path}: {name} is no ") as error:
+        with pytest.raises(UserError, match=f"{tmp_path}: {name} is not ") as error:
             make_tokenizer(hf(tmp_path), [])
         one_line(error)
         (tmp_path / name).write_text("{}")

@@ -8,6 +8,8 @@ import json
 import multiprocessing
 import os
 import pathlib
+import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,17 +24,18 @@ from rich.console import Console
 
 from dlms_jax import files
 from dlms_jax.config import TokenizerConfig
-from dlms_jax.data.build import bucket, builder, stages
+from dlms_jax.data import frames
+from dlms_jax.data.build import bucket, builder, passes, resume
 from dlms_jax.data.build.builder import DatasetBuilder
 from dlms_jax.data.corpora.document import is_heldout, order_key, to_bytes
-from dlms_jax.data.corpora.files import ReadOptions
-from dlms_jax.data.store import shards
+from dlms_jax.data.corpora.options import ReadOptions
+from dlms_jax.data.store import card, shards
 from dlms_jax.data.store.prepared import Prepared, is_prepared, open_prepared
 from dlms_jax.data.store.shards import sha256_of
 from dlms_jax.data.tokenizers import BPETokenizer, ByteTokenizer, fingerprint
 from dlms_jax.errors import UserError
 
-HELPER = pathlib.Path(__file__).parent.parent / "killed_builder.py"
+HELPER = pathlib.Path(__file__).parents[2] / "killed_builder.py"
 ROOT = HELPER.parent.parent
 TEXTS = texts(60)
 
@@ -56,7 +59,7 @@ def json_lines(path: pathlib.Path, documents) -> pathlib.Path:
 def documents_of(dataset: Prepared, split: str) -> list[str]:
     """Returns the texts of a split's rows, which are in document order."""
     tokenizer, rows = dataset.tokenizer, dataset.rows(split).take(slice(None))
-    ids = rows.tokens_RxL[rows.scored_RxL]
+    ids = rows.tokens_RxL[rows.loss_mask_RxL]
     parts = np.split(ids, np.flatnonzero(ids == tokenizer.eos_id) + 1)
     assert not len(parts.pop())  # what comes last is an EOS
     return [tokenizer.decode(part) for part in parts]
@@ -130,7 +133,7 @@ def test_kill_with_two_workers(tmp_path):
 def test_two_workers_write_the_same_bytes(tmp_path, folder, monkeypatch):
     """Everything, dataset.json too; with many pieces of work in both passes."""
     one = build(folder, tmp_path / "one", shard_bytes=1500)  # in one unit
-    monkeypatch.setattr(builder, "_UNIT", 1000)
+    monkeypatch.setattr(passes, "_UNIT", 1000)
     two = build(folder, tmp_path / "two", shard_bytes=1500, workers=2)
     assert len(one.card["buckets"]) > 4
     assert contents(two.folder) == contents(one.folder)
@@ -203,7 +206,7 @@ def test_packings_hold_the_same_tokens(tmp_path, folder):
         tokens, prints = {}, {}
         for method, dataset in datasets.items():
             rows = dataset.rows(split).take(slice(None))
-            tokens[method] = np.sort(rows.tokens_RxL[rows.scored_RxL])
+            tokens[method] = np.sort(rows.tokens_RxL[rows.loss_mask_RxL])
             prints[method] = dataset.fingerprints()[split]
         np.testing.assert_array_equal(*tokens.values())
         assert prints["concat"] == prints["best-fit"]
@@ -229,7 +232,7 @@ def test_card_says_what_is_there(tmp_path, folder, whole):
         counted = card["splits"][split]
         assert counted["documents"] == len(side)
         assert counted["bytes"] == sum(len(text.encode()) for text in side)
-        assert counted["tokens"] == rows.scored_RxL.sum()
+        assert counted["tokens"] == rows.loss_mask_RxL.sum()
         assert counted["rows"] == rows.number == sum(s.rows for s in whole.shards[split])
         for shard in whole.shards[split]:
             path = whole.folder / shard.file
@@ -263,7 +266,7 @@ def test_bytes_that_are_no_utf8_follow_the_policy(tmp_path):
     ]:
         dataset = build(path, tmp_path / policy, "bytes", read=ReadOptions(invalid=policy))
         ids = np.concatenate([
-            rows.tokens_RxL[rows.scored_RxL]
+            rows.tokens_RxL[rows.loss_mask_RxL]
             for rows in (dataset.rows(split).take(slice(None)) for split in ("train", "heldout"))
         ])  # fmt: skip
         found = dataset.tokenizer.decode_bytes(ids)
@@ -294,7 +297,7 @@ def test_complete_dataset_is_left_alone(tmp_path, folder):
     build(folder, out)
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builder, "run", None)  # neither pass is run
+        patch.setattr(builder, "run_in_workers", None)  # neither pass is run
         again = build(folder, out, workers=3)
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
     assert again.card == open_prepared(out).card
@@ -341,7 +344,7 @@ def test_unfinished_dataset_with_other_settings_is_as_if_new(
     tmp_path, folder, monkeypatch, at, named, changed
 ):
     """Whatever of it was kept."""
-    monkeypatch.setattr(builder, "_UNIT", 1000)
+    monkeypatch.setattr(passes, "_UNIT", 1000)
     interrupted(at, folder, tmp_path / "out")
     build(folder, tmp_path / "out", **changed)
     assert contents(tmp_path / "out") == contents(
@@ -362,6 +365,51 @@ def interrupted(at, *args, after=0, **settings_):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(builder, at, interrupt)
         build(*args, **settings_)
+
+
+class Opened:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_half_done_build_of_an_earlier_version_is_scattered_again(tmp_path, folder, whole):
+    """Its pickles, in unit-*, are not read: whoever can write to the folder could run code."""
+    out, touched = tmp_path / "out", tmp_path / "touched"
+    interrupted("gather_bucket", folder, out)
+    building = out / ".building"
+    (scattered,) = building.glob("scattered-*")
+    unit = scattered.rename(building / scattered.name.replace("scattered", "unit"))
+    for file in unit.glob("*.frames"):
+        file.rename(file.with_suffix(".pickle"))
+        file.with_suffix(".pickle").write_bytes(pickle.dumps([Opened(touched)]))
+    build(folder, out)
+    assert contents(out) == contents(whole.folder)
+    assert not touched.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "pickle"])
+def test_damaged_intermediate_file_is_named(tmp_path, folder, whole, damage):
+    """Without its folder, as the message says, the build continues."""
+    out = tmp_path / "out"
+    interrupted("gather_bucket", folder, out)
+    file = sorted(out.glob(".building/scattered-*/*.frames"))[1]
+    raw = file.read_bytes()
+    at = len(raw) // 2
+    file.write_bytes({
+        "cut": raw[:at], "changed": raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :],
+        "pickle": pickle.dumps([Opened(tmp_path / "touched")]),
+    }[damage])  # fmt: skip
+    message = refused(build, folder, out)
+    assert message.startswith(f"{file} is damaged") and "remove its folder" in message
+    assert not (tmp_path / "touched").exists()
+    shutil.rmtree(file.parent)
+    build(folder, out)
+    assert contents(out) == contents(whole.folder)
 
 
 def test_other_length_and_path_are_refused_and_named(tmp_path, folder, whole):
@@ -412,7 +460,7 @@ def test_overwrite_of_a_damaged_card(tmp_path, folder, whole):
 @pytest.mark.parametrize("change", ["text", "same size", "time", "new", "gone", "renamed"])
 def test_input_that_changes_before_the_rerun(tmp_path, monkeypatch, at, change):
     """Half of the one and half of the other would be no dataset at all."""
-    monkeypatch.setattr(builder, "_UNIT", 1000)
+    monkeypatch.setattr(passes, "_UNIT", 1000)
     path, out = write_texts(tmp_path / "in", TEXTS), tmp_path / "out"
     interrupted(at, path, out)
     file = path / "0003.txt"
@@ -607,7 +655,7 @@ BROKEN = '{"text": "half a line\n'
 @pytest.mark.parametrize("workers", [1, 2])
 def test_broken_line_is_the_same_one_line_from_any_process(tmp_path, monkeypatch, workers):
     """When it is mended, the same command goes on."""
-    monkeypatch.setattr(builder, "_UNIT", 100)
+    monkeypatch.setattr(passes, "_UNIT", 100)
     path, out = tmp_path / "in", tmp_path / "out"
     path.mkdir()
     for number in range(6):
@@ -617,7 +665,7 @@ def test_broken_line_is_the_same_one_line_from_any_process(tmp_path, monkeypatch
     lines = good.splitlines(keepends=True)
     broken.write_text("".join([*lines[:4], BROKEN, *lines[5:]]))
     message = refused(build, path, out, workers=workers)
-    assert message.startswith(f"{broken}:5 is no JSON")
+    assert message.startswith(f"{broken}:5 is not JSON")
     assert_all_ended()
     refused(open_prepared, out)
     broken.write_text(good)
@@ -629,7 +677,7 @@ def test_broken_line_in_the_only_file_leaves_nothing(tmp_path):
     path = json_lines(tmp_path / "a.jsonl", TEXTS)
     good = path.read_text()
     path.write_text(good + BROKEN)
-    assert nothing_left(tmp_path, path).startswith(f"{path}:61 is no JSON")
+    assert nothing_left(tmp_path, path).startswith(f"{path}:61 is not JSON")
     path.write_text(good)
     assert build(path, tmp_path / "out").card["read"]["documents"] == 60
 
@@ -656,21 +704,21 @@ def test_disk_full_when_json_is_written(tmp_path, folder, whole, monkeypatch, at
         write(path, data)
 
     with monkeypatch.context() as patch:
-        for module in (builder, stages, sys.modules["dlms_jax.data.store.prepared"]):
+        for module in (builder, passes, resume, card):
             patch.setattr(module, "write_json", full)
         message = refused(build, folder, tmp_path / "out")
-    assert "No space left on device" in message and "goes on" in message
+    assert "No space left on device" in message and "continues" in message
     assert str(tmp_path / "out") in message
     go_on(folder, tmp_path / "out", whole)
 
 
 def test_disk_full_when_documents_are_scattered(tmp_path, folder, whole, monkeypatch):
-    def full(pairs, file):
-        file.write(b"half")
+    def full(writer):
+        writer._stream.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages.pickle, "dump", full)
+        patch.setattr(frames.FrameWriter, "flush", full)
         message = refused(build, folder, tmp_path / "out")
     assert "No space left on device" in message and str(tmp_path / "out") in message
     go_on(folder, tmp_path / "out", whole)

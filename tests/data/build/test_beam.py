@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 
 from dlms_jax.data.build.beam import build_on_beam
-from dlms_jax.data.build.bucket import Layout
 from dlms_jax.data.build.builder import DatasetBuilder
-from dlms_jax.data.corpora.files import ReadOptions
+from dlms_jax.data.corpora.options import ReadOptions
 from dlms_jax.data.corpora.source import find_sources
+from dlms_jax.data.store.card import ShardPlan
 from dlms_jax.data.store.prepared import open_prepared
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.errors import UserError
@@ -29,8 +29,8 @@ def texts(tmp_path):
 def test_shards_are_the_local_ones(texts, tmp_path, packing):
     sources = find_sources(texts, 0, 1)
     size = sum(source.size for source in sources)
-    layout = Layout(4, 32, packing, heldout_fraction=0.3, seed=5)
-    build_on_beam(sources, str(tmp_path / "beam"), ByteTokenizer(), layout, ReadOptions())
+    plan = ShardPlan(4, 32, packing, heldout_fraction=0.3, seed=5)
+    build_on_beam(sources, str(tmp_path / "beam"), ByteTokenizer(), plan, ReadOptions())
     local = DatasetBuilder(
         out=tmp_path / "local", packing=packing, heldout_fraction=0.3, seed=5,
         shard_bytes=-(-size // 4), console=Console(quiet=True),
@@ -48,9 +48,9 @@ def test_shards_are_the_local_ones(texts, tmp_path, packing):
 
 def test_buckets_without_documents_have_shards(texts, tmp_path):
     """More buckets than documents: each still has its two files."""
-    layout = Layout(64, 32, heldout_fraction=0.3)
+    plan = ShardPlan(64, 32, heldout_fraction=0.3)
     out = tmp_path / "beam"
-    build_on_beam(find_sources(texts, 0, 1), str(out), ByteTokenizer(), layout, ReadOptions())
+    build_on_beam(find_sources(texts, 0, 1), str(out), ByteTokenizer(), plan, ReadOptions())
     assert len(list(out.glob("*.array_record"))) == 128
     assert open_prepared(out).rows("train").number > 0
 
@@ -59,22 +59,24 @@ def test_broken_input_is_one_line(texts, tmp_path):
     (texts / "8.jsonl").write_text('{"text": "a"}\n{"text"\n')
     with pytest.raises(UserError, match=r"8\.jsonl:2") as error:
         sources = find_sources(texts, 0, 1)
-        build_on_beam(sources, str(tmp_path / "o"), ByteTokenizer(), Layout(2, 32), ReadOptions())
+        build_on_beam(
+            sources, str(tmp_path / "o"), ByteTokenizer(), ShardPlan(2, 32), ReadOptions()
+        )
     assert "\n" not in str(error.value)
     assert not (tmp_path / "o" / "dataset.json").exists()
 
 
 def test_useless_input_leaves_no_dataset(texts, tmp_path):
-    layout = Layout(2, 32, heldout_fraction=1e-9)
+    plan = ShardPlan(2, 32, heldout_fraction=1e-9)
     with pytest.raises(UserError, match="heldout"):
         build_on_beam(
-            find_sources(texts, 0, 1), str(tmp_path / "o"), ByteTokenizer(), layout, ReadOptions()
+            find_sources(texts, 0, 1), str(tmp_path / "o"), ByteTokenizer(), plan, ReadOptions()
         )
     assert not (tmp_path / "o").exists()
 
 
 def test_a_folder_in_use_is_refused(texts, tmp_path):
-    with pytest.raises(UserError, match="holds something"):
+    with pytest.raises(UserError, match="is not empty"):
         build_on_beam(
-            find_sources(texts, 0, 1), str(texts), ByteTokenizer(), Layout(2, 32), ReadOptions()
+            find_sources(texts, 0, 1), str(texts), ByteTokenizer(), ShardPlan(2, 32), ReadOptions()
         )

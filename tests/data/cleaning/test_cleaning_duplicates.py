@@ -16,15 +16,14 @@ from dlms_jax.data.cleaning.contamination import (
 from dlms_jax.data.cleaning.duplicates import (
     bands,
     has_words,
-    identity,
     keep_smallest,
     near_in_bucket,
     near_of_all,
     rank,
     signature,
 )
-from dlms_jax.data.cleaning.filters import Record
 from dlms_jax.data.cleaning.options import CleaningOptions
+from dlms_jax.data.cleaning.record import Record, identity
 from dlms_jax.data.cleaning.report import Count
 from dlms_jax.errors import UserError
 
@@ -62,8 +61,8 @@ def dropped(texts, options=OPTIONS) -> list[bool]:
 @given(st.permutations(["b", "a", "c", "a"]), st.integers(1, 3))
 def test_the_smallest_name_is_kept_and_the_others_counted(names, cut):
     """However the records are put together: associative and commutative."""
-    single = [(Record(name, b"text", 4), Count()) for name in names]
-    expected = (Record("a", b"text", 4), Count(3, 12, "a"))
+    single = [(Record.of(name, b"text", 4), Count()) for name in names]
+    expected = (Record.of("a", b"text", 4), Count(3, 12, "a"))
     assert keep_smallest(single) == expected
     parts = [keep_smallest(part) for part in (single[:cut], single[cut:])]
     assert keep_smallest(parts[::-1]) == expected
@@ -182,7 +181,7 @@ def test_rank_is_not_the_order_of_identities():
 def test_a_threshold_too_fine_for_num_perm(threshold, num_perm):
     with pytest.raises(UserError) as error:
         bands(CleaningOptions(near_duplicates=threshold, num_perm=num_perm))
-    assert f"cleaning.near_duplicates={threshold} cannot be told" in str(error.value)
+    assert f"cleaning.near_duplicates={threshold} cannot be estimated" in str(error.value)
     assert f"num_perm={num_perm}" in str(error.value) and "\n" not in str(error.value)
 
 

@@ -126,7 +126,7 @@ def with_bos(text) -> str:
 
 def learned_texts(example) -> list[str]:
     """Returns the text of each run of scored tokens."""
-    edges = np.flatnonzero(np.diff(example.scored, prepend=False, append=False))
+    edges = np.flatnonzero(np.diff(example.loss_mask, prepend=False, append=False))
     return [spelled(example.tokens[a:b]) for a, b in edges.reshape(-1, 2)]
 
 
@@ -311,7 +311,7 @@ def test_a_template_takes_prompts_and_other_names_too():
     ):
         example = encode_example(record, TOKENIZER, options)
         assert example.tokens.tolist() == as_chat.tokens.tolist()
-        assert example.scored.tolist() == as_chat.scored.tolist()
+        assert example.loss_mask.tolist() == as_chat.loss_mask.tolist()
 
 
 def test_messages_after_the_last_answer_are_left_out():
@@ -367,7 +367,7 @@ def test_task_stands_after_bos_and_a_record_has_the_last_word(template):
         options = ChatOptions(template, **options)
         example = encode_example(record | extra, TOKENIZER, options)
         assert example.tokens.tolist() == [BOS, *expected, *plain.tokens[1:]]
-        assert example.scored.tolist() == [False] * len(expected) + plain.scored.tolist()
+        assert example.loss_mask.tolist() == [False] * len(expected) + plain.loss_mask.tolist()
         prompt = encode_prompt(record | extra, TOKENIZER, options)
         assert prompt.tolist() == example.tokens[: example.prompt_length].tolist()
 
@@ -490,7 +490,7 @@ def check_shapes(rows, number, length):
     for array, kind in zip(rows.cells, (np.int32, np.int32, np.int32, bool), strict=True):
         assert array.shape == (number, length) and array.dtype == kind
     padding = rows.segments_RxL == 0
-    assert not rows.scored_RxL[padding].any() and not rows.positions_RxL[padding].any()
+    assert not rows.loss_mask_RxL[padding].any() and not rows.positions_RxL[padding].any()
     assert (rows.tokens_RxL[padding] == PAD).all()
 
 
@@ -508,7 +508,7 @@ def test_packing_keeps_every_example_whole(examples, length):
             part = segments == segment
             assert positions[part].tolist() == list(range(part.sum()))
             found[(*tokens[part], *scored[part])] += 1
-    assert found == Counter((*e.tokens, *e.scored) for e in examples)
+    assert found == Counter((*e.tokens, *e.loss_mask) for e in examples)
 
 
 def test_packing_fills_rows():
@@ -528,7 +528,7 @@ def test_padding_aligns_answers_and_moves_no_position(examples, more, eos):
         end = start + size
         assert np.flatnonzero(scored)[0] == columns
         assert tokens[start:end].tolist() == example.tokens.tolist()
-        assert scored[start:end].tolist() == example.scored.tolist()
+        assert scored[start:end].tolist() == example.loss_mask.tolist()
         assert not segments[:start].any() and (segments[start:end] == 1).all()
         assert positions[start:end].tolist() == list(range(size))
         if eos == "once":

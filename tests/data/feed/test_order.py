@@ -133,17 +133,17 @@ WEIGHTS = st.lists(st.floats(0.01, 100), min_size=1, max_size=6)
 
 
 def counts_of(turns: Interleave, number: int) -> np.ndarray:
-    """[number + 1, sources]: how often each was taken in each beginning, counted."""
-    source_N = turns.source(np.arange(number))
-    sources = turns.taken(0).shape[-1]
-    taken = np.cumsum(source_N[:, None] == np.arange(sources), axis=0)
-    return np.vstack([np.zeros(sources, int), taken])
+    """[number + 1, corpora]: how often each was taken in each beginning, counted."""
+    corpus_N = turns.corpus(np.arange(number))
+    corpora = turns.taken(0).shape[-1]
+    taken = np.cumsum(corpus_N[:, None] == np.arange(corpora), axis=0)
+    return np.vstack([np.zeros(corpora, int), taken])
 
 
 @settings(deadline=None, max_examples=12)
 @given(weights=WEIGHTS)
 def test_every_beginning_holds_the_weights(weights):
-    """As evenly as whole rows allow: n sources are never above their share by more than 1 - 1/n,
+    """As evenly as whole rows allow: n corpora are never above their share by more than 1 - 1/n,
     nor below it by more than 1/2 + ... + 1/n (as for the fullest cup in a cup game)."""
     turns, n = Interleave(weights), len(weights)
     taken = counts_of(turns, PERIOD)
@@ -167,7 +167,7 @@ def test_shares_are_the_weights(weights):
 
 @settings(deadline=None, max_examples=8)
 @given(first=st.integers(1, 999))
-def test_two_sources_are_within_one_row_of_their_weights(first):
+def test_two_corpora_are_within_one_row_of_their_weights(first):
     weights = [first / 1000, 1 - first / 1000]
     prefix_N = np.arange(PERIOD + 5)
     taken = Interleave(weights).taken(prefix_N)
@@ -176,16 +176,16 @@ def test_two_sources_are_within_one_row_of_their_weights(first):
 
 @settings(deadline=None, max_examples=10)
 @given(weights=WEIGHTS, late=st.integers(0, 2**40))
-def test_taken_counts_what_source_gives(weights, late):
+def test_taken_counts_what_corpus_gives(weights, late):
     """Also across periods, and late in a run."""
     turns = Interleave(weights)
     np.testing.assert_array_equal(
         turns.taken(np.arange(2 * PERIOD + 6)), counts_of(turns, 2 * PERIOD + 5)
     )
     index = late + np.arange(50)
-    taken, source = turns.taken(index), turns.source(index)
+    taken, corpus = turns.taken(index), turns.corpus(index)
     grown = np.diff(taken, axis=0)
-    np.testing.assert_array_equal(grown, source[:-1, None] == np.arange(len(weights)))
+    np.testing.assert_array_equal(grown, corpus[:-1, None] == np.arange(len(weights)))
     np.testing.assert_array_equal(turns.taken(late), taken[0])  # of a plain number
     assert taken[0].sum() == late
     periods, rest = divmod(late, PERIOD)
@@ -202,10 +202,10 @@ def test_tiny_weights_get_a_part(weights):
 @pytest.mark.parametrize("weights", [[0.7, 0.3], [7, 3], [70, 30]])
 def test_weights_need_not_sum_to_one(weights):
     assert Interleave(weights).taken(PERIOD).tolist() == [7000, 3000]
-    assert Interleave(weights).source(np.arange(10)).tolist() == [0, 1, 0, 0, 0, 1, 0, 0, 1, 0]
+    assert Interleave(weights).corpus(np.arange(10)).tolist() == [0, 1, 0, 0, 0, 1, 0, 0, 1, 0]
 
 
-def test_single_source_has_every_turn():
+def test_single_corpus_has_every_turn():
     turns = Interleave([0.3])
-    assert not turns.source(np.arange(PERIOD + 3)).any()
+    assert not turns.corpus(np.arange(PERIOD + 3)).any()
     assert turns.taken(np.array([0, 1, 10**12])).tolist() == [[0], [1], [10**12]]

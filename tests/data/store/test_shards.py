@@ -91,9 +91,11 @@ def one_row(draw, largest: int) -> Rows:
     rows.segments_RxL[0, here] = np.repeat(np.arange(1, len(lengths) + 1), lengths)
     rows.positions_RxL[0, here] = [i for n in lengths for i in range(n)]
     if draw(st.booleans()):  # a text: all but BOS
-        rows.scored_RxL[0, here] = rows.positions_RxL[0, here] > 0
+        rows.loss_mask_RxL[0, here] = rows.positions_RxL[0, here] > 0
     else:  # a dialogue: some
-        rows.scored_RxL[0, here] = draw(st.lists(st.booleans(), min_size=number, max_size=number))
+        rows.loss_mask_RxL[0, here] = draw(
+            st.lists(st.booleans(), min_size=number, max_size=number)
+        )
     return rows
 
 
@@ -150,7 +152,7 @@ def test_indices_mean_what_they_mean_in_memory(tmp_path_factory, shards):
 def test_nth_token_is_found_where_it_is(tmp_path_factory, shards):
     on_disk, rows = write(tmp_path_factory.mktemp("shards"), shards)
     counted = 0
-    for row, scored_L in enumerate(rows.scored_RxL):
+    for row, scored_L in enumerate(rows.loss_mask_RxL):
         for nth in range(1, int(scored_L.sum()) + 1):
             counted += 1
             assert on_disk.find_token(counted) == rows.find_token(counted) == (row, nth)

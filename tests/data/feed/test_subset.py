@@ -32,7 +32,7 @@ def assert_same(left: Rows, right: Rows):
 
 def scored(rows) -> list[int]:
     rows = rows.take(slice(None))
-    return rows.tokens_RxL[rows.scored_RxL].tolist()
+    return rows.tokens_RxL[rows.loss_mask_RxL].tolist()
 
 
 # Rows cut short
@@ -64,15 +64,15 @@ def test_first_tokens_are_exact_and_nested(sizes, length, data):
     rows = packed(sizes, length)
     if data.draw(st.booleans()):
         keep = data.draw(st.lists(st.booleans(), min_size=length, max_size=length))
-        rows = rows._replace(scored_RxL=rows.scored_RxL & np.array(keep)[None, :])
+        rows = rows._replace(loss_mask_RxL=rows.loss_mask_RxL & np.array(keep)[None, :])
     everything = scored(rows)
     for n in range(1, len(everything) + 1):
         view = FirstTokens(rows, n, PAD)
         first = view.take(slice(None))
         assert scored(view) == everything[:n]
         assert view.number == first.number and view.length == first.length == length
-        assert first.scored_RxL[-1].any()  # no row that teaches nothing at the end
-        last = np.flatnonzero(rows.scored_RxL)[n - 1]  # counted through all rows
+        assert first.loss_mask_RxL[-1].any()  # no row that teaches nothing at the end
+        last = np.flatnonzero(rows.loss_mask_RxL)[n - 1]  # counted through all rows
         kept_RxL = np.arange(first.tokens_RxL.size).reshape(first.tokens_RxL.shape) <= last
         for array, whole, filler in zip(first.cells, rows.cells, (PAD, 0, 0, False), strict=True):
             np.testing.assert_array_equal(array, np.where(kept_RxL, whole[: first.number], filler))
@@ -82,7 +82,7 @@ def test_first_tokens_are_exact_and_nested(sizes, length, data):
 @given(sizes=SIZES, length=LENGTH, data=st.data())
 def test_rows_of_first_tokens_are_taken_in_any_way(sizes, length, data):
     rows = packed(sizes, length)
-    tokens = data.draw(st.integers(1, int(rows.scored_RxL.sum())))
+    tokens = data.draw(st.integers(1, int(rows.loss_mask_RxL.sum())))
     view = FirstTokens(rows, tokens, PAD)
     whole = view.take(slice(None))
     indices = np.array(data.draw(st.lists(st.integers(0, view.number - 1), max_size=5)), int)
@@ -143,9 +143,9 @@ def test_gather_gives_rows_in_the_order_they_are_asked_for(numbers, wanted):
     """Also where a store is asked for nothing, or a row twice."""
     stores = [numbered(n, store) for store, n in enumerate(numbers)]
     wanted = [(s, r) for s, r in wanted if s < len(numbers) and r < numbers[s]]
-    source_R, row_R = np.array(wanted, int).reshape(-1, 2).T
+    corpus_R, row_R = np.array(wanted, int).reshape(-1, 2).T
     expected = join([stores[s].take(slice(r, r + 1)) for s, r in wanted], 3)
-    assert_same(gather(stores, source_R, row_R), expected)
+    assert_same(gather(stores, corpus_R, row_R), expected)
 
 
 def test_rows_of_a_mixture_are_of_their_corpus_class():

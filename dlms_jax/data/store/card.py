@@ -1,0 +1,128 @@
+"""dataset.json: what a prepared dataset holds, and how it was made."""
+
+import dataclasses
+import hashlib
+import pathlib
+from typing import Any, Literal, NamedTuple
+
+from dlms_jax import __version__
+from dlms_jax.data import tokenizers
+from dlms_jax.data.packing import Method
+from dlms_jax.data.store.shards import Shard, token_type
+from dlms_jax.data.tokenizers import Tokenizer
+from dlms_jax.files import write_json
+
+CARD = "dataset.json"
+VOCABULARY = "vocab.json"  # the whole tokenizer
+FORMAT = 1
+SPLITS = ("train", "heldout")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardPlan:
+    """How a corpus is divided into buckets, splits and rows.
+
+    buckets: parts of the range of order keys. Each becomes one shard of each split.
+    sequence_length, packing: of the rows.
+    heldout_fraction: the share of documents that is held out.
+    seed: of the order of documents.
+    """
+
+    buckets: int
+    sequence_length: int
+    packing: Method = "concat"
+    heldout_fraction: float = 0.05
+    seed: int = 0
+
+    def bucket_of(self, key: bytes) -> int:
+        """Returns the bucket of an order key (document.order_key)."""
+        return (int.from_bytes(key[:8], "big") * self.buckets) >> 64
+
+
+class Part(NamedTuple):
+    """A split's share of one bucket.
+
+    shard: its rows.
+    documents, bytes: how many, and their size as text.
+    sha256: of the texts in order (document.sha256_of_texts).
+    """
+
+    shard: Shard
+    documents: int
+    bytes: int
+    sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the part as JSON data."""
+        return self._asdict() | {"shard": self.shard._asdict()}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> "Part":
+        """Returns the part that `to_dict` described."""
+        return cls(**saved | {"shard": Shard(**saved["shard"])})
+
+
+def describe(
+    buckets: list[dict[str, Any]], plan: ShardPlan, tokenizer: Tokenizer, counts: dict[str, int],
+    arguments: dict[str, Any], kind: Literal["text", "dialogues"] = "text",
+) -> dict[str, Any]:  # fmt: skip
+    """Returns dataset.json.
+
+    Args:
+      buckets: what build.bucket.write_bucket returned for each bucket, in order, and its number of
+        "duplicates".
+      plan: how the corpus was divided.
+      tokenizer: of the rows.
+      counts: what was read, such as "documents" and "bytes".
+      arguments: what the dataset was made from and how.
+      kind: "dialogues" has a loss mask that is not simply all but BOS.
+    """
+    splits = {}
+    for name in SPLITS:
+        parts = [Part.from_dict(bucket[name]) for bucket in buckets]
+        joint = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
+        splits[name] = {
+            "sha256": joint,
+            "documents": sum(part.documents for part in parts),
+            "bytes": sum(part.bytes for part in parts),
+            "tokens": sum(part.shard.tokens for part in parts),
+            "rows": sum(part.shard.rows for part in parts),
+        }
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "version": __version__,
+        "tokenizer": tokenizers.fingerprint(tokenizer),
+        "token_type": token_type(tokenizer.size).name,
+        "sequence_length": plan.sequence_length,
+        "packing": plan.packing,
+        "heldout_fraction": plan.heldout_fraction,
+        "seed": plan.seed,
+        "read": counts,
+        "duplicates": sum(bucket["duplicates"] for bucket in buckets),
+        "longest": max(bucket["longest"] for bucket in buckets),
+        "splits": splits,
+        "buckets": buckets,
+        "arguments": arguments,
+    }
+
+
+def why_unusable(card: dict[str, Any]) -> str | None:
+    """Returns why a dataset cannot be trained or evaluated on; None if it can."""
+    for name in SPLITS:
+        if not card["splits"][name]["documents"]:
+            number = sum(split["documents"] for split in card["splits"].values())
+            return (
+                f"has no document for the {name} part, only {number} in all; add text, cut text "
+                "files into smaller pieces (--piece-bytes), or change the held-out fraction"
+            )
+    tokens, length = card["splits"]["train"]["tokens"], card["sequence_length"]
+    if tokens < length - 1:
+        return f"has {tokens} training tokens, less than one row of {length}; use a shorter length"
+    return None
+
+
+def write_dataset(folder: pathlib.Path, tokenizer: Tokenizer, card: dict[str, Any]) -> None:
+    """Writes the files beside the shards. dataset.json, which comes last, completes it."""
+    write_json(folder / VOCABULARY, tokenizer.to_dict())
+    write_json(folder / CARD, card)
