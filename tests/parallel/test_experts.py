@@ -81,7 +81,7 @@ def test_no_device_holds_all_experts(shape):
             if "experts" in jax.tree_util.keystr(path):
                 assert leaf.addressable_shards[0].data.size == leaf.size // (8 // shape["data"])
                 assert leaf.addressable_shards[0].data.shape[1] == 8 // shape["expert"]
-    text = step.lower(state, rows).compile().as_text()
+    text = step.lower(state, (), rows).compile().as_text()
     shapes = {tuple(map(int, s.split(","))) for s in re.findall(r"f32\[([\d,]+)\]", text)}
     kernels = {s for s in shapes if sorted(s[-2:]) in ([32, 40], [20, 32], [16, 40], [16, 20])}
     kernels = {s for s in kernels if len(s) in (3, 4)}
