@@ -55,8 +55,8 @@ def _denoiser(config, model, params, objective, mesh, routed) -> Denoiser:
     cached = None
     if objective.attention != "full":  # else what is written changes the keys of what was read
 
-        def step(inputs, t_BxC, layout, start, cache):
-            return apply(inputs, t_BxC, layout, start, cache, objective.attention, method="step")
+        def step(inputs, t_BxC, layout, start_B, cache):
+            return apply(inputs, t_BxC, layout, start_B, cache, objective.attention, method="step")
 
         cached = Cached(model.empty_cache, step)
     # Of what is trained and scored; samplers of blocks ask for logits of single rows.

@@ -31,6 +31,11 @@ class TrainState(NamedTuple):
     skipped_in_a_row: jax.Array
     recent: Any = None
 
+    @property
+    def weights(self) -> Any:
+        """The parameters to evaluate and to sample from."""
+        return self.params if self.ema is None else self.ema
+
 
 def initialise(
     config: Config, model: Network, tx: optax.GradientTransformation, params=None

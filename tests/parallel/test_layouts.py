@@ -1,6 +1,7 @@
 """Where arrays live while a step runs: split as asked, nothing large on every device, and rows
 split by places (`sequence`) for every kind of attention."""
 
+import functools
 import math
 import re
 
@@ -11,7 +12,7 @@ import pytest
 from training.test_step import MESHES, TOKENIZER, after, assert_same_training, build, rows_of_text
 
 from dlms_jax.config import MeshConfig
-from dlms_jax.denoiser import initial_params, make_denoiser, make_network
+from dlms_jax.denoiser import initial_params, make_denoiser, make_network, vocabulary_of
 from dlms_jax.errors import UserError
 from dlms_jax.model import DiffusionLM
 from dlms_jax.parallel.mesh import (
@@ -61,9 +62,10 @@ def test_samples_are_the_same_where_places_are_split():
         texts = []
         for shape in (dict(data=1), SEQUENCE):
             devices = jax.devices()[: int(np.prod(list(shape.values())))]
-            lm = DiffusionLM(config, TOKENIZER, None, make_mesh(MeshConfig(**shape), devices))
-            key = jax.random.key(0)
-            lm.params = jax.jit(lambda lm=lm, key=key: initial_params(lm.network, key))()
+            mesh = make_mesh(MeshConfig(**shape), devices)
+            network = make_network(config, vocabulary_of(TOKENIZER).rows, mesh)
+            params = jax.jit(functools.partial(initial_params, network))(jax.random.key(0))
+            lm = DiffusionLM(config, TOKENIZER, params, mesh)
             texts.append(lm.sample("ab", length=12, seed=3, temperature=0.5))
         assert texts[0] == texts[1]
 
