@@ -35,43 +35,43 @@ CASES = [
 
 
 def beside(one, other, parts):
-    """Returns a state with the rows of both; parts: of the rows of a cache, 2 under guidance."""
+    """Returns a state with the first half of the rows of `one` and the second of `other`; parts: of
+    the rows of a cache, 2 under guidance."""
+
+    def halves(x, y, axis=0):
+        return [*jnp.split(x, 2, axis)[:1], *jnp.split(y, 2, axis)[1:]]
 
     def in_parts(x, y):
         pairs = zip(*(jnp.split(z, parts, axis=1) for z in (x, y)), strict=True)
-        return jnp.concatenate([z for pair in pairs for z in pair], axis=1)
+        return jnp.concatenate([z for pair in pairs for z in halves(*pair, axis=1)], axis=1)
 
-    caches = one.cache, other.cache
+    cache = jax.tree.map(in_parts, one.cache, other.cache)
     one, other = one._replace(cache=None), other._replace(cache=None)
-    both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), one, other)
-    return both._replace(cache=jax.tree.map(in_parts, *caches))
+    both = jax.tree.map(lambda x, y: jnp.concatenate(halves(x, y)), one, other)
+    return both._replace(cache=cache)
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    CASES,
-    ids=lambda x: x if isinstance(x, str) else " ".join(map(str, x.values())),
-)
+def words(case) -> str:
+    return " ".join(map(str, case.values())) if isinstance(case, dict) else case
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES, ids=words)
 def test_rows_started_at_different_times_write_what_each_writes_alone(name, settings):
     """Also beside rows that are done, which neither change nor count steps."""
     objective, denoise = NETWORKS[name]
     settings = {"steps": 4, "guidance": 0.7, "temperature": 0.9, "eta": 0.4, **settings}
     sampler = make_sampler(name, objective, SamplingConfig(**settings))
+    parts = 2 if settings["guidance"] else 1
+    canvas = mixed_canvases(JOINT, [{}, {0: 1}, {0: 2, 1: 0}, {}], 3)
     run = jax.jit(functools.partial(run_sampler, sampler, denoise))
     start = jax.jit(functools.partial(sampler.start, denoise))
-    early, late = (
-        (mixed_canvases(JOINT, given, 6), jax.random.split(jax.random.key(seed), 12))
-        for seed, given in enumerate(([{}, {0: 1}], [{0: 2, 1: 0}, {}]))
-    )
-    total = max(sampler.num_steps(canvas) for canvas, _ in (early, late))
-    alone = [run(start(*canvas_and_keys), total) for canvas_and_keys in (early, late)]
-    expected = np.concatenate([state.tokens_BxL for state in alone])
-    assert all(state.done_B.all() for state in alone) and not (expected == V.mask_id).any()
-    for first in (1, total):
-        before = run(start(*early), first)
-        both = beside(before, start(*late), parts=2 if settings["guidance"] else 1)
-        assert len(np.unique(both.step_B)) > 1
-        both = run(both, total)
-        np.testing.assert_array_equal(both.tokens_BxL, expected)
-        steps_B = np.concatenate([state.step_B for state in alone])
-        np.testing.assert_array_equal(both.step_B, steps_B)
+    early, late = (start(canvas, jax.random.split(jax.random.key(seed), 12)) for seed in (0, 1))
+    total = sampler.num_steps(canvas)
+    alone = beside(run(early, total), run(late, total), parts)
+    assert alone.done_B.all() and not (alone.tokens_BxL == V.mask_id).any()
+    for steps in (1, total):
+        before = beside(run(early, steps), late, parts)
+        assert len(np.unique(before.step_B)) > 1
+        together = run(before, total)
+        np.testing.assert_array_equal(together.tokens_BxL, alone.tokens_BxL)
+        np.testing.assert_array_equal(together.step_B, alone.step_B)

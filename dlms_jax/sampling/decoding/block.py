@@ -89,7 +89,7 @@ class BlockSampler:
         if self.cache:
             next_B, moves_B = block_B + 1, full_B
         else:
-            next_B, moves_B = jnp.argmax(later_BxL, axis=1) // self.size, inner.done_B
+            next_B, moves_B = jnp.argmax(later_BxL, axis=1) // self.size, inner.done_B & ~done_B
         blocks = choose_rows(moves_B, self._open(denoise, state, next_B), Blocks(block_B, inner))
         return advance(state._replace(cache=cache), tokens_BxL, done_B, blocks)
 
