@@ -39,6 +39,12 @@ class LayerContext(NamedTuple):
     valid_BxL: jax.Array | None = None
 
 
+def written(cache, new, start_B):
+    """Returns a pytree of x_BxS.. with BxC.. of `new` in each row from its start on."""
+    write = jax.vmap(functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
+    return jax.tree.map(lambda x, y: write(x, y, start_B), cache, new)
+
+
 class Layer(nn.Module):
     """x + attention(norm(x)), x + attention to the source(norm(x)) if any, x + mlp(norm(x)), where
     the last may be a mixture of experts."""
@@ -50,15 +56,17 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxLxD, cache, context: LayerContext):
-        """Returns (x_BxLxD, cache); cache: this layer's (k_BxSxGxK, v_BxSxGxK), or None."""
+        """Returns (x_BxLxD, the keys and values of x).
+
+        cache: this layer's (k_BxSxGxK, v_BxSxGxK), to attend to with those of x in their places.
+        None: attends to x only, and returns None in place of keys and values.
+        """
         c, (visibility, rotary, c_BxLxC, source, start_B, valid_BxL) = self.config, context
         x_BxLxD = checkpoint_name(x_BxLxD, LAYER_INPUT)
         h_BxLxD, gate = modulated_norm(c, "attn", x_BxLxD, c_BxLxC)
         attn = Attention(c, self.attend, name="attn")
-        keys = jax.tree.map(self.whole, attn.keys(h_BxLxD, rotary))
-        if cache is not None:
-            write = jax.vmap(functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
-            keys = cache = jax.tree.map(lambda old, new: write(old, new, start_B), cache, keys)
+        own = jax.tree.map(self.whole, attn.keys(h_BxLxD, rotary))
+        keys = own if cache is None else written(cache, own, start_B)
         x_BxLxD = x_BxLxD + gate * attn.read(h_BxLxD, keys, visibility, rotary)
         if source is not None:
             h_BxLxD, gate = modulated_norm(c, "cross_attn", x_BxLxD, c_BxLxC)
@@ -73,7 +81,7 @@ class Layer(nn.Module):
             x_BxLxD = x_BxLxD + gate * MoE(c, self.outputs, name="mlp")(h_BxLxD, valid_BxL)
         else:
             x_BxLxD = x_BxLxD + gate * MLP(c, name="mlp")(h_BxLxD)
-        return self.constrain(x_BxLxD), cache
+        return self.constrain(x_BxLxD), None if cache is None else own
 
     def whole(self, keys_BxSxGxK):
         return self.constrain(keys_BxSxGxK, whole=True)
@@ -146,14 +154,16 @@ class Transformer(Network):
         visibility = Visibility(attention_mask(here, layout, attention))
         context = LayerContext(visibility, self._rotary(here), start_B=start_B)
         x_BxCxD = self.constrain(self.embed(inputs))
-        h_BxCxD, cache = self._features(x_BxCxD, t_BxC, here, context, cache)
+        h_BxCxD, keys = self._features(x_BxCxD, t_BxC, here, context, cache)
+        # Layers return their few new keys only: a whole cache for each would be written again.
+        cache = jax.vmap(written, in_axes=(0, 0, None))(cache, keys, start_B)
         return self.project(h_BxCxD), cache
 
     def _features(self, x_BxLxD, t_BxL, layout, context: LayerContext, cache=None):
         c_BxLxC = self.conditioning(t_BxL, layout.class_B)
         context = context._replace(c_BxLxC=c_BxLxC, valid_BxL=layout.segments_BxL > 0)
-        x_BxLxD, cache = self.layers(x_BxLxD, cache, context)
-        return self.finish(x_BxLxD, c_BxLxC), cache
+        x_BxLxD, keys = self.layers(x_BxLxD, cache, context)
+        return self.finish(x_BxLxD, c_BxLxC), keys
 
     def _rotary(self, layout):
         return rotary_angles(layout.positions_BxL, self.config.per_head, self.config.rope_theta)

@@ -1,6 +1,6 @@
 """The passes of the network behind a prediction: one, or under guidance two in one batch.
 
-The rows of the unconditional pass come last. In them each given token is the mask and the class 0.
+The rows of the unconditional pass come last. In them each given token is the mask, and the class 0.
 """
 
 import jax
@@ -12,20 +12,20 @@ from dlms_jax.sampling.prediction import Prediction
 
 def predict(denoise: Denoiser, prediction: Prediction, tokens_BxL, t_BxL, layout: Layout):
     """Returns (logits_BxLxV, those of the unconditional pass or None), as `prediction` takes."""
-    inputs = with_unconditional(prediction, tokens_BxL, layout, t_BxL)
-    tokens_BxL, layout, t_BxL = inputs  # 2B rows under guidance
-    return halves(prediction, denoise.logits(tokens_BxL, t_BxL, layout))
+    inputs = with_unconditional(prediction, tokens_BxL, t_BxL, layout)
+    return halves(prediction, denoise.logits(*inputs))
 
 
-def with_unconditional(prediction: Prediction, tokens_BxL, layout: Layout, *others):
-    """Returns (tokens_BxL, layout, *others), under guidance with the unconditional rows appended.
-    These have the same `others`."""
-    given = tokens_BxL, layout, *others
+def with_unconditional(prediction: Prediction, tokens_BxL, t_BxL, layout: Layout, *others):
+    """Returns (tokens_BxL, t_BxL, layout, *others), under guidance of 2B rows: the unconditional
+    ones, of the same times and `others`, come last."""
+    given = tokens_BxL, t_BxL, layout, *others
     if not prediction.guidance:
         return given
-    all_B = jnp.ones(tokens_BxL.shape[0], bool)
+    every_B = jnp.ones(tokens_BxL.shape[0], bool)
     mask_id = prediction.vocabulary.mask_id
-    without = *hide_prompts(tokens_BxL, layout, all_B, mask_id), *others
+    tokens_BxL, layout = hide_prompts(tokens_BxL, layout, every_B, mask_id)
+    without = tokens_BxL, t_BxL, layout, *others
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), given, without)
 
 

@@ -24,10 +24,10 @@ def filled_cache(
             "this network keeps no keys and values of what it has read; set "
             "config.sampling.cache=False"
         )
-    tokens_BxL, layout, t_BxL = with_unconditional(prediction, tokens_BxL, layout, t_BxL)
-    cache = denoise.cached.empty(*tokens_BxL.shape)
-    start_B = jnp.zeros(tokens_BxL.shape[0], jnp.int32)
-    return denoise.cached.logits(tokens_BxL, t_BxL, layout, start_B, cache)[1]
+    inputs = with_unconditional(prediction, tokens_BxL, t_BxL, layout)
+    rows, length = inputs[0].shape
+    cache = denoise.cached.empty(rows, length)
+    return denoise.cached.logits(*inputs, jnp.zeros(rows, jnp.int32), cache)[1]
 
 
 def read_columns(
@@ -36,13 +36,11 @@ def read_columns(
 ):  # fmt: skip
     """Returns (logits_BxCxV, those of the unconditional pass or None, cache) at `number` columns of
     each row from its start on. With cache=None the network reads the whole canvas."""
-    tokens_BxL, layout, t_BxL, start_B = with_unconditional(
-        prediction, tokens_BxL, layout, t_BxL, start_B
-    )
+    *inputs, layout, start_B = with_unconditional(prediction, tokens_BxL, t_BxL, layout, start_B)
     if cache is None:
-        logits_BxCxV = columns(denoise.logits(tokens_BxL, t_BxL, layout), start_B, number)
+        logits_BxCxV = columns(denoise.logits(*inputs, layout), start_B, number)
     else:
-        inputs = columns((tokens_BxL, t_BxL), start_B, number)
+        inputs = columns(inputs, start_B, number)
         logits_BxCxV, cache = denoise.cached.logits(*inputs, layout, start_B, cache)
     return *halves(prediction, logits_BxCxV), cache
 

@@ -115,9 +115,9 @@ class GaussianSampler:
     def _pass(self, denoise, state, gamma_B) -> tuple[jax.Array, Noised]:
         """Returns (log_p_BxLxV, the state's embeddings with a new estimate)."""
         gamma_BxL = jnp.broadcast_to(gamma_B[:, None], state.tokens_BxL.shape)
-        tokens_BxL, layout, noisy_BxL, z_BxLxE, gamma_BxL = with_unconditional(
-            self.prediction, state.tokens_BxL, state.layout,
-            state.holes_BxL, state.extra.z_BxLxE, gamma_BxL,
+        tokens_BxL, gamma_BxL, layout, noisy_BxL, z_BxLxE = with_unconditional(
+            self.prediction, state.tokens_BxL, gamma_BxL, state.layout,
+            state.holes_BxL, state.extra.z_BxLxE,
         )  # fmt: skip
         clean_BxLxE = jnp.take(denoise.table_VxE, tokens_BxL, axis=0)
         z_BxLxE = jnp.where(noisy_BxL[..., None], z_BxLxE, clean_BxLxE)
