@@ -23,7 +23,7 @@ from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.denoiser import initial_params, make_denoiser, make_network, vocabulary_of
 from dlms_jax.diffusion import make_objective
 from dlms_jax.parallel.mesh import make_mesh
-from dlms_jax.sampling import make_canvas, make_sampler, run
+from dlms_jax.sampling import make_canvas, make_sampler, run_sampler
 
 WIDTH_256 = {
     "model": {"width": 256, "num_layers": 4, "num_heads": 4, "dtype": "float32"},
@@ -87,15 +87,15 @@ def prepare(config, name, cache, rows, length):
     objective = make_objective(config, vocabulary)
     model = make_network(config, vocabulary.rows, mesh)
     params = jax.jit(lambda: initial_params(model, jax.random.key(0)))()
-    rule = make_sampler(name, objective, config.sampling)
+    sampler = make_sampler(name, objective, config.sampling)
     canvas = make_canvas([[length]] * rows, tokenizer, config.data.sequence_length)
-    keys_B, steps = jax.random.split(jax.random.key(0), rows), rule.num_steps(canvas)
+    keys_B, steps = jax.random.split(jax.random.key(0), rows), sampler.num_steps(canvas)
 
     @jax.jit
     def fill(params, canvas, keys_B):
         denoise = make_denoiser(config, model, params, objective, mesh)
-        state = rule.start(denoise, canvas, keys_B)
-        return run(rule, denoise, state, keys_B, 0, steps).tokens_BxL
+        state = sampler.start(denoise, canvas, keys_B)
+        return run_sampler(sampler, denoise, state, steps).tokens_BxL
 
     arguments = params, canvas, keys_B
     return lambda: fill(*arguments), temporary_bytes(fill, *arguments)

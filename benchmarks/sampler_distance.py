@@ -65,8 +65,8 @@ def _gaussian(kind):
     denoise = exact_denoiser(JOINT, test_gaussian.CONFIG, test_gaussian.TABLE)
 
     def distribution(steps):
-        rule = test_gaussian.make_rule(kind, steps, joint=JOINT, schedule="cosine")
-        counts = chains.sample(JOINT, rule, denoise)
+        sampler = test_gaussian.make_sampler(kind, steps, joint=JOINT, schedule="cosine")
+        counts = chains.sample(JOINT, sampler, denoise)
         jax.clear_caches()  # one program for each number of steps
         return counts / counts.sum()
 

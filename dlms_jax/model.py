@@ -9,27 +9,22 @@ Use:
 """
 
 from collections.abc import Iterator, Sequence
-import dataclasses
-import functools
 import math
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
-import numpy as np
 
 from dlms_jax.checkpoints.checkpoint import open_checkpoint
-from dlms_jax.config import Config, SamplingConfig, from_dict
+from dlms_jax.config import Config
 from dlms_jax.data.feed.dataset import Split, build_dataset, load_split
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.denoiser import make_denoiser, make_network, vocabulary_of
 from dlms_jax.diffusion import make_objective
-from dlms_jax.diffusion.protocol import example_keys
 from dlms_jax.errors import UserError
-from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
+from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport, best_possible
 from dlms_jax.parallel import rules
-from dlms_jax.parallel.mesh import batch_shards, to_local
-from dlms_jax.sampling import Canvas, make_canvas, make_sampler, parse_infill, run, settings_of
+from dlms_jax.sampling import Canvas, TextGenerator, parse_infill
 
 
 class DiffusionLM:
@@ -44,9 +39,10 @@ class DiffusionLM:
         vocabulary = vocabulary_of(tokenizer)
         self.objective = make_objective(config, vocabulary)
         self.network = make_network(config, vocabulary.rows, mesh)
-        self._compiled = functools.lru_cache(self._compile)
-        # Refuses a sampler that does not fit the objective, before anything is trained.
-        make_sampler(config.objective.name, self.objective, config.sampling)
+        self._generator = TextGenerator(
+            config, self.objective, tokenizer, mesh,
+            lambda params: make_denoiser(config, self.network, params, self.objective, mesh),
+        )  # fmt: skip
 
     @classmethod
     def load_checkpoint(cls, path: str, mesh: Mesh | None = None) -> "DiffusionLM":
@@ -79,78 +75,34 @@ class DiffusionLM:
         self, prompts: Sequence[str], length: int | None = None, seed: int = 0, **sampling
     ) -> list[str]:  # fmt: skip
         """Returns a text for each prompt, all written in one batch; each is what `sample` gives."""
-        rows = [self.after(prompt, length) for prompt in prompts]
-        return self._last(rows, seed, sampling)
+        return self._generator.samples(self.params, prompts, length, seed, **sampling)
 
     def infill(self, template: str, hole: int = 8, seed: int = 0, **sampling) -> str:
         """Returns a text with its holes filled: {} is `hole` tokens long, {12} is 12."""
-        return self._last([parse_infill(template, hole)], seed, sampling)[0]
+        rows = [parse_infill(template, hole)]
+        return self._generator.fill(self.params, rows, seed, **sampling)[0]
 
     def after(self, prompt: str, length: int | None = None) -> list[str | int]:
-        """Returns the pieces of a prompt and `length` tokens to fill after it; where None, as many
-        as the config says and the context has room for."""
-        if length is None:
-            room = self.config.data.sequence_length - 1 - len(self.tokenizer.encode(prompt))
-            length = max(1, min(self.config.sampling.length, room))
-        if length < 1:
-            raise UserError(f"a length of {length} leaves nothing to write; use 1 or more")
-        return [prompt, length]
+        """Returns a row of `stream`: a prompt and `length` tokens to fill after it; where None, as
+        many as the config says and the context has room for."""
+        return self._generator.after(prompt, length)
 
     def stream(
         self, rows: Sequence[Sequence[str | int]], num: int = 1, seed: int = 0,
         every: int | None = None, class_name: str | None = None, **sampling,
     ) -> Iterator[Canvas]:  # fmt: skip
-        """Yields canvases, filled further every `every` steps (None: at the end alone).
+        """Yields canvases as they fill in, every `every` steps; None: at the end only.
 
-        rows: the pieces of each text: what is given, and numbers of tokens to fill. num: samples
-        of each, which stand together. Sample i of a row depends on its pieces and (seed, i) alone,
-        whatever else is sampled. class_name: a corpus of config.data.mixture to write like.
+        rows: the pieces of each text: given text, and numbers of tokens to fill. num: samples of
+        each, which stand together. Sample i of a row depends on its pieces and (seed, i) only.
+        class_name: a corpus of config.data.mixture to write like.
         """
-        if num < 1 or not rows:
-            raise UserError(f"{num} samples of {len(rows)} texts were asked for; ask for 1 or more")
-        rule, start, go = self._compiled(self.sampling(**sampling))
-        pieces = [row for row in rows for _ in range(num)]
-        number = len(pieces)
-        short = -number % batch_shards(self.mesh)
-        pieces += [pieces[-1]] * short
-        canvas = make_canvas(
-            pieces, self.tokenizer, self.config.data.sequence_length, self._class_id(class_name)
-        )
-        total = rule.num_steps(canvas)
-        within_row = np.append(np.tile(np.arange(num), len(rows)), np.full(short, num))
-        keys_B = example_keys(jax.random.fold_in(jax.random.key(seed), 0), within_row)
-        state = start(self.params, canvas, keys_B)
-        for first in range(0, max(total, 1), every or max(total, 1)):
-            state = go(self.params, state, keys_B, first, min(first + (every or total), total))
-            yield jax.tree.map(lambda x: x[:number], to_local(state.canvas))
-            if to_local(state.done_B).all():
-                return
-
-    def sampling(self, **settings) -> SamplingConfig:
-        """Returns config.sampling with some settings changed; None leaves one as it is."""
-        known = [field.name for field in dataclasses.fields(SamplingConfig)]
-        for name in settings.keys() - set(known):
-            raise UserError(f"{name} is no setting of sampling; those are {', '.join(known)}")
-        given = {name: value for name, value in settings.items() if value is not None}
-        sampling = dataclasses.asdict(self.config.sampling) | given
-        sampling = from_dict({"sampling": sampling}).sampling
-        objective = self.config.objective.name
-        for name in given.keys() - settings_of(objective, sampling):
-            raise UserError(
-                f"{name} plays no part in sampler={sampling.sampler} of objective {objective}; "
-                "leave it out"
-            )
-        return sampling
+        return self._generator.stream(self.params, rows, num, seed, every, class_name, **sampling)
 
     def texts(self, canvas: Canvas, unfilled: str = "") -> list[str]:
         """Returns the text of each canvas, up to the first EOS in a hole; `unfilled` stands for
         each hole still open."""
-        return [
-            self._text(tokens_L, holes_L, unfilled)
-            for tokens_L, holes_L in zip(
-                canvas.tokens_BxL, canvas.holes_BxL, strict=True
-            )
-        ]  # fmt: skip
+        return self._generator.texts(canvas, unfilled)
 
     def evaluate(
         self, dataset: str | Split | None = None, samples: int | None = None,
@@ -191,46 +143,5 @@ class DiffusionLM:
         return load_split(corpus, self.tokenizer, data)
 
     def best_possible(self, split: Split) -> float | None:
-        """Returns the bits per byte that no model of this kind can beat on a split, where the
-        text's own distribution is known; a denoiser is told where documents end, so less is left.
-        """
-        given = "" if self.objective.traits.exact else "_given_length"
-        return split.fingerprint.get(f"best_bits_per_byte{given}")
-
-    def _last(self, rows, seed, sampling):
-        *_, canvas = self.stream(rows, seed=seed, **sampling)
-        return self.texts(canvas)
-
-    def _class_id(self, name):
-        """Returns the number of a class, from 1; 0 for none."""
-        if name is None:
-            return 0
-        names = list(self.config.data.mixture) if self.config.model.classes else []
-        if name not in names:
-            raise UserError(
-                f"this model has no class {name!r}; "
-                + (f"its classes are {', '.join(names)}" if names else "it has none")
-            )
-        return names.index(name) + 1
-
-    def _compile(self, sampling):
-        rule = make_sampler(self.config.objective.name, self.objective, sampling)
-
-        def denoiser(params):
-            return make_denoiser(self.config, self.network, params, self.objective, self.mesh)
-
-        start = jax.jit(lambda params, *canvas: rule.start(denoiser(params), *canvas))
-        go = jax.jit(lambda params, *at: run(rule, denoiser(params), *at))
-        return rule, start, go
-
-    def _text(self, tokens_L, holes_L, unfilled):
-        t = self.tokenizer
-        ended = np.flatnonzero((tokens_L == t.eos_id) & holes_L)
-        tokens_L = tokens_L[: ended[0]] if len(ended) else tokens_L
-        text, run = "", []
-        for token in tokens_L.tolist():
-            if token == t.mask_id and unfilled:
-                text, run = text + t.decode(run) + unfilled, []
-            else:
-                run.append(token)
-        return text + t.decode(run)
+        """Returns the bits per byte that no model of this kind can beat on a split."""
+        return best_possible(self.objective, split)

@@ -8,6 +8,7 @@ Use:
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -24,9 +25,11 @@ from dlms_jax.config import Config, from_dict
 from dlms_jax.data import tokenizers
 from dlms_jax.data.feed.dataset import Dataset, build_dataset
 from dlms_jax.data.feed.loader import train_batches
+from dlms_jax.denoiser import make_denoiser, make_network, vocabulary_of
+from dlms_jax.diffusion import make_objective
 from dlms_jax.errors import UserError, optional_import
-from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
-from dlms_jax.model import DiffusionLM
+from dlms_jax.evaluation.bound import BoundEvaluator, best_possible
+from dlms_jax.models import train_flops
 from dlms_jax.parallel import hardware, hosts
 from dlms_jax.parallel.mesh import check_rows, local_rows, make_mesh, to_global
 from dlms_jax.plot import draw_curves
@@ -43,6 +46,7 @@ from dlms_jax.runtime.progress import Clock, Progress
 from dlms_jax.runtime.rollback import Rollback, Rollbacks, bad_steps
 from dlms_jax.runtime.same_run import check_same_run
 from dlms_jax.runtime.watchdog import Watchdog
+from dlms_jax.sampling import TextGenerator
 from dlms_jax.terminal import say
 from dlms_jax.training import router
 from dlms_jax.training.assembly import assemble
@@ -131,22 +135,31 @@ class _Run:
                 f"{_text_of(config)} is not what the run in {workdir} was trained on "
                 "(its fingerprint differs; another Python or changed files?); use another --workdir"
             )
-
         self.rollbacks = Rollbacks()
-        self.lm = DiffusionLM(config, self.dataset.tokenizer, None, self.mesh, self.metadata)
-        self.rows = self.lm.objective.vocabulary.rows
+        self.tx = make_optimizer(config.optimizer, training.steps, training.seed)
+        tokenizer = self.dataset.tokenizer
+        self.objective = make_objective(config, vocabulary_of(tokenizer))
+        self.rows = self.objective.vocabulary.rows
+        self.network = make_network(config, self.rows, self.mesh)
+        of = {"objective": self.objective, "mesh": self.mesh}
+        denoise = functools.partial(make_denoiser, config, self.network, **of)
+        self.generator = TextGenerator(config, self.objective, tokenizer, self.mesh, denoise)
         self.batches = train_batches(
             self.dataset, config, local_rows(self.mesh, training.batch_size)
         )
         _check_repeats(self.batches.epochs(training.steps), self.dataset, config)
-        self.evaluator = BoundEvaluator(
-            config, self.lm.network, self.lm.objective, self.dataset.tokenizer, self.mesh
-        )
-        self.rate = learning_rate(
-            config.optimizer, training.steps, config.optimizer.peak_learning_rate
-        )
+        self.evaluator = BoundEvaluator(config, self.network, self.objective, tokenizer, self.mesh)
+        peak = config.optimizer.peak_learning_rate
+        self.rate = learning_rate(config.optimizer, training.steps, peak)
+        self.flops = (
+            training.batch_size * config.data.sequence_length
+            * train_flops(
+                config, self.rows, config.data.sequence_length,
+                head_share=0.5 if config.objective.name in ("masked", "block") else 1.0,
+            )
+        )  # fmt: skip
         # Refuses sizes that do not divide over the mesh, before anything is written or compiled.
-        self.assembly = assemble(config, self.lm.objective.vocabulary, self.mesh)
+        self.abstract_state = abstract_state(config, self.network, self.tx, self.mesh)
         if self.start:
             check_fits(self.start, self.assembly.state.params, config)
         self.peak = hardware.peak_flops()
@@ -187,12 +200,12 @@ class _Run:
         params = None
         if self.start:
             say(self.console, self.start.text(self.config))
-            params = self.start.checkpoint.load_params(self.assembly.state.params)
-        return self.assembly.initial_state(params)
+            params = self.start.checkpoint.load_params(self.abstract_state.params)
+        return sharded_state(self.config, self.network, self.tx, self.mesh, params)
 
     def _loop(self, state: TrainState, first: int, writer: MetricWriter) -> TrainState:
         config, steps = self.config, self.config.training.steps
-        step_fn = self.assembly.step()
+        step_fn = make_train_step(config, self.network, self.objective, self.tx, self.mesh)
         batches, clock, done = self._batches_after(first), None, first
         goodput, training = self.goodput, config.training
         say(self.console, "compiling the train step ...")
@@ -325,8 +338,9 @@ class _Run:
 
     def _evaluate(self, done: int, state: TrainState, writer: MetricWriter) -> dict[str, float]:
         """Returns the metrics on the rows that evaluations in training use, and shows a sample."""
-        bound = self._bound(state, self.config.evaluation.rows)
-        sample = self.lm.sample(self.config.sampling.prompt, seed=done)
+        rows = self.config.evaluation.rows
+        bound = self.evaluator(state.weights, self.dataset.heldout.rows, rows)
+        sample = self._sample(state, done)
         writer.write_texts(done, {"sample": sample})
         if done < self.config.training.steps:  # the last one is shown under the summary
             report.show_sample(self.console, done, sample)
@@ -336,9 +350,8 @@ class _Run:
             "stderr": bound.stderr,
         }
 
-    def _bound(self, state: TrainState, rows: int) -> BoundReport:
-        self.lm.params = state.params if state.ema is None else state.ema
-        return self.evaluator(self.lm.params, self.dataset.heldout.rows, rows)
+    def _sample(self, state: TrainState, seed: int) -> str:
+        return self.generator.samples(state.weights, [self.config.sampling.prompt], seed=seed)[0]
 
     def _epochs(self, done: int) -> dict[str, float]:
         """Returns how often the corpus has been seen; of a mixture, each one and the most seen."""
@@ -353,14 +366,14 @@ class _Run:
 
     def _finish(self, state: TrainState) -> dict[str, float]:
         """Evaluates on all held-out rows, prints the summary, draws the curves."""
-        bound = self._bound(state, self.config.evaluation.final_rows)
+        heldout = self.dataset.heldout
+        bound = self.evaluator(state.weights, heldout.rows, self.config.evaluation.final_rows)
         self.goodput.save()
         if hosts.is_first():
-            best = self.lm.best_possible(self.dataset.heldout)
+            best = best_possible(self.objective, heldout)
             report.show_summary(self.console, self.config, self.workdir, bound, best)
             draw_curves([self.workdir])
-        sample = self.lm.sample(self.config.sampling.prompt, seed=int(state.step))
-        report.show_sample(self.console, int(state.step), sample)
+        report.show_sample(self.console, int(state.step), self._sample(state, int(state.step)))
         report.show_next(self.console, self.config, self.workdir)
         return {
             "step": int(state.step),

@@ -22,7 +22,7 @@ from dlms_jax.diffusion import Layout, Noisy, make_objective
 from dlms_jax.diffusion.protocol import example_keys
 from dlms_jax.models.attention import attention_mask
 from dlms_jax.parallel.mesh import make_mesh
-from dlms_jax.sampling import make_canvas, make_sampler, run
+from dlms_jax.sampling import make_canvas, make_sampler, run_sampler
 
 _GUIDANCE = 0.5  # for greedy texts, so that both forward passes are compared
 
@@ -102,15 +102,16 @@ class Ours:
           sampling: the SamplingConfig.
           pieces: prompts with holes, as `make_canvas` takes them.
         """
-        rule = make_sampler(self.config.objective.name, self.objective, sampling)
+        sampler = make_sampler(self.config.objective.name, self.objective, sampling)
         canvas = make_canvas(pieces, self.tokenizer, self.config.data.sequence_length)
         keys_B = example_keys(jax.random.key(0), np.arange(len(pieces)))
-        total = rule.num_steps(canvas)
+        total = sampler.num_steps(canvas)
 
         @jax.jit
         def fill(params):
-            state = rule.start(self.denoiser(params), canvas, keys_B)
-            return state, run(rule, self.denoiser(params), state, keys_B, 0, total)
+            denoise = self.denoiser(params)
+            state = sampler.start(denoise, canvas, keys_B)
+            return state, run_sampler(sampler, denoise, state, total)
 
         first, last = fill(self.params)
         return canvas, first, np.asarray(last.tokens_BxL)

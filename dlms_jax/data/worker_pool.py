@@ -45,9 +45,9 @@ def run_in_workers(
     Raises:
       UserError: a worker process was killed.
     """
-    global _done
+    global _done, _uncounted
     calls = list(calls)
-    _done = _processes.Value("q", 0)
+    _done, _uncounted = _processes.Value("q", 0), 0
     workers = min(workers, max(len(calls), 1))
     executor, processes = _executor(workers), []
     try:

@@ -7,7 +7,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from dlms_jax.config import Config, traits_of
 from dlms_jax.errors import UserError
-from dlms_jax.models.attention import Seen, attend
+from dlms_jax.models.attention import Visibility, attend
 from dlms_jax.models.splash import LONGEST_DOUBLED, TILE, splash, splash_fits
 from dlms_jax.parallel.attention import over_mesh
 from dlms_jax.parallel.mesh import SEQUENCE_AXIS, batch_shards, places_axis
@@ -16,7 +16,7 @@ _BY_PLATFORM = {"tpu": "splash", "gpu": "cudnn"}
 
 
 def make_attend(config: Config, mesh: Mesh) -> Callable:
-    """Returns the function (q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, seen) -> y_BxLxHxK of a config."""
+    """Returns the function (q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility) -> y_BxLxHxK."""
     kernel = attention_kernel(config, mesh)
     return _splash_over(mesh) if kernel == "splash" else {"cudnn": _cudnn, "xla": attend}[kernel]
 
@@ -94,11 +94,11 @@ def _is_ampere(gpu) -> bool:
         return False
 
 
-def _cudnn(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, seen: Seen) -> jax.Array:
+def _cudnn(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility: Visibility) -> jax.Array:
     """Returns what `attend` does, by cuDNN, whose backward pass takes even lengths only; those of
     samplers and of a U-Net's levels may be odd."""
     even = q_BxLxHxK.shape[1] % 2 == 0 and k_BxSxGxK.shape[1] % 2 == 0
-    return attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, seen, "cudnn" if even else "xla")
+    return attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility, "cudnn" if even else "xla")
 
 
 def _splash_over(mesh: Mesh) -> Callable:
@@ -112,15 +112,15 @@ def _splash_over(mesh: Mesh) -> Callable:
 
     on_mesh = over_mesh(kernel, mesh)
 
-    def run(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, seen: Seen):
+    def run(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility: Visibility):
         rows, queries = q_BxLxHxK.shape[:2]
         here = queries // (mesh.shape[SEQUENCE_AXIS] if places_axis(mesh, queries) else 1)
         fits = splash_fits(here, k_BxSxGxK.shape[1]) and rows % batch_shards(mesh) == 0
-        if seen.spans is None or not fits:
-            return attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, seen)
-        of_queries = seen.spans._replace(k_segments_BxS=None)
+        if visibility.spans is None or not fits:
+            return attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility)
+        of_queries = visibility.spans._replace(k_segments_BxS=None)
         return on_mesh(
-            q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, of_queries, seen.spans.k_segments_BxS
+            q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, of_queries, visibility.spans.k_segments_BxS
         )  # fmt: skip
 
     return run

@@ -36,8 +36,8 @@ def _denoiser(config, model, params, objective, mesh) -> Denoiser:
     cached = None
     if traits.attention != "full":  # else what is written changes the keys of what was read
 
-        def step(inputs, t_BxC, layout, start, cache):
-            read = inputs, t_BxC, layout, start, cache, traits.attention
+        def step(inputs, t_BxC, layout, start_B, cache):
+            read = inputs, t_BxC, layout, start_B, cache, traits.attention
             return model.apply({"params": params}, *read, method="step")
 
         cached = Cached(model.empty_cache, step)

@@ -177,10 +177,11 @@ class Denoiser(NamedTuple):
 class Cached(NamedTuple):
     """A network that keeps the keys and values of the positions it has read.
 
-    empty: (rows, length) -> cache, of which nothing is used yet.
-    logits: (inputs_BxC, t_BxC, layout, start, cache) -> (logits_BxCxV, cache): reads the positions
-        start..start+C-1 (start may be traced), whose keys and values it puts in the cache, against
-        all positions of the cache that `layout` (of the whole length) lets them see.
+    empty: (rows, length) -> cache, an empty one. A cache is a pytree of arrays; their second axis
+        is the rows.
+    logits: (inputs_BxC, t_BxC, layout, start_B, cache) -> (logits_BxCxV, cache): reads C positions
+        of each row from its own start on. It writes their keys and values to the cache, then lets
+        them attend to all positions of the cache that `layout` (of the whole length) lets them see.
     """
 
     empty: Callable[[int, int], Any]

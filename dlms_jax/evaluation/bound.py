@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from dlms_jax.config import Config
-from dlms_jax.data.feed.dataset import RowStore
+from dlms_jax.data.feed.dataset import RowStore, Split
 from dlms_jax.data.feed.loader import eval_batches
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.denoiser import make_denoiser
@@ -112,6 +112,16 @@ class BoundEvaluator:
             rows=n,
             protocol=self.protocol(),
         )
+
+
+def best_possible(objective: Objective, split: Split) -> float | None:
+    """Returns the bits per byte that no model of the objective's kind can beat on a split; None
+    unless the text's own distribution is known.
+
+    A denoiser is told where documents end, so that it needs less than an exact model.
+    """
+    key = "best_bits_per_byte" if objective.exact else "best_bits_per_byte_given_length"
+    return split.fingerprint.get(key)
 
 
 def unigram_entropy(counts_V: np.ndarray) -> float:

@@ -11,16 +11,17 @@ import jax.numpy as jnp
 from dlms_jax.models.spans import Spans, make_spans
 
 
-class Seen(NamedTuple):
-    """What every query may see: a mask, and the same as Spans, where they can say it."""
+class Visibility(NamedTuple):
+    """The keys that each query may attend to: a mask, and the same as Spans where they can say
+    it."""
 
     mask_Bx1xLxS: jax.Array
     spans: Spans | None = None
 
 
-def seen_in_row(layout, kind: str, doubled: bool = False) -> Seen:
+def row_visibility(layout, kind: str, doubled: bool = False) -> Visibility:
     """Returns what the positions of a layout see of it. doubled: it is of [x_t, x_0]."""
-    return Seen(attention_mask(layout, layout, kind), make_spans(layout, kind, doubled))
+    return Visibility(attention_mask(layout, layout, kind), make_spans(layout, kind, doubled))
 
 
 def attention_mask(queries, keys, kind: str) -> jax.Array:
@@ -59,7 +60,7 @@ def attention_mask(queries, keys, kind: str) -> jax.Array:
     return (mask_BxLxS & (together | before | (q_clean & k_clean & finished)))[:, None]
 
 
-def seen_of_source(layout) -> tuple[Seen, Seen]:
+def source_visibility(layout) -> tuple[Visibility, Visibility]:
     """Returns (own, source) for prompts that an encoder reads: of its own sequence a position sees
     all of its document but the given tokens, of the encoder's the given tokens and BOS. BOS is in
     both, so that a document without a prompt has something to see."""
@@ -71,28 +72,26 @@ def seen_of_source(layout) -> tuple[Seen, Seen]:
 
     def only(keys_BxS):
         spans = Spans(segments_BxL, jnp.where(keys_BxS, segments_BxL, -1))
-        return Seen(same_Bx1xLxL & keys_BxS[:, None, None], spans)
+        return Visibility(same_Bx1xLxL & keys_BxS[:, None, None], spans)
 
     return only(~given_BxL), only(source_BxL)
 
 
-def columns(layout, start, number: int):
-    """Returns the layout of the positions start..start+number-1 (start may be traced)."""
-    return jax.tree.map(
-        lambda x: x if x.ndim == 1 else jax.lax.dynamic_slice_in_dim(x, start, number, axis=1),
-        layout,
-    )
+def columns(layout, start_B, number: int):
+    """Returns the layout of each row's positions start..start+number-1."""
+    take = jax.vmap(lambda x, start: jax.lax.dynamic_slice_in_dim(x, start, number))
+    return jax.tree.map(lambda x: x if x.ndim == 1 else take(x, start_B), layout)
 
 
 def attend(
-    q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, seen: Seen, implementation: str = "xla"
+    q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility: Visibility, implementation: str = "xla"
 ) -> jax.Array:  # fmt: skip
     """Returns softmax(q k^T / sqrt(K)) v as y_BxLxHxK; H is a multiple of G (grouped queries).
     implementation: as jax.nn.dot_product_attention names them."""
     if implementation == "xla" and q_BxLxHxK.shape[2] == k_BxSxGxK.shape[2]:
-        return _ungrouped(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, seen.mask_Bx1xLxS)
+        return _ungrouped(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility.mask_Bx1xLxS)
     return jax.nn.dot_product_attention(
-        q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, mask=seen.mask_Bx1xLxS, implementation=implementation
+        q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, mask=visibility.mask_Bx1xLxS, implementation=implementation
     )
 
 

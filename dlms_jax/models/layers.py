@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlms_jax.config import ModelConfig
-from dlms_jax.models.attention import Seen
+from dlms_jax.models.attention import Visibility
 from dlms_jax.models.quantised import quantised_product
 from dlms_jax.models.splash import SAVED
 
@@ -114,9 +114,9 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(c.norm_epsilon, dtype)
             self.k_norm = RMSNorm(c.norm_epsilon, dtype)
 
-    def __call__(self, x_BxLxD, seen: Seen, rotary) -> jax.Array:
+    def __call__(self, x_BxLxD, visibility: Visibility, rotary) -> jax.Array:
         """Returns what self-attention adds, y_BxLxD."""
-        return self.read(x_BxLxD, self.keys(x_BxLxD, rotary), seen, rotary)
+        return self.read(x_BxLxD, self.keys(x_BxLxD, rotary), visibility, rotary)
 
     def keys(self, x_BxSxD, rotary) -> tuple[jax.Array, jax.Array]:
         """Returns (k_BxSxGxK, v_BxSxGxK) of what is attended to; rotary: of its positions."""
@@ -125,13 +125,13 @@ class Attention(nn.Module):
             k_BxSxGxK = self.k_norm(k_BxSxGxK)
         return rotate(k_BxSxGxK, rotary), self._heads(self.v_proj(x_BxSxD))
 
-    def read(self, x_BxLxD, keys, seen: Seen, rotary) -> jax.Array:
+    def read(self, x_BxLxD, keys, visibility: Visibility, rotary) -> jax.Array:
         """Returns y_BxLxD of queries from x; keys: what `keys` returned. rotary: of x."""
         q_BxLxHxK = self._heads(self.q_proj(x_BxLxD))
         if self.config.qk_norm:
             q_BxLxHxK = self.q_norm(q_BxLxHxK)
         q_BxLxHxK = rotate(q_BxLxHxK, rotary)
-        y_BxLxHxK = self.attend(q_BxLxHxK, *keys, seen)
+        y_BxLxHxK = self.attend(q_BxLxHxK, *keys, visibility)
         return self.o_proj(y_BxLxHxK.reshape(*y_BxLxHxK.shape[:2], -1))
 
     def _heads(self, y_BxLxO):

@@ -1,6 +1,7 @@
 """The Transformer denoiser: tokens or noisy embeddings -> logits."""
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -10,11 +11,11 @@ import jax.numpy as jnp
 
 from dlms_jax.config import ModelConfig
 from dlms_jax.models.attention import (
-    Seen,
+    Visibility,
     attention_mask,
     columns,
-    seen_in_row,
-    seen_of_source,
+    row_visibility,
+    source_visibility,
 )
 from dlms_jax.models.conditioning import modulated_norm
 from dlms_jax.models.layers import LAYER_INPUT, MLP, REMAT, Attention, RMSNorm, rotary_angles
@@ -22,20 +23,26 @@ from dlms_jax.models.moe import ROUTER, MoE
 from dlms_jax.models.network import Network
 
 
-class Around(NamedTuple):
-    """What every layer is told alike, besides its input.
+class LayerContext(NamedTuple):
+    """What every layer is told besides its input.
 
-    source: (x_BxLxD, Seen) of the encoder that read the prompts, None where there is none.
-    start: the place in the cache at which the input's keys and values go, None without a cache.
+    source: (x_BxLxD, Visibility) of the encoder that read the prompts; None without one.
+    start_B: where in each row of the cache the input's keys and values go; None without a cache.
     valid_BxL: False at padding, which no expert gets.
     """
 
-    seen: Seen
+    visibility: Visibility
     rotary: tuple[jax.Array, jax.Array]
     c_BxLxC: jax.Array | None = None
-    source: tuple[jax.Array, Seen] | None = None
-    start: jax.Array | int | None = None
+    source: tuple[jax.Array, Visibility] | None = None
+    start_B: jax.Array | None = None
     valid_BxL: jax.Array | None = None
+
+
+def written(cache, new, start_B):
+    """Returns a pytree of x_BxS.. with BxC.. of `new` in each row from its start on."""
+    write = jax.vmap(functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
+    return jax.tree.map(lambda x, y: write(x, y, start_B), cache, new)
 
 
 class Layer(nn.Module):
@@ -48,33 +55,33 @@ class Layer(nn.Module):
     outputs: Callable
 
     @nn.compact
-    def __call__(self, x_BxLxD, cache, around: Around):
-        """Returns (x_BxLxD, cache); cache: this layer's (k_BxSxGxK, v_BxSxGxK), or None."""
-        c, (seen, rotary, c_BxLxC, source, start, valid_BxL) = self.config, around
+    def __call__(self, x_BxLxD, cache, context: LayerContext):
+        """Returns (x_BxLxD, the keys and values of x).
+
+        cache: this layer's (k_BxSxGxK, v_BxSxGxK), to attend to with those of x in their places.
+        None: attends to x only, and returns None in place of keys and values.
+        """
+        c, (visibility, rotary, c_BxLxC, source, start_B, valid_BxL) = self.config, context
         x_BxLxD = checkpoint_name(x_BxLxD, LAYER_INPUT)
         h_BxLxD, gate = modulated_norm(c, "attn", x_BxLxD, c_BxLxC)
         attn = Attention(c, self.attend, name="attn")
-        keys = jax.tree.map(self.whole, attn.keys(h_BxLxD, rotary))
-        if cache is not None:
-            keys = cache = jax.tree.map(
-                lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, start, axis=1),
-                cache, keys,
-            )  # fmt: skip
-        x_BxLxD = x_BxLxD + gate * attn.read(h_BxLxD, keys, seen, rotary)
+        own = jax.tree.map(self.whole, attn.keys(h_BxLxD, rotary))
+        keys = own if cache is None else written(cache, own, start_B)
+        x_BxLxD = x_BxLxD + gate * attn.read(h_BxLxD, keys, visibility, rotary)
         if source is not None:
             h_BxLxD, gate = modulated_norm(c, "cross_attn", x_BxLxD, c_BxLxC)
             cross_attn = Attention(c, self.attend, name="cross_attn")
-            source_BxLxD, seen = source
+            source_BxLxD, visibility = source
             # With rotary positions: prompt and answer stand in one document, and what fills a hole
             # has to know which given tokens are next to it.
             keys = jax.tree.map(self.whole, cross_attn.keys(source_BxLxD, rotary))
-            x_BxLxD = x_BxLxD + gate * cross_attn.read(h_BxLxD, keys, seen, rotary)
+            x_BxLxD = x_BxLxD + gate * cross_attn.read(h_BxLxD, keys, visibility, rotary)
         h_BxLxD, gate = modulated_norm(c, "mlp", x_BxLxD, c_BxLxC)
         if c.experts:
             x_BxLxD = x_BxLxD + gate * MoE(c, self.outputs, name="mlp")(h_BxLxD, valid_BxL)
         else:
             x_BxLxD = x_BxLxD + gate * MLP(c, name="mlp")(h_BxLxD)
-        return self.constrain(x_BxLxD), cache
+        return self.constrain(x_BxLxD), None if cache is None else own
 
     def whole(self, keys_BxSxGxK):
         return self.constrain(keys_BxSxGxK, whole=True)
@@ -121,16 +128,16 @@ class Transformer(Network):
         x_BxLxD = self.constrain(self.embed(inputs))
         rotary = self._rotary(layout)
         if self.config.source == "concatenation":
-            around = Around(seen_in_row(layout, attention, doubled), rotary)
+            context = LayerContext(row_visibility(layout, attention, doubled), rotary)
         elif attention == "full":
-            own, of_source = seen_of_source(layout)
-            source_BxLxD, _ = self.source_layers(x_BxLxD, None, Around(of_source, rotary))
-            around = Around(own, rotary, source=(self.source_norm(source_BxLxD), of_source))
+            own, of_source = source_visibility(layout)
+            source_BxLxD, _ = self.source_layers(x_BxLxD, None, LayerContext(of_source, rotary))
+            context = LayerContext(own, rotary, source=(self.source_norm(source_BxLxD), of_source))
         else:
             raise ValueError(
                 f"attention {attention!r} and prompts read by an encoder exclude each other"
             )
-        return self._features(x_BxLxD, t_BxL, layout, around)[0]
+        return self._features(x_BxLxD, t_BxL, layout, context)[0]
 
     def empty_cache(self, rows: int, length: int) -> tuple[jax.Array, jax.Array]:
         """Returns what `step` starts from: (k_NxBxLxGxK, v_NxBxLxGxK), keys as attention compares
@@ -139,22 +146,24 @@ class Transformer(Network):
         shape = c.num_layers, rows, length, c.kv_heads, c.per_head
         return (jnp.zeros(shape, c.dtype),) * 2
 
-    def step(self, inputs, t_BxC, layout, start, cache, attention: str) -> tuple[jax.Array, Any]:
-        """Returns (logits_BxCxV, cache): the network at the positions start..start+C-1, whose keys
-        and values it puts in the cache. layout: of the cache's whole length, of which it lets a
-        position see what `attention` says; what is to be seen must have been read before."""
-        here = columns(layout, start, t_BxC.shape[1])
-        seen = Seen(attention_mask(here, layout, attention))
-        around = Around(seen, self._rotary(here), start=start)
+    def step(self, inputs, t_BxC, layout, start_B, cache, attention: str) -> tuple[jax.Array, Any]:
+        """Returns (logits_BxCxV, cache): the network at the positions start..start+C-1 of each row,
+        whose keys and values it puts in the cache. layout: of the cache's whole length; a position
+        sees what `attention` lets it see, all of which must have been read before."""
+        here = columns(layout, start_B, t_BxC.shape[1])
+        visibility = Visibility(attention_mask(here, layout, attention))
+        context = LayerContext(visibility, self._rotary(here), start_B=start_B)
         x_BxCxD = self.constrain(self.embed(inputs))
-        h_BxCxD, cache = self._features(x_BxCxD, t_BxC, here, around, cache)
+        h_BxCxD, keys = self._features(x_BxCxD, t_BxC, here, context, cache)
+        # Layers return their few new keys only: a whole cache for each would be written again.
+        cache = jax.vmap(written, in_axes=(0, 0, None))(cache, keys, start_B)
         return self.project(h_BxCxD), cache
 
-    def _features(self, x_BxLxD, t_BxL, layout, around: Around, cache=None):
+    def _features(self, x_BxLxD, t_BxL, layout, context: LayerContext, cache=None):
         c_BxLxC = self.conditioning(t_BxL, layout.class_B)
-        around = around._replace(c_BxLxC=c_BxLxC, valid_BxL=layout.segments_BxL > 0)
-        x_BxLxD, cache = self.layers(x_BxLxD, cache, around)
-        return self.finish(x_BxLxD, c_BxLxC), cache
+        context = context._replace(c_BxLxC=c_BxLxC, valid_BxL=layout.segments_BxL > 0)
+        x_BxLxD, keys = self.layers(x_BxLxD, cache, context)
+        return self.finish(x_BxLxD, c_BxLxC), keys
 
     def _rotary(self, layout):
         return rotary_angles(layout.positions_BxL, self.config.per_head, self.config.rope_theta)

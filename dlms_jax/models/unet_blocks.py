@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dlms_jax.config import ModelConfig
-from dlms_jax.models.attention import Seen, seen_in_row
+from dlms_jax.models.attention import Visibility, row_visibility
 from dlms_jax.models.conditioning import modulated_norm
 from dlms_jax.models.layers import INIT_STD, Attention, Linear, rotary_angles
 from dlms_jax.models.unet_cells import Cells, joined, with_neighbours
@@ -18,14 +18,14 @@ class Resolution(NamedTuple):
     """What the blocks of a level are told of its cells (at level 0: of the tokens).
 
     joined_BxL: True where a cell and the one before it are of one document. c_BxLxC: what
-    `Conditioning` gave. seen, rotary: for attention. L is the length of this level.
+    `Conditioning` gave. visibility, rotary: for attention. L is the length of this level.
     """
 
     segments_BxL: jax.Array
     positions_BxL: jax.Array
     joined_BxL: jax.Array
     c_BxLxC: jax.Array | None
-    seen: Seen
+    visibility: Visibility
     rotary: tuple[jax.Array, jax.Array]
     ahead_B = None  # no field: cells always see as far as there are any
 
@@ -37,7 +37,7 @@ def make_resolution(config: ModelConfig, layout, c_BxLxC) -> Resolution:
         layout.positions_BxL,
         joined(layout.segments_BxL),
         c_BxLxC,
-        seen_in_row(layout, "full"),
+        row_visibility(layout, "full"),
         rotary_angles(layout.positions_BxL, config.per_head, config.rope_theta),
     )
 
@@ -81,5 +81,5 @@ class Block(nn.Module):
         if self.attends:
             h_BxLxD, gate = modulated_norm(c, "attn", x_BxLxD, at.c_BxLxC)
             attn = Attention(c, self.attend, name="attn")
-            x_BxLxD = x_BxLxD + gate * attn(h_BxLxD, at.seen, at.rotary)
+            x_BxLxD = x_BxLxD + gate * attn(h_BxLxD, at.visibility, at.rotary)
         return self.constrain(x_BxLxD)

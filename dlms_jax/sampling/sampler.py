@@ -1,97 +1,109 @@
-"""What a sampler is: a rule for one step, and the one loop that runs any rule."""
+"""What a sampler is, and the one loop that runs any sampler."""
 
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from dlms_jax.diffusion import Denoiser, Layout, Vocabulary
+from dlms_jax.diffusion import Denoiser, Layout
 from dlms_jax.sampling.canvas import Canvas
 
 
-class State(NamedTuple):
-    """Where a sampler stands.
+class SamplerState(NamedTuple):
+    """Where each row stands. Rows are independent: they may be at different steps.
 
-    tokens_BxL: given tokens, and what the holes hold by now (the mask id where nothing).
+    tokens_BxL: given tokens, and what the holes hold so far (the mask id: nothing yet).
     holes_BxL: True where the sampler may write.
-    done_B: rows whose text cannot change any more; steps leave them as they are.
-    extra: what else a rule carries from step to step (noisy embeddings, confidences, a cache).
+    keys_B: the keys that all draws of a row come from.
+    step_B: how many steps a row has taken.
+    done_B: rows whose text is final. A step changes nothing of them.
+    extra: what else a sampler carries, a pytree with rows first (noisy embeddings, confidences).
+    cache: keys and values of what was read (diffusion's Cached), of 2B rows under guidance; None
+        without a cache. Those of a row that is done have no meaning.
     """
 
     tokens_BxL: jax.Array
     holes_BxL: jax.Array
     layout: Layout
+    keys_B: jax.Array
+    step_B: jax.Array
     done_B: jax.Array
     extra: Any = None
+    cache: Any = None
 
     @property
     def canvas(self) -> Canvas:
         return Canvas(self.tokens_BxL, self.holes_BxL, self.layout)
 
 
-class Rule(Protocol):
-    """A way to fill canvases. Implementations are frozen dataclasses, so that programs compiled for
-    one are found again."""
+class Sampler(Protocol):
+    """A way to fill canvases. Implementations are frozen dataclasses: equal ones share compiled
+    programs."""
 
     def num_steps(self, canvas: Canvas) -> int:
-        """Returns how many steps fill a canvas; raises UserError for one that it cannot fill."""
+        """Returns how many steps fill every row at most; raises UserError for a canvas that the
+        sampler cannot fill."""
 
-    def start(self, denoise: Denoiser, canvas: Canvas, keys_B: jax.Array) -> State:
-        """Returns the state before step 0."""
+    def start(self, denoise: Denoiser, canvas: Canvas, keys_B: jax.Array) -> SamplerState:
+        """Returns the state before any step."""
 
-    def step(self, denoise: Denoiser, state: State, keys_B: jax.Array, i: jax.Array) -> State:
-        """Returns the state after step i (traced). A row's is a function of the row's own canvas,
-        its key and i, whatever rows stand beside it and however far it is padded."""
+    def step(self, denoise: Denoiser, state: SamplerState) -> SamplerState:
+        """Returns the state after one more step of each row that is not done.
 
-
-def run(rule: Rule, denoise: Denoiser, state: State, keys_B, first, last) -> State:
-    """Returns the state after the steps first..last-1 (may be traced), or as soon as all rows are
-    done."""
-
-    def unfinished(at):
-        i, state = at
-        return (i < last) & ~jnp.all(state.done_B)
-
-    def step(at):
-        i, state = at
-        return i + 1, rule.step(denoise, state, keys_B, i)
-
-    return jax.lax.while_loop(unfinished, step, (jnp.asarray(first), state))[1]
+        A row of it is a function of that row of the state only: the rows beside it, their steps and
+        the padding do not matter.
+        """
 
 
-def begin(canvas: Canvas, extra: Any = None) -> State:
-    """Returns the state of a canvas that is to be filled: rows without holes are done."""
-    return State(*canvas, ~jnp.asarray(canvas.holes_BxL).any(axis=1), extra)
+def run_sampler(sampler: Sampler, denoise: Denoiser, state: SamplerState, steps) -> SamplerState:
+    """Returns the state after `steps` further steps (may be traced), or once all rows are done."""
+
+    def unfinished(loop):
+        taken, state = loop
+        return (taken < steps) & ~jnp.all(state.done_B)
+
+    def step(loop):
+        taken, state = loop
+        return taken + 1, sampler.step(denoise, state)
+
+    return jax.lax.while_loop(unfinished, step, (jnp.int32(0), state))[1]
 
 
-def reveal(
-    state: State, tokens_BxL, vocabulary: Vocabulary, stop_at_eos: bool, extra=None
-) -> State:
-    """Returns the state after a step of a rule that masks nothing again: rows that are not done get
-    `tokens_BxL` in their holes; those without a mask are done.
-
-    With stop_at_eos so are rows with EOS in a hole and no masked hole before it, for text ends with
-    the first EOS in a hole; their later holes get EOS.
-    """
-    free_BxL = state.holes_BxL & ~state.done_B[:, None]
-    tokens_BxL = jnp.where(free_BxL, tokens_BxL, state.tokens_BxL)
-    if stop_at_eos:
-        open_BxL = state.holes_BxL & (tokens_BxL == vocabulary.mask_id)
-        eos_BxL = state.holes_BxL & (tokens_BxL == vocabulary.eos_id)
-        ends_BxL = eos_BxL & (jnp.cumsum(open_BxL, axis=1) == 0)
-        after_BxL = state.holes_BxL & (jnp.cumsum(ends_BxL, axis=1) > 0)
-        tokens_BxL = jnp.where(after_BxL, vocabulary.eos_id, tokens_BxL)
-    open_BxL = state.holes_BxL & (tokens_BxL == vocabulary.mask_id)
-    done_B = state.done_B | ~open_BxL.any(axis=1)
-    return state._replace(tokens_BxL=tokens_BxL, done_B=done_B, extra=extra)
+def begin(canvas: Canvas, keys_B, extra: Any = None) -> SamplerState:
+    """Returns the state of a canvas before any step; rows without holes are done."""
+    done_B = ~jnp.asarray(canvas.holes_BxL).any(axis=1)
+    return SamplerState(*canvas, keys_B, jnp.zeros(done_B.shape, jnp.int32), done_B, extra)
 
 
-def row_keys(keys_B, i, stream: int) -> jax.Array:
-    """Returns the rows' keys for one purpose (0, 1, ...) of step i."""
-    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, i), stream))(keys_B)
+def advance(state: SamplerState, tokens_BxL, done_B, extra: Any = None) -> SamplerState:
+    """Returns the state after a step in which rows that were not done got `tokens_BxL` in their
+    holes, became done where `done_B`, and carry `extra`."""
+    tokens_BxL = jnp.where(state.holes_BxL, tokens_BxL, state.tokens_BxL)
+    old = state.tokens_BxL, state.step_B, state.extra
+    new = choose_rows(state.done_B, old, (tokens_BxL, state.step_B + 1, extra))
+    done_B = state.done_B | done_B
+    return state._replace(tokens_BxL=new[0], step_B=new[1], done_B=done_B, extra=new[2])
 
 
-def row_uniform(keys_B, i, shape: tuple[int, ...], stream: int = 0) -> jax.Array:
-    """Returns uniform draws, [B, *shape]: of each row's key, the step and a stream number alone.
-    Of a longer first axis the beginning is the same."""
-    return jax.vmap(lambda key: jax.random.uniform(key, shape))(row_keys(keys_B, i, stream))
+def choose_rows(chosen_B, one: Any, other: Any) -> Any:
+    """Returns a pytree with the chosen rows of `one` and the rest of `other`; rows come first."""
+
+    def choose(x, y):
+        return jnp.where(jnp.expand_dims(chosen_B, range(1, x.ndim)), x, y)
+
+    return jax.tree.map(choose, one, other)
+
+
+def row_keys(keys_B, step_B, stream: int) -> jax.Array:
+    """Returns the rows' keys for one purpose (0, 1, ...) at their steps."""
+
+    def row(key, step):
+        return jax.random.fold_in(jax.random.fold_in(key, step), stream)
+
+    return jax.vmap(row)(keys_B, jnp.broadcast_to(step_B, keys_B.shape))
+
+
+def row_uniform(keys_B, step_B, shape: tuple[int, ...], stream: int = 0) -> jax.Array:
+    """Returns uniform draws, [B, *shape], each row's from its own key, step and stream. A longer
+    first axis of `shape` leaves the beginning as it is."""
+    return jax.vmap(lambda key: jax.random.uniform(key, shape))(row_keys(keys_B, step_B, stream))

@@ -183,8 +183,8 @@ def pair(objective: str, schedule="linear", mask_share=0.0, head="logits"):
 def test_the_same_distribution_as_jax(of, given, settings):
     objective, denoise, model = pair(*of)
     config = SamplingConfig(**{"temperature": 1.0, **settings})
-    rule = make_sampler(of[0], objective, config)
-    expected = sample(JOINT, rule, denoise, given, rows=ROWS)
+    sampler = make_sampler(of[0], objective, config)
+    expected = sample(JOINT, sampler, denoise, given, rows=ROWS)
     theirs = dict(settings)
     if "guidance" in theirs:
         theirs["guidance_scale"] = theirs.pop("guidance")

@@ -15,7 +15,7 @@ from dlms_jax.config import MeshConfig
 from dlms_jax.denoiser import attention_kernels as kernels
 from dlms_jax.denoiser.attention_kernels import attention_kernel, make_attend
 from dlms_jax.errors import UserError
-from dlms_jax.models.attention import attend, seen_in_row
+from dlms_jax.models.attention import attend, row_visibility
 from dlms_jax.models.splash import splash
 from dlms_jax.parallel.mesh import AXES, make_mesh
 
@@ -85,11 +85,11 @@ def test_cudnn_is_asked_for_even_lengths_only(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *_, **how: asked.append(how))
     config = small_config(model__attention="cudnn", model__dtype="bfloat16")
     by_cudnn = make_attend(config, devices("gpu", "9.0"))
-    seen = seen_in_row(packed(), "full")
+    visibility = row_visibility(packed(), "full")
     for queries, keys in ((12, 12), (1, 12), (6, 7)):
-        by_cudnn(jnp.zeros((3, queries, 4, 8)), *jnp.zeros((2, 3, keys, 2, 8)), seen)
+        by_cudnn(jnp.zeros((3, queries, 4, 8)), *jnp.zeros((2, 3, keys, 2, 8)), visibility)
     assert [how["implementation"] for how in asked] == ["cudnn", "xla", "xla"]
-    assert asked[0]["mask"] is seen.mask_Bx1xLxS
+    assert asked[0]["mask"] is visibility.mask_Bx1xLxS
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_over_a_mesh_the_kernel_is_plain_attention_forward_and_backward(shape):
     )
     over_mesh = make_attend(config, make_mesh(MeshConfig(**shape)))
     layout = doubled(packed(((100, 28), (128,), (7, 90), (60,)), 128), 16)
-    seen = seen_in_row(layout, "block", doubled=True)
+    visibility = row_visibility(layout, "block", doubled=True)
     rng = np.random.default_rng(0)
     q, k, v, weights = (
         rng.normal(size=(4, 256, heads, 16)).astype(np.float32) for heads in (4, 2, 2, 4)
@@ -110,7 +110,7 @@ def test_over_a_mesh_the_kernel_is_plain_attention_forward_and_backward(shape):
 
     def both(attention):
         def total(*x):
-            return jnp.sum(weights * attention(*x, seen))
+            return jnp.sum(weights * attention(*x, visibility))
 
         return jax.jit(jax.value_and_grad(total, (0, 1, 2)))(q, k, v)
 
@@ -126,9 +126,9 @@ def test_rows_and_lengths_that_the_kernel_does_not_take_are_plain_attention():
     over_mesh = make_attend(config, make_mesh(MeshConfig(data=2), jax.devices()[:2]))
     for rows, length in ((3, 128), (2, 40)):
         layout = packed(((length,),) * rows, length)
-        seen = seen_in_row(layout, "full")
+        visibility = row_visibility(layout, "full")
         q = np.random.default_rng(0).normal(size=(rows, length, 2, 8)).astype(np.float32)
-        np.testing.assert_array_equal(over_mesh(q, q, q, seen), attend(q, q, q, seen))
+        np.testing.assert_array_equal(over_mesh(q, q, q, visibility), attend(q, q, q, visibility))
 
 
 TRAINED = {

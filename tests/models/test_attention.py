@@ -13,8 +13,8 @@ from dlms_jax.models.attention import (
     attend,
     attention_mask,
     columns,
-    seen_in_row,
-    seen_of_source,
+    row_visibility,
+    source_visibility,
 )
 from dlms_jax.models.sizes import attended_pairs
 
@@ -50,9 +50,11 @@ def test_no_position_sees_further_ahead_than_its_row_may(kind):
 def test_mask_of_some_columns_is_these_rows_of_the_whole(kind):
     layout = doubled(packed(LENGTHS), 4)
     whole = attention_mask(layout, layout, kind)
-    for start, number in ((0, 1), (7, 5), (23, 1)):
-        some = attention_mask(columns(layout, start, number), layout, kind)
-        np.testing.assert_array_equal(some, whole[:, :, start : start + number])
+    for first, number in ((0, 1), (7, 5), (20, 1)):
+        start_B = first + np.arange(len(layout.segments_BxL))  # each row's own
+        some = attention_mask(columns(layout, start_B, number), layout, kind)
+        for row, start in enumerate(start_B):
+            np.testing.assert_array_equal(some[row], whole[row, :, start : start + number])
 
 
 def test_block_masks_are_the_masks_that_they_are_made_of():
@@ -78,23 +80,23 @@ def test_block_masks_are_the_masks_that_they_are_made_of():
 
 def test_prompts_that_an_encoder_reads_are_keys_of_the_source_only():
     layout = packed(LENGTHS)
-    own, source = (np.asarray(seen.mask_Bx1xLxS)[:, 0] for seen in seen_of_source(layout))
+    own, source = (np.asarray(of.mask_Bx1xLxS)[:, 0] for of in source_visibility(layout))
     same = mask(layout, layout, "full")
     given, bos = np.asarray(layout.given_BxL), np.asarray(layout.positions_BxL) == 0
     np.testing.assert_array_equal(own, same & ~given[:, None])
     np.testing.assert_array_equal(source, same & (given | bos)[:, None])
     assert own.any(axis=2).all() and source.any(axis=2).all()
     anywhere = np.where(layout.segments_BxL > 0, layout.positions_BxL, 5)  # padding has no position
-    _, again = seen_of_source(layout._replace(positions_BxL=anywhere))
+    _, again = source_visibility(layout._replace(positions_BxL=anywhere))
     np.testing.assert_array_equal(again.mask_Bx1xLxS[:, 0], source)
-    own, source = seen_of_source(layout._replace(given_BxL=None))
+    own, source = source_visibility(layout._replace(given_BxL=None))
     np.testing.assert_array_equal(own.mask_Bx1xLxS[:, 0], same)
     np.testing.assert_array_equal(source.mask_Bx1xLxS[:, 0], same & bos[:, None])
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 0.02)])
 def test_heads_with_keys_of_their_own_are_as_jaxs_attention(dtype, tolerance):
-    seen = seen_in_row(packed(LENGTHS), "causal")
+    visibility = row_visibility(packed(LENGTHS), "causal")
     rng = np.random.default_rng(0)
     q, k, v, weights = jnp.asarray(rng.normal(size=(4, 4, 12, 4, 8)), dtype)
 
@@ -107,8 +109,8 @@ def test_heads_with_keys_of_their_own_are_as_jaxs_attention(dtype, tolerance):
         assert y.dtype == dtype
         return [x.astype(jnp.float32) for x in (y, *gradients)]
 
-    mask = seen.mask_Bx1xLxS
-    found = both(lambda *x: attend(*x, seen))
+    mask = visibility.mask_Bx1xLxS
+    found = both(lambda *x: attend(*x, visibility))
     expected = both(lambda *x: jax.nn.dot_product_attention(*x, mask=mask, implementation="xla"))
     for x, y in zip(found, expected, strict=True):
         np.testing.assert_allclose(x, y, atol=tolerance * np.abs(y).max())

@@ -189,8 +189,8 @@ def test_documents_are_isolated_and_a_cache_changes_nothing():
     np.testing.assert_array_equal(logits[0, :5], other[0, :5])
     step, cache, found = forward(model, params, "causal", "step"), model.empty_cache(3, 12), []
     for start in (0, 4, 8):
-        part = slice(start, start + 4)
-        found_part, cache = step(TOKENS[:, part], TIMES[:, part], LAYOUT, start, cache)
+        part, start_B = slice(start, start + 4), np.full(3, start)
+        found_part, cache = step(TOKENS[:, part], TIMES[:, part], LAYOUT, start_B, cache)
         found.append(found_part)
     np.testing.assert_allclose(np.concatenate(found, axis=1)[VALID], logits[VALID], atol=2e-4)
 

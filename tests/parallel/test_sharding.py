@@ -1,6 +1,7 @@
 """Where arrays live while a step runs: sharded as the config says, with nothing large on every
 device, and rows split by positions (`sequence`) for every kind of attention."""
 
+import functools
 import math
 import re
 
@@ -60,9 +61,10 @@ def test_samples_are_the_same_with_split_positions():
         texts = []
         for shape in (dict(data=1), SEQUENCE):
             devices = jax.devices()[: int(np.prod(list(shape.values())))]
-            lm = DiffusionLM(config, TOKENIZER, None, make_mesh(MeshConfig(**shape), devices))
-            key = jax.random.key(0)
-            lm.params = jax.jit(lambda lm=lm, key=key: initial_params(lm.network, key))()
+            mesh = make_mesh(MeshConfig(**shape), devices)
+            network = make_network(config, vocabulary_of(TOKENIZER).rows, mesh)
+            params = jax.jit(functools.partial(initial_params, network))(jax.random.key(0))
+            lm = DiffusionLM(config, TOKENIZER, params, mesh)
             texts.append(lm.sample("ab", length=12, seed=3, temperature=0.5))
         assert texts[0] == texts[1]
 

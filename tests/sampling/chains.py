@@ -18,7 +18,7 @@ from scipy import stats
 
 from dlms_jax.diffusion import Layout, Vocabulary
 from dlms_jax.sampling.canvas import Canvas
-from dlms_jax.sampling.sampler import run
+from dlms_jax.sampling.sampler import run_sampler
 
 SAMPLES = 50_000
 
@@ -54,20 +54,21 @@ def open_canvas(joint: Joint, rows: int, given: dict[int, int] | None = None) ->
     return Canvas(jnp.asarray(tokens), jnp.asarray(holes), jax.tree.map(jnp.asarray, layout))
 
 
-def fill(rule, denoise, canvas: Canvas, keys_B, steps: int | None = None) -> np.ndarray:
-    """Returns tokens_BxL of canvases after the first steps of a rule (all of them where None)."""
-    steps = rule.num_steps(canvas) if steps is None else steps
+def fill(sampler, denoise, canvas: Canvas, keys_B, steps: int | None = None) -> np.ndarray:
+    """Returns tokens_BxL of canvases after the first steps of a sampler (None: all of them)."""
+    steps = sampler.num_steps(canvas) if steps is None else steps
 
     def whole(canvas, keys_B):
-        return run(rule, denoise, rule.start(denoise, canvas, keys_B), keys_B, 0, steps).tokens_BxL
+        state = sampler.start(denoise, canvas, keys_B)
+        return run_sampler(sampler, denoise, state, steps).tokens_BxL
 
     return np.asarray(jax.jit(whole)(canvas, keys_B))
 
 
-def sample(joint, rule, denoise, given=None, rows=SAMPLES, seed=0) -> np.ndarray:
+def sample(joint, sampler, denoise, given=None, rows=SAMPLES, seed=0) -> np.ndarray:
     """Returns how often each text of the joint was drawn; another text is an error."""
     keys_B = jax.random.split(jax.random.key(seed), rows)
-    texts = fill(rule, denoise, open_canvas(joint, rows, given), keys_B)[:, 1:]
+    texts = fill(sampler, denoise, open_canvas(joint, rows, given), keys_B)[:, 1:]
     assert (texts < joint.symbols).all(), "not all holes hold text"
     place_values = joint.symbols ** np.arange(joint.length)[::-1]
     return np.bincount(texts @ place_values, minlength=len(joint.texts))
@@ -182,18 +183,18 @@ def over_texts(joint, states: dict) -> np.ndarray:
     return np.array([states.get(tuple(text), 0.0) for text in joint.texts.tolist()])
 
 
-def grid_time(grid: str, schedule, steps: int, i: int) -> float:
+def step_time(spacing: str, schedule, steps: int, i: int) -> float:
     """Returns t_i in float64, by the formulas as papers give them."""
     if i == steps:
         return 0.0
-    if grid == "cosine":
+    if spacing == "cosine":
         return float(np.cos(np.pi / 2 * i / steps))
-    return 1 - i / steps if grid == "uniform" else float(schedule.time(1 - i / steps))
+    return 1 - i / steps if spacing == "uniform" else float(schedule.time(1 - i / steps))
 
 
-def masked_share(grid, schedule, steps, i) -> float:
+def masked_share(spacing, schedule, steps, i) -> float:
     """Returns 1 - alpha(t_i)."""
-    return float(schedule.masked(grid_time(grid, schedule, steps, i)))
+    return float(schedule.masked(step_time(spacing, schedule, steps, i)))
 
 
 def independent(canvas: State, choices: dict[int, list[tuple]]) -> Chain:
@@ -210,11 +211,12 @@ def masked_places(canvas: State, holes=None) -> list[int]:
     return [i for i in holes if canvas[i] is None]
 
 
-def ancestral(predict: Predict, schedule, steps: int, grid="uniform", holes=None):
+def ancestral(predict: Predict, schedule, steps: int, spacing="uniform", holes=None):
     """Returns the kernel of Ancestral."""
 
     def kernel(canvas, i):
-        share = masked_share(grid, schedule, steps, i + 1) / masked_share(grid, schedule, steps, i)
+        masked_t, masked_s = (masked_share(spacing, schedule, steps, i + j) for j in (0, 1))
+        share = masked_s / masked_t
         _, p_LxS = predict(canvas)
         choices = {
             place: [(None, share), *enumerate((1 - share) * p_LxS[place])]
@@ -225,7 +227,7 @@ def ancestral(predict: Predict, schedule, steps: int, grid="uniform", holes=None
     return kernel
 
 
-def ordered(predict: Predict, schedule, steps: int, order: str, grid="uniform", holes=None):
+def ordered(predict: Predict, schedule, steps: int, order: str, spacing="uniform", holes=None):
     """Returns the kernel of Ordered."""
 
     def score(guided_S, symbol):
@@ -239,7 +241,7 @@ def ordered(predict: Predict, schedule, steps: int, order: str, grid="uniform", 
         guided_LxS, p_LxS = predict(canvas)
         places = masked_places(canvas, holes)
         number_of_holes = len(masked_places((None,) * len(canvas), holes))
-        remain = round(number_of_holes * masked_share(grid, schedule, steps, i + 1))
+        remain = round(number_of_holes * masked_share(spacing, schedule, steps, i + 1))
         choices = {place: list(enumerate(p_LxS[place])) for place in places}
         for drawn, p in independent(canvas, choices):
             if p > 0:
@@ -266,14 +268,14 @@ def first_hitting(predict: Predict, holes=None):
     return kernel
 
 
-def remasking(predict: Predict, schedule, steps: int, kind: str, eta: float, grid="uniform",
+def remasking(predict: Predict, schedule, steps: int, kind: str, eta: float, spacing="uniform",
               holes=None):  # fmt: skip
     """Returns the kernel of Remasking, on states (canvas, the probability that each written token
     had: None where masked or, but for kind="confidence", always)."""
 
     def sigmas(state, i):
-        alpha_t, masked_s = 1 - masked_share(grid, schedule, steps, i), masked_share(
-            grid, schedule, steps, i + 1
+        alpha_t, masked_s = 1 - masked_share(spacing, schedule, steps, i), masked_share(
+            spacing, schedule, steps, i + 1
         )  # fmt: skip
         canvas, had = state
         limit = 1.0 if masked_s >= alpha_t else masked_s / alpha_t
@@ -286,7 +288,7 @@ def remasking(predict: Predict, schedule, steps: int, kind: str, eta: float, gri
     def kernel(state, i):
         canvas, had = state
         guided_LxS, p_LxS = predict(canvas)
-        masked_t, masked_s = (masked_share(grid, schedule, steps, i + j) for j in (0, 1))
+        masked_t, masked_s = (masked_share(spacing, schedule, steps, i + j) for j in (0, 1))
         sigma_L = sigmas(state, i)
         choices = {}
         for place in range(len(canvas)) if holes is None else holes:

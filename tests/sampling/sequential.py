@@ -15,7 +15,8 @@ from dlms_jax.diffusion import Denoiser, Layout, Linear, Vocabulary
 from dlms_jax.diffusion.protocol import Cached
 from dlms_jax.models import Transformer
 from dlms_jax.sampling.canvas import Canvas
-from dlms_jax.sampling.sampler import run
+from dlms_jax.sampling.decoding.cache import columns
+from dlms_jax.sampling.sampler import run_sampler
 
 
 def next_token_oracle(joint: Joint) -> Denoiser:
@@ -74,14 +75,13 @@ def _oracle(joint, visible, shift):
     def logits(tokens_BxL, t_BxL, layout):
         return checked(read(tokens_BxL, layout, layout), t_BxL, layout)
 
-    def cached_logits(tokens_BxC, t_BxC, layout, start, cache_BxL):
-        columns = jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, start, tokens_BxC.shape[1], axis=1), layout
-        )
-        cache_BxL = jax.lax.dynamic_update_slice_in_dim(cache_BxL, tokens_BxC, start, axis=1)
-        return checked(read(cache_BxL, columns, layout), t_BxC, columns), cache_BxL
+    def cached_logits(tokens_BxC, t_BxC, layout, start_B, cache_1xBxL):
+        here = columns(layout, start_B, tokens_BxC.shape[1])
+        write = jax.vmap(functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
+        cache_BxL = write(cache_1xBxL[0], tokens_BxC, start_B)
+        return checked(read(cache_BxL, here, layout), t_BxC, here), cache_BxL[None]
 
-    empty = lambda number, length: jnp.zeros((number, length), jnp.int32)  # noqa: E731
+    empty = lambda number, length: jnp.zeros((1, number, length), jnp.int32)  # noqa: E731
     return Denoiser.from_logits(logits, cached=Cached(empty, cached_logits))
 
 
@@ -132,30 +132,31 @@ def reveal_all(predict, holes):
 
 
 @functools.lru_cache
-def _program(rule, denoise):
+def _program(sampler, denoise):
     def whole(canvas, keys_B, last):
-        return run(rule, denoise, rule.start(denoise, canvas, keys_B), keys_B, 0, last).tokens_BxL
+        state = sampler.start(denoise, canvas, keys_B)
+        return run_sampler(sampler, denoise, state, last).tokens_BxL
 
     return jax.jit(whole)
 
 
-def fill(rule, denoise, canvas: Canvas, keys_B=None) -> np.ndarray:
+def fill(sampler, denoise, canvas: Canvas, keys_B=None) -> np.ndarray:
     """Returns the tokens of filled canvases, without BOS; what is not a hole has to stay."""
     if keys_B is None:
         keys_B = jax.random.split(jax.random.key(0), len(canvas.tokens_BxL))
-    tokens_BxL = _program(rule, denoise)(canvas, keys_B, rule.num_steps(canvas))
+    tokens_BxL = _program(sampler, denoise)(canvas, keys_B, sampler.num_steps(canvas))
     kept_BxL = np.where(canvas.holes_BxL, tokens_BxL, canvas.tokens_BxL)
     np.testing.assert_array_equal(tokens_BxL, kept_BxL)
     return kept_BxL[:, 1:]
 
 
-def fill_in_parts(rule, denoise, canvas: Canvas) -> np.ndarray:
+def fill_in_parts(sampler, denoise, canvas: Canvas) -> np.ndarray:
     """Returns what `fill` does, the steps taken one by one."""
     keys_B = jax.random.split(jax.random.key(0), len(canvas.tokens_BxL))
-    state = jax.jit(functools.partial(rule.start, denoise))(canvas, keys_B)
-    part = jax.jit(functools.partial(run, rule, denoise))
-    for i in range(rule.num_steps(canvas)):
-        state = part(state, keys_B, i, i + 1)
+    state = jax.jit(functools.partial(sampler.start, denoise))(canvas, keys_B)
+    part = jax.jit(functools.partial(run_sampler, sampler, denoise))
+    for _ in range(sampler.num_steps(canvas)):
+        state = part(state, 1)
     return np.asarray(state.tokens_BxL)[:, 1:]
 
 
@@ -166,14 +167,14 @@ def until(eos_id: int, texts, canvas: Canvas) -> np.ndarray:
     return np.where(ended & holes, eos_id, texts)
 
 
-def check_chains(joint: Joint, rule, denoise, given, rows, chain):
+def check_chains(joint: Joint, sampler, denoise, given, rows, chain):
     """Asserts that the texts of each kind of canvas, drawn in one batch with a cache, are spread as
     chain(given) says, and that without a cache a part of the rows gets the same texts."""
     canvas = mixed_canvases(joint, given, rows)
     keys_B = jax.random.split(jax.random.key(0), len(canvas.tokens_BxL))
-    texts = fill(rule, denoise, canvas, keys_B)
+    texts = fill(sampler, denoise, canvas, keys_B)
     part = jax.tree.map(lambda x: x[::97], (canvas, keys_B))
-    uncached = fill(dataclasses.replace(rule, cache=False), denoise, *part)
+    uncached = fill(dataclasses.replace(sampler, cache=False), denoise, *part)
     np.testing.assert_array_equal(texts[::97], uncached)
     for kind, some in zip(given, np.split(texts, np.cumsum(rows)[:-1]), strict=True):
         assert chains.chi_square(counts(joint, some), chain(kind)) > 1e-3, kind
@@ -211,8 +212,8 @@ def tiny_transformer(attention: str, dtype: str = "float32", **settings):
     def logits(tokens_BxL, t_BxL, layout):
         return apply(tokens_BxL, t_BxL, layout, attention)
 
-    def step(tokens_BxC, t_BxC, layout, start, cache):
-        return apply(tokens_BxC, t_BxC, layout, start, cache, attention, method="step")
+    def step(tokens_BxC, t_BxC, layout, start_B, cache):
+        return apply(tokens_BxC, t_BxC, layout, start_B, cache, attention, method="step")
 
     return Denoiser.from_logits(logits, cached=Cached(model.empty_cache, step)), vocabulary
 

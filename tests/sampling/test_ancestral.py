@@ -24,14 +24,14 @@ JOINT = SmallJoint(3, 3, seed=0)
 DENOISE = JOINT.masked_denoiser()
 
 
-def distribution(schedule, steps, grid="uniform", **settings) -> np.ndarray:
+def distribution(schedule, steps, spacing="uniform", **settings) -> np.ndarray:
     exact = Exact(JOINT, **settings)
-    kernel = ancestral(exact, schedule, steps, grid)
+    kernel = ancestral(exact, schedule, steps, spacing)
     return over_texts(JOINT, follow(kernel, range(steps), exact.start))
 
 
 @pytest.mark.parametrize(
-    ("schedule", "steps", "grid", "settings"),
+    ("schedule", "steps", "spacing", "settings"),
     [
         (Linear(), 1, "uniform", {}),
         (Cosine(), 3, "uniform", {}),
@@ -40,17 +40,17 @@ def distribution(schedule, steps, grid="uniform", **settings) -> np.ndarray:
         (Linear(), 2, "uniform", {"temperature": 1.5, "top_k": 2}),
     ],
 )
-def test_it_follows_its_own_chain(schedule, steps, grid, settings):
+def test_it_follows_its_own_chain(schedule, steps, spacing, settings):
     given = settings.get("given")
     others = {name: value for name, value in settings.items() if name != "given"}
-    rule = Ancestral(Prediction(JOINT.vocabulary, **others), schedule, steps, grid)
-    counts = sample(JOINT, rule, DENOISE, given)
-    assert chi_square(counts, distribution(schedule, steps, grid, **settings)) > 1e-3
+    sampler = Ancestral(Prediction(JOINT.vocabulary, **others), schedule, steps, spacing)
+    counts = sample(JOINT, sampler, DENOISE, given)
+    assert chi_square(counts, distribution(schedule, steps, spacing, **settings)) > 1e-3
     # The test can tell: one step more, or any of the settings left out.
-    wrong = [distribution(schedule, steps + 1, grid, **settings)]
+    wrong = [distribution(schedule, steps + 1, spacing, **settings)]
     for name in settings:
         less = {key: value for key, value in settings.items() if key != name}
-        wrong.append(distribution(schedule, steps, grid, **less))
+        wrong.append(distribution(schedule, steps, spacing, **less))
     assert all(chi_square(counts, p) < 1e-6 for p in wrong)
 
 
@@ -62,16 +62,16 @@ def test_its_chain_tends_to_the_joint():
 
 @pytest.mark.parametrize("given", [None, {1: 0}])
 def test_with_many_steps_it_draws_from_the_joint(given):
-    rule = Ancestral(Prediction(JOINT.vocabulary), Linear(), 100)
-    counts = sample(JOINT, rule, DENOISE, given, rows=1500)
+    sampler = Ancestral(Prediction(JOINT.vocabulary), Linear(), 100)
+    counts = sample(JOINT, sampler, DENOISE, given, rows=1500)
     assert chi_square(counts, Exact(JOINT, given).conditional()) > 1e-3
 
 
 def test_guidance_at_one_hole_has_its_closed_form():
     """p proportional to p(x | given)^(1+w) / p(x)^w, in any number of steps."""
     joint, w = SmallJoint(3, 2, seed=1), 1.5
-    rule = Ancestral(Prediction(joint.vocabulary, guidance=w), Linear(), 4)
-    counts = sample(joint, rule, joint.masked_denoiser(), {0: 2}, rows=20_000)
+    sampler = Ancestral(Prediction(joint.vocabulary, guidance=w), Linear(), 4)
+    counts = sample(joint, sampler, joint.masked_denoiser(), {0: 2}, rows=20_000)
     conditional = joint.p[joint.texts[:, 0] == 2]
     marginal = np.bincount(joint.texts[:, 1], joint.p)
     p = (conditional / conditional.sum()) ** (1 + w) / marginal**w
@@ -79,8 +79,8 @@ def test_guidance_at_one_hole_has_its_closed_form():
 
 
 def test_greedy_takes_the_likeliest():
-    rule = Ancestral(Prediction(JOINT.vocabulary, temperature=0.0), Linear(), 1)
-    counts = sample(JOINT, rule, DENOISE, rows=8)
+    sampler = Ancestral(Prediction(JOINT.vocabulary, temperature=0.0), Linear(), 1)
+    counts = sample(JOINT, sampler, DENOISE, rows=8)
     likeliest = [np.bincount(JOINT.texts[:, i], JOINT.p).argmax() for i in range(3)]
     assert counts[(JOINT.texts == likeliest).all(axis=1)] == 8
 
@@ -90,8 +90,8 @@ def test_whether_a_token_is_revealed_does_not_depend_on_what_it_would_be():
     canvas, keys_B = open_canvas(JOINT, 500), jax.random.split(jax.random.key(0), 500)
     revealed = []
     for settings in ({}, {"temperature": 0.3, "top_k": 2}):
-        rule = Ancestral(Prediction(JOINT.vocabulary, **settings), Linear(), 3)
-        tokens_BxL = fill(rule, DENOISE, canvas, keys_B, steps=1)
+        sampler = Ancestral(Prediction(JOINT.vocabulary, **settings), Linear(), 3)
+        tokens_BxL = fill(sampler, DENOISE, canvas, keys_B, steps=1)
         revealed.append(tokens_BxL != JOINT.vocabulary.mask_id)
     assert 400 < revealed[0].sum() - 500 < 600  # a third of 1500, besides BOS
     np.testing.assert_array_equal(*revealed)

@@ -43,7 +43,7 @@ def remask(kind, eta):
 # From a number of steps to the distribution over the joint's texts; first-hitting takes 3 steps.
 SAMPLERS: dict[str, Callable[[int], np.ndarray]] = {
     "ancestral": _follow(lambda n: ancestral(EXACT, Linear(), n)),
-    "ancestral, cosine grid": _follow(lambda n: ancestral(EXACT, Linear(), n, "cosine")),
+    "ancestral, cosine spacing": _follow(lambda n: ancestral(EXACT, Linear(), n, "cosine")),
     "first_hitting (3 steps)": lambda _: _follow(lambda n: first_hitting(EXACT))(3),
     **{
         order: _follow(lambda n, order=order: ordered(EXACT, Linear(), n, order))
@@ -87,6 +87,6 @@ def test_which_samplers_tend_to_the_joint(table):
         else:
             assert (np.diff(values) < 0).all() and values[-1] < values[0] / 8, name
     # An order that follows what was drawn prefers likely texts; one that does not, and reveals one
-    # token a step, is the chain rule in some order: exact.
+    # token a step, is the chain sampler in some order: exact.
     assert table["confidence"][2] > 0.05
     assert table["margin"][2] < 1e-9 and table["entropy"][2] < 1e-9

@@ -18,7 +18,7 @@ from sampling.chains import (
 from dlms_jax.diffusion import Cosine, Denoiser, Linear
 from dlms_jax.sampling.prediction import Prediction
 from dlms_jax.sampling.processes.first_hitting import FirstHitting
-from dlms_jax.sampling.sampler import run
+from dlms_jax.sampling.sampler import run_sampler
 
 JOINT = SmallJoint(3, 3, seed=0)
 DENOISE = JOINT.masked_denoiser()
@@ -26,16 +26,16 @@ DENOISE = JOINT.masked_denoiser()
 
 @pytest.mark.parametrize("given", [None, {1: 2}])
 def test_it_draws_from_the_joint_in_a_step_a_token(given):
-    rule = FirstHitting(Prediction(JOINT.vocabulary), Cosine())
-    assert rule.num_steps(open_canvas(JOINT, 5, given)) == 3 - len(given or {})
-    counts = sample(JOINT, rule, DENOISE, given)
+    sampler = FirstHitting(Prediction(JOINT.vocabulary), Cosine())
+    assert sampler.num_steps(open_canvas(JOINT, 5, given)) == 3 - len(given or {})
+    counts = sample(JOINT, sampler, DENOISE, given)
     assert chi_square(counts, Exact(JOINT, given).conditional()) > 1e-3
 
 
 def test_with_other_settings_it_follows_its_own_chain():
     settings = {"temperature": 0.6, "top_p": 0.9, "guidance": 1.0}
-    rule = FirstHitting(Prediction(JOINT.vocabulary, **settings), Linear())
-    counts = sample(JOINT, rule, DENOISE, {0: 1})
+    sampler = FirstHitting(Prediction(JOINT.vocabulary, **settings), Linear())
+    counts = sample(JOINT, sampler, DENOISE, {0: 1})
     exact = Exact(JOINT, {0: 1}, **settings)
     p = over_texts(JOINT, follow(first_hitting(exact), range(2), exact.start))
     assert chi_square(counts, p) > 1e-3
@@ -64,15 +64,15 @@ def test_each_step_reveals_one_token_of_each_row_that_has_any():
     holes_BxL = canvas.holes_BxL.at[1, 2].set(False).at[2].set(False)
     tokens_BxL = jnp.where(holes_BxL | (canvas.layout.positions_BxL == 0), canvas.tokens_BxL, 0)
     canvas = canvas._replace(holes_BxL=holes_BxL, tokens_BxL=tokens_BxL)
-    rule, keys_B = FirstHitting(Prediction(JOINT.vocabulary), Linear()), jax.random.split(
+    sampler, keys_B = FirstHitting(Prediction(JOINT.vocabulary), Linear()), jax.random.split(
         jax.random.key(0), 3
     )  # fmt: skip
-    assert rule.num_steps(canvas) == 3
-    state = rule.start(DENOISE, canvas, keys_B)
-    go = jax.jit(lambda state, i: run(rule, DENOISE, state, keys_B, i, i + 1))
+    assert sampler.num_steps(canvas) == 3
+    state = sampler.start(DENOISE, canvas, keys_B)
+    go = jax.jit(lambda state: run_sampler(sampler, DENOISE, state, 1))
     left, done = [], []
-    for i in range(3):
-        state = go(state, i)
+    for _ in range(3):
+        state = go(state)
         left.append((state.tokens_BxL == JOINT.vocabulary.mask_id).sum(axis=1).tolist())
         done.append(state.done_B.tolist())
     assert left == [[2, 1, 0], [1, 0, 0], [0, 0, 0]]

@@ -49,11 +49,12 @@ KINDS = {
 }
 
 
-def make_rule(kind, steps, joint=JOINT, config=CONFIG, schedule="linear", grid="uniform",
-              rounding=False, **settings):  # fmt: skip
-    rule, more = KINDS[kind]
+def make_sampler(kind, steps, joint=JOINT, config=CONFIG, schedule="linear", spacing="uniform",
+                 clamp=False, **settings):  # fmt: skip
+    sampler, more = KINDS[kind]
     objective = Gaussian(joint.vocabulary, config, schedule)
-    return rule(Prediction(joint.vocabulary, **settings), objective, steps, grid, rounding, **more)
+    prediction = Prediction(joint.vocabulary, **settings)
+    return sampler(prediction, objective, steps, spacing, clamp, **more)
 
 
 def keys(rows: int, seed: int = 0):
@@ -77,8 +78,8 @@ EMBEDDING_HEAD = dataclasses.replace(CONFIG, head="embedding", parameterisation=
     ],
 )
 def test_many_steps_draw_from_the_joint(kind, steps, config, schedule):
-    rule = make_rule(kind, steps, config=config, schedule=schedule)
-    counts = sample(JOINT, rule, exact_denoiser(JOINT, config, TABLE))
+    sampler = make_sampler(kind, steps, config=config, schedule=schedule)
+    counts = sample(JOINT, sampler, exact_denoiser(JOINT, config, TABLE))
     assert chi_square(counts, JOINT.p) > 1e-3
     assert chi_square(counts, SmallJoint(3, 2, seed=3).p) == 0  # the test can tell
 
@@ -89,7 +90,7 @@ def test_more_steps_come_closer_to_the_joint(kind):
     """benchmarks/sampler_distance.py --all prints the whole table."""
     denoise, distances = exact_denoiser(JOINT, CONFIG, TABLE), {}
     for steps in (1, 4, 16):
-        counts = sample(JOINT, make_rule(kind, steps, schedule="cosine"), denoise)
+        counts = sample(JOINT, make_sampler(kind, steps, schedule="cosine"), denoise)
         distances[steps] = total_variation(counts / counts.sum(), JOINT.p)
     print(f"gaussian {kind}, total variation from the joint by steps: {distances}")
     assert distances[1] > 0.1  # one step draws the tokens independently
@@ -125,8 +126,8 @@ def pair_denoiser() -> Denoiser:
 class PairChain:
     """The samplers on one number z, the hole's first component, in float64."""
 
-    def __init__(self, temperature=1.0, top_p=1.0, guidance=0.0, rounding=False):
-        self.temperature, self.top_p, self.rounding = temperature, top_p, rounding
+    def __init__(self, temperature=1.0, top_p=1.0, guidance=0.0, clamp=False):
+        self.temperature, self.top_p, self.clamp = temperature, top_p, clamp
         p = PAIR.p.reshape(2, 2)
         log_p, without = np.log(p[GIVEN] / p[GIVEN].sum()), np.log(p.sum(axis=0))
         self.logits = (1 + guidance) * log_p - guidance * without
@@ -145,7 +146,7 @@ class PairChain:
     def x_hat(self, z, gamma) -> np.ndarray:
         p = self.p(z, gamma)
         x_hat = p[:, 0] - p[:, 1]
-        return np.where(x_hat >= 0, 1.0, -1.0) if self.rounding else x_hat
+        return np.where(x_hat >= 0, 1.0, -1.0) if self.clamp else x_hat
 
     def run(self, kind, steps) -> np.ndarray:
         """Returns p of the two symbols."""
@@ -198,15 +199,15 @@ class PairChain:
         ("ddim 0.5", 4, {"guidance": 1.5, "temperature": 0.7}),
         ("ddim 0", 4, {"guidance": 1.0}),
         ("ancestral", 3, {"top_p": 0.8}),
-        ("ancestral", 4, {"rounding": True}),
+        ("ancestral", 4, {"clamp": True}),
         ("ddim 0", 3, {"temperature": 0.0}),
         ("heun", 5, {"guidance": 0.5, "temperature": 1.4}),
         ("dpm++", 5, {"guidance": 0.5}),
     ],
 )
 def test_one_hole_follows_its_own_chain(kind, steps, settings):
-    rule = make_rule(kind, steps, PAIR, PAIR_CONFIG, **settings)
-    counts = sample(PAIR, rule, pair_denoiser(), {0: GIVEN}, rows=25_000).reshape(2, 2)
+    sampler = make_sampler(kind, steps, PAIR, PAIR_CONFIG, **settings)
+    counts = sample(PAIR, sampler, pair_denoiser(), {0: GIVEN}, rows=25_000).reshape(2, 2)
     assert counts[1 - GIVEN].sum() == 0
     assert chi_square(counts[GIVEN], PairChain(**settings).run(kind, steps)) > 1e-3
 
@@ -233,15 +234,15 @@ def padded(denoise: Denoiser, length: int) -> Denoiser:
 def test_rows_do_not_depend_on_their_neighbours_or_on_padding():
     """Rows of different prompts, and the same among others on a canvas that is longer."""
     joint = SmallJoint(3, 3, seed=2)
-    rule = make_rule("ddim 0.5", 4, joint, top_p=0.9, temperature=0.8)
+    sampler = make_sampler("ddim 0.5", 4, joint, top_p=0.9, temperature=0.8)
     denoise = padded(exact_denoiser(joint, CONFIG, TABLE), 4)
     canvas = jax.tree.map(
         lambda *x: jnp.concatenate(x), *(open_canvas(joint, 4, g) for g in ({}, {0: 1}, {1: 2}))
     )
-    texts = fill(rule, denoise, canvas, keys(12))
+    texts = fill(sampler, denoise, canvas, keys(12))
     longer = lengthened(canvas, 3, joint.vocabulary.pad_id)
     chosen = np.array([11, 0, 6, 5, 2])
-    again = fill(rule, denoise, jax.tree.map(lambda x: x[chosen], longer), keys(12)[chosen])
+    again = fill(sampler, denoise, jax.tree.map(lambda x: x[chosen], longer), keys(12)[chosen])
     np.testing.assert_array_equal(again[:, :4], texts[chosen])
     assert (again[:, 4:] == joint.vocabulary.pad_id).all()
     given = np.asarray(~canvas.holes_BxL)
@@ -265,29 +266,29 @@ def test_what_the_network_reads_at_each_pass(guidance):
         )
 
     denoise = Denoiser.from_logits(logits, table_VxE=exact.table_VxE)
-    rule = make_rule("euler", 3, config=config, guidance=guidance, temperature=0.5)
+    sampler = make_sampler("euler", 3, config=config, guidance=guidance, temperature=0.5)
 
     @jax.jit
-    def step(state, i):
+    def step(state):
         passes.clear()
-        return rule.step(denoise, state, keys(2), i), list(passes)
+        return sampler.step(denoise, state), list(passes)
 
     @jax.jit
     def estimates(noisy, layout, i):
         """Of the first pass: what it reads, what it gives."""
-        gamma_BxL = jnp.full(noisy.z_BxLxE.shape[:2], rule.gamma(denoise, i))
+        gamma_BxL = jnp.full(noisy.z_BxLxE.shape[:2], sampler.gamma(denoise, i))
         place = (denoise, noisy.z_BxLxE, gamma_BxL)
         holes_BxL = jnp.arange(gamma_BxL.shape[1])[None] * jnp.ones_like(gamma_BxL) > 1
-        flat_BxLxE = rule.objective.first_estimate(*place, holes_BxL)
-        _, found_BxLxE = rule.objective.predict(*place, layout, holes_BxL, flat_BxLxE)
+        flat_BxLxE = sampler.objective.first_estimate(*place, holes_BxL)
+        _, found_BxLxE = sampler.objective.predict(*place, layout, holes_BxL, flat_BxLxE)
         return flat_BxLxE, found_BxLxE
 
-    state = rule.start(denoise, open_canvas(JOINT, 2, {0: 1}), keys(2))
+    state = sampler.start(denoise, open_canvas(JOINT, 2, {0: 1}), keys(2))
     v, rows = JOINT.vocabulary, 4 if guidance else 2
     given = [1, 1] + [v.mask_id] * (rows - 2)
     for i in range(3):
         hole_BxE = jnp.tile(state.extra.z_BxLxE[:, 2], (rows // 2, 1))
-        state, (first, second) = step(state, i)
+        state, (first, second) = step(state)
         for noisy, t_BxL, _ in (first, second):
             for x_BxLxE in noisy:
                 np.testing.assert_array_equal(x_BxLxE[:, 0], TABLE[jnp.full(rows, v.bos_id)])
@@ -309,12 +310,12 @@ def test_a_row_without_holes_is_done_and_bfloat16_logits_will_do():
     denoise = Denoiser.from_logits(
         lambda *x: exact.logits(*x).astype(jnp.bfloat16), table_VxE=exact.table_VxE
     )
-    rule, canvas = make_rule("dpm++", 3), open_canvas(JOINT, 2, {0: 1, 1: 2})
-    state = rule.start(denoise, canvas, keys(2))
+    sampler, canvas = make_sampler("dpm++", 3), open_canvas(JOINT, 2, {0: 1, 1: 2})
+    state = sampler.start(denoise, canvas, keys(2))
     assert state.done_B.all()
-    state = rule.step(denoise, state, keys(2), 2)
+    state = sampler.step(denoise, state)
     np.testing.assert_array_equal(state.tokens_BxL, canvas.tokens_BxL)
-    texts = fill(rule, denoise, open_canvas(JOINT, 2), keys(2))
+    texts = fill(sampler, denoise, open_canvas(JOINT, 2), keys(2))
     assert (texts[:, 1:] < JOINT.symbols).all()
 
 
@@ -323,8 +324,8 @@ def test_a_schedule_with_parameters_is_followed(schedule):
     objective = Gaussian(JOINT.vocabulary, CONFIG, schedule)
     parameters_P = 0.02 * jnp.arange(66 if schedule == "learned" else 3)
     denoise = exact_denoiser(JOINT, CONFIG, TABLE, schedule=parameters_P)
-    rule = make_rule("heun", 5, schedule=schedule)
-    gammas = jax.jit(lambda: jnp.stack([rule.gamma(denoise, i) for i in range(5)]))()
+    sampler = make_sampler("heun", 5, schedule=schedule)
+    gammas = jax.jit(lambda: jnp.stack([sampler.gamma(denoise, i) for i in range(5)]))()
     expected = objective.noise_schedule(denoise).gamma(jnp.linspace(1, 0, 5))
     np.testing.assert_allclose(gammas, expected, rtol=1e-6)
     assert np.ptp(np.diff(gammas)) > 1  # not the linear ones

@@ -1,6 +1,7 @@
 """The steps of Gaussian diffusion's samplers: against float64, and against flows in closed form."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from oracle_gaussian import exact_denoiser
 import pytest
 from sampling.chains import SAMPLES, fill, open_canvas
-from sampling.test_gaussian import CONFIG, JOINT, TABLE, keys, make_rule
+from sampling.test_gaussian import CONFIG, JOINT, TABLE, keys, make_sampler
 from scipy.special import expit
 
 from dlms_jax.diffusion import Denoiser
@@ -17,7 +18,7 @@ from dlms_jax.diffusion.gaussian import posterior
 from dlms_jax.diffusion.gaussian.gamma import Linear
 from dlms_jax.sampling.prediction import Prediction
 from dlms_jax.sampling.processes.gaussian import ProbabilityFlow, toward
-from dlms_jax.sampling.sampler import run
+from dlms_jax.sampling.sampler import run_sampler
 
 # Formulas -----------------------------------------------------------------------------------------
 
@@ -45,11 +46,12 @@ def test_eta_1_is_a_draw_of_the_posterior():
             toward(z, x, t, s, 1.0), posterior(z, x, t, s)[0], rtol=3e-6, atol=1e-7
         )
 
-    rule, denoise = make_rule("ancestral", 5), exact_denoiser(JOINT, CONFIG, TABLE)
-    state = rule.start(denoise, open_canvas(JOINT, SAMPLES), keys(SAMPLES))
+    sampler, denoise = make_sampler("ancestral", 5), exact_denoiser(JOINT, CONFIG, TABLE)
+    state = sampler.start(denoise, open_canvas(JOINT, SAMPLES), keys(SAMPLES))
     z_BxLxE = jnp.broadcast_to(jnp.asarray([0.7, -2.0]), state.extra.z_BxLxE.shape)
     state = state._replace(extra=state.extra._replace(z_BxLxE=z_BxLxE))
-    after = jax.jit(lambda state: rule.step(denoise, state, keys(SAMPLES), 2))(state).extra
+    state = state._replace(step_B=state.step_B + 2)
+    after = jax.jit(lambda state: sampler.step(denoise, state))(state).extra
     x_hat_LxE = after.x_hat_BxLxE[0]
     assert (after.x_hat_BxLxE == x_hat_LxE[None]).all()  # of equal z
     # Five gammas from 12 to -8: step 2 goes from 2 to -3.
@@ -65,26 +67,26 @@ def test_eta_1_is_a_draw_of_the_posterior():
 def test_euler_is_ddim_with_eta_0():
     denoise, canvas = exact_denoiser(JOINT, CONFIG, TABLE), open_canvas(JOINT, 64)
     first, second = (
-        fill(make_rule(kind, 6, schedule="cosine"), denoise, canvas, keys(64))
+        fill(make_sampler(kind, 6, schedule="cosine"), denoise, canvas, keys(64))
         for kind in ("euler", "ddim 0")
     )
     np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_grids_meet_the_end_points_and_quantiles_are_equal_steps_of_variance(steps):
+def test_spacings_meet_the_end_points_and_quantiles_are_equal_steps_of_variance(steps):
     fixed = Denoiser(None, None)
-    for grid in ("uniform", "cosine", "quantile"):
-        rule = make_rule("ancestral", steps, schedule="cosine", grid=grid)
-        gammas = np.array([rule.gamma(fixed, i) for i in range(steps)])
+    for spacing in ("uniform", "cosine", "quantile"):
+        sampler = make_sampler("ancestral", steps, schedule="cosine", spacing=spacing)
+        gammas = np.array([sampler.gamma(fixed, i) for i in range(steps)])
         assert gammas[0] == pytest.approx(12, abs=1e-4) and (np.diff(gammas) < 0).all()
         if steps > 1:
             assert gammas[-1] == pytest.approx(-8, abs=1e-4)
-        if grid == "quantile":
+        if spacing == "quantile":
             expected = np.linspace(expit(12), expit(-8), max(steps, 2))[:steps]
             np.testing.assert_allclose(expit(gammas), expected, rtol=1e-5)
-        elif grid == "cosine":
-            schedule = rule.objective.noise_schedule(fixed)
+        elif spacing == "cosine":
+            schedule = sampler.objective.noise_schedule(fixed)
             t = np.cos(np.pi / 2 * np.arange(steps) / max(steps - 1, 1))
             np.testing.assert_allclose(gammas, [schedule.gamma(u) for u in t], atol=2e-3)
 
@@ -126,15 +128,13 @@ def test_the_order_of_convergence(order, power):
     with jax.enable_x64(True):
         denoise = Denoiser(None, None, table_VxE=jnp.zeros((JOINT.vocabulary.rows, 2)))
         for moves in (64, 128):
-            rule = ProbabilityFlow(
+            sampler = ProbabilityFlow(
                 Prediction(JOINT.vocabulary), OneGaussian(), moves + 1, order=order
             )
-            state = rule.start(denoise, open_canvas(JOINT, 4), keys(4))
+            state = sampler.start(denoise, open_canvas(JOINT, 4), keys(4))
             z_BxLxE = np.random.default_rng(0).normal(size=state.extra.z_BxLxE.shape)
             state = state._replace(extra=state.extra._replace(z_BxLxE=jnp.asarray(z_BxLxE)))
-            go = jax.jit(lambda state, rule=rule, moves=moves: run(
-                rule, denoise, state, keys(4), 0, moves
-            ))  # fmt: skip
+            go = jax.jit(functools.partial(run_sampler, sampler, denoise, steps=moves))
             expected = OneGaussian().flow(z_BxLxE, 6.0, -6.0)
             off = np.asarray(go(state).extra.z_BxLxE) - expected
             errors.append(np.abs(off[:, 1:]).max())

@@ -44,8 +44,8 @@ def distribution(order, schedule, steps, **settings) -> np.ndarray:
 def test_they_follow_their_own_chains(order, schedule, steps, settings):
     given = settings.get("given")
     others = {name: value for name, value in settings.items() if name != "given"}
-    rule = Ordered(Prediction(JOINT.vocabulary, **others), schedule, steps, order)
-    counts = sample(JOINT, rule, DENOISE, given)
+    sampler = Ordered(Prediction(JOINT.vocabulary, **others), schedule, steps, order=order)
+    counts = sample(JOINT, sampler, DENOISE, given)
     assert chi_square(counts, distribution(order, schedule, steps, **settings)) > 1e-3
     # The test can tell: another order, or any of the settings left out.
     wrong = [distribution(other, schedule, steps) for other in ORDERS if other != order]
@@ -65,16 +65,16 @@ def test_confidence_is_not_taken_after_the_temperature():
 
     kernel = ordered(after, Linear(), 3, "confidence", holes=exact.holes)
     wrong = over_texts(JOINT, follow(kernel, range(3), exact.start))
-    rule = Ordered(Prediction(JOINT.vocabulary, 0.05), Linear(), 3)
-    counts = sample(JOINT, rule, DENOISE, rows=20_000)
+    sampler = Ordered(Prediction(JOINT.vocabulary, 0.05), Linear(), 3)
+    counts = sample(JOINT, sampler, DENOISE, rows=20_000)
     assert chi_square(counts, distribution("confidence", Linear(), 3, temperature=0.05)) > 1e-3
     assert chi_square(counts, wrong) < 1e-6
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_at_temperature_0_nothing_is_random(order):
-    rule = Ordered(Prediction(JOINT.vocabulary, temperature=0.0), Linear(), 2, order)
-    counts = sample(JOINT, rule, DENOISE, {1: 2}, rows=64)
+    sampler = Ordered(Prediction(JOINT.vocabulary, temperature=0.0), Linear(), 2, order=order)
+    counts = sample(JOINT, sampler, DENOISE, {1: 2}, rows=64)
     p = distribution(order, Linear(), 2, given={1: 2}, temperature=0.0)
     np.testing.assert_array_equal(counts, 64 * p)
 
@@ -86,6 +86,6 @@ def test_equally_sure_places_are_revealed_from_the_left():
     canvas = open_canvas(JOINT, 4)
     keys_B = jax.random.split(jax.random.key(0), 4)
     for order in ORDERS:
-        rule = Ordered(Prediction(v), Linear(), 3, order, stop_at_eos=False)
-        tokens_BxL = fill(rule, flat, canvas, keys_B, steps=1)
+        sampler = Ordered(Prediction(v), Linear(), 3, order=order, stop_at_eos=False)
+        tokens_BxL = fill(sampler, flat, canvas, keys_B, steps=1)
         np.testing.assert_array_equal(tokens_BxL == v.mask_id, [[0, 0, 1, 1]] * 4)

@@ -8,6 +8,7 @@ from sampling.chains import cut
 from scipy import stats
 
 from dlms_jax.diffusion import Denoiser, Layout
+from dlms_jax.sampling.guidance import predict
 from dlms_jax.sampling.prediction import Prediction
 
 P_RxS = np.random.default_rng(0).dirichlet(np.full(40, 0.3), size=6)
@@ -83,6 +84,10 @@ def fake_network(vocabulary, dtype=jnp.float32):
     return Denoiser.from_logits(logits), calls
 
 
+def log_p_of(prediction, denoise, *inputs):
+    return prediction.log_p(*predict(denoise, prediction, *inputs))
+
+
 def canvas_of(vocabulary):
     v = vocabulary
     tokens_BxL = jnp.array([[v.bos_id, 1, v.mask_id, 3], [v.bos_id, v.mask_id, 2, 0]])
@@ -98,7 +103,7 @@ def test_guidance_is_its_formula_and_one_batch(vocabulary, w):
     """(1+w) log p(. | prompt, class) - w log p(. | prompt masked, no class), renormalised."""
     v, (denoise, calls) = vocabulary, fake_network(vocabulary)
     tokens_BxL, t_BxL, layout = canvas_of(v)
-    guided = Prediction(v, guidance=w).log_p(denoise, tokens_BxL, t_BxL, layout)
+    guided = log_p_of(Prediction(v, guidance=w), denoise, tokens_BxL, t_BxL, layout)
     assert calls == [(4, 4)]
 
     without_BxL = jnp.array([[v.bos_id, v.mask_id, v.mask_id, 3], [v.bos_id] + [v.mask_id] * 3])
@@ -119,8 +124,8 @@ def test_guidance_is_its_formula_and_one_batch(vocabulary, w):
 def test_guidance_comes_before_temperature_and_cuts(vocabulary):
     v, (denoise, _) = vocabulary, fake_network(vocabulary)
     settings = {"temperature": 0.7, "top_k": 4, "top_p": 0.8}
-    log_p = Prediction(v, **settings, guidance=1.5).log_p(denoise, *canvas_of(v))
-    guided = Prediction(v, guidance=1.5).log_p(denoise, *canvas_of(v))
+    log_p = log_p_of(Prediction(v, **settings, guidance=1.5), denoise, *canvas_of(v))
+    guided = log_p_of(Prediction(v, guidance=1.5), denoise, *canvas_of(v))
     for at in np.ndindex(2, 4):
         expected = cut(np.exp(np.asarray(guided[at], np.float64)), **settings)
         np.testing.assert_allclose(np.exp(log_p[at]), expected, rtol=1e-4, atol=1e-6)
@@ -130,7 +135,7 @@ def test_guidance_comes_before_temperature_and_cuts(vocabulary):
 def test_bfloat16_logits_become_a_float32_distribution(vocabulary, w):
     denoise, _ = fake_network(vocabulary, jnp.bfloat16)
     prediction = Prediction(vocabulary, 0.9, 5, 0.95, w)
-    log_p = prediction.log_p(denoise, *canvas_of(vocabulary))
+    log_p = log_p_of(prediction, denoise, *canvas_of(vocabulary))
     assert log_p.dtype == jnp.float32
     np.testing.assert_allclose(jnp.exp(log_p).sum(axis=-1), 1, rtol=1e-5)
 

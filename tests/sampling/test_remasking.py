@@ -22,7 +22,7 @@ from dlms_jax.diffusion import Cosine, Linear
 from dlms_jax.sampling.prediction import Prediction
 from dlms_jax.sampling.processes.ancestral import Ancestral
 from dlms_jax.sampling.processes.remasking import Remasking
-from dlms_jax.sampling.sampler import run
+from dlms_jax.sampling.sampler import run_sampler
 
 JOINT = SmallJoint(3, 3, seed=0)
 KINDS = "cap", "rescale", "confidence"
@@ -47,8 +47,8 @@ def states(joint, schedule, steps, kind, eta, stop=None, **settings) -> dict:
 def test_they_follow_their_own_chains(kind, eta, schedule, steps, settings):
     given = settings.get("given")
     others = {name: value for name, value in settings.items() if name != "given"}
-    rule = Remasking(Prediction(JOINT.vocabulary, **others), schedule, steps, kind, eta)
-    counts = sample(JOINT, rule, JOINT.masked_denoiser(), given)
+    sampler = Remasking(Prediction(JOINT.vocabulary, **others), schedule, steps, kind=kind, eta=eta)
+    counts = sample(JOINT, sampler, JOINT.masked_denoiser(), given)
 
     def p(eta, **settings):
         return over_texts(JOINT, states(JOINT, schedule, steps, kind, eta, **settings))
@@ -60,10 +60,10 @@ def test_they_follow_their_own_chains(kind, eta, schedule, steps, settings):
 def test_what_was_unlikely_is_masked_again_first():
     """The weights of confidence: enumerated on one that they change most, two tokens to a row."""
     joint, settings = SmallJoint(3, 2, seed=4), {"temperature": 3.0}
-    rule = Remasking(
+    sampler = Remasking(
         Prediction(joint.vocabulary, **settings), Linear(), 4, kind="confidence", eta=1.0
     )
-    counts = sample(joint, rule, joint.masked_denoiser())
+    counts = sample(joint, sampler, joint.masked_denoiser())
     p = over_texts(joint, states(joint, Linear(), 4, "confidence", 1.0, **settings))
     assert chi_square(counts, p) > 1e-3
 
@@ -81,8 +81,8 @@ def test_no_token_is_left_masked_and_given_ones_stay_whatever_eta():
     given, keys_B = {0: 1}, jax.random.split(jax.random.key(0), 300)
     canvas = open_canvas(JOINT, 300, given)
     for kind in KINDS:
-        rule = Remasking(Prediction(JOINT.vocabulary), Linear(), 3, kind, eta=1.0)
-        tokens_BxL = fill(rule, JOINT.masked_denoiser(), canvas, keys_B)
+        sampler = Remasking(Prediction(JOINT.vocabulary), Linear(), 3, kind=kind, eta=1.0)
+        tokens_BxL = fill(sampler, JOINT.masked_denoiser(), canvas, keys_B)
         assert (tokens_BxL[:, 1] == 1).all()
         assert (tokens_BxL[:, 2:] < JOINT.symbols).all()
 
@@ -93,18 +93,18 @@ def test_eta_0_is_the_ancestral_process(kind):
     prediction, keys_B = Prediction(JOINT.vocabulary), jax.random.split(jax.random.key(0), 300)
     canvas, denoise = open_canvas(JOINT, 300), JOINT.masked_denoiser()
     np.testing.assert_array_equal(
-        fill(Remasking(prediction, Cosine(), 5, kind, 0.0), denoise, canvas, keys_B),
+        fill(Remasking(prediction, Cosine(), 5, kind=kind, eta=0.0), denoise, canvas, keys_B),
         fill(Ancestral(prediction, Cosine(), 5), denoise, canvas, keys_B),
     )
 
 
 def test_written_tokens_are_masked_again():
-    rule = Remasking(Prediction(JOINT.vocabulary), Linear(), 4, "rescale", eta=1.0)
+    sampler = Remasking(Prediction(JOINT.vocabulary), Linear(), 4, kind="rescale", eta=1.0)
     canvas, keys_B = open_canvas(JOINT, 300), jax.random.split(jax.random.key(0), 300)
     denoise, mask_id = JOINT.masked_denoiser(), JOINT.vocabulary.mask_id
-    go = jax.jit(lambda state, last: run(rule, denoise, state, keys_B, last - 1, last))
-    one = go(rule.start(denoise, canvas, keys_B), 1)
-    two = go(one, 2)
+    go = jax.jit(lambda state: run_sampler(sampler, denoise, state, 1))
+    one = go(sampler.start(denoise, canvas, keys_B))
+    two = go(one)
     # From t = 3/4, alpha 1/4, to 1/2: all written tokens, for limit is min(1, 2).
     assert (np.asarray(two.tokens_BxL)[np.asarray(one.tokens_BxL) < JOINT.symbols] == mask_id).all()
 

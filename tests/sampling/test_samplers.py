@@ -1,5 +1,5 @@
-"""What all rules of masked diffusion promise: rows stand for themselves, given tokens stay, no mask
-is left, and text ends at EOS."""
+"""What samplers of masked diffusion promise: rows are independent, given tokens stay, no mask is
+left, and text ends at EOS."""
 
 import dataclasses
 import functools
@@ -16,18 +16,18 @@ from dlms_jax.sampling.prediction import Prediction
 from dlms_jax.sampling.processes.ancestral import Ancestral
 from dlms_jax.sampling.processes.first_hitting import FirstHitting
 from dlms_jax.sampling.processes.remasking import Remasking
-from dlms_jax.sampling.sampler import row_uniform, run
+from dlms_jax.sampling.sampler import row_uniform, run_sampler
 from dlms_jax.sampling.timesteps import time
 
 V = Vocabulary(size=9, pad_id=5, bos_id=6, eos_id=7, mask_id=8)
 PREDICTION = Prediction(V, temperature=0.8, top_p=0.95, guidance=0.5)
-RULES = {
+SAMPLERS = {
     "ancestral": Ancestral(PREDICTION, Linear(), 8, "cosine"),
     "confidence": Ordered(PREDICTION, Cosine(), 6),
-    "margin, greedy": Ordered(Prediction(V, temperature=0.0), Linear(), 9, "margin", "cosine"),
-    "entropy": Ordered(Prediction(V, top_k=3), Linear(), 40, "entropy"),
-    "cap": Remasking(PREDICTION, Linear(), 8, "cap", 0.3),
-    "confidence again": Remasking(PREDICTION, Linear(), 8, "confidence", 1.0),
+    "margin, greedy": Ordered(Prediction(V, temperature=0.0), Linear(), 9, "cosine", "margin"),
+    "entropy": Ordered(Prediction(V, top_k=3), Linear(), 40, order="entropy"),
+    "cap": Remasking(PREDICTION, Linear(), 8, kind="cap", eta=0.3),
+    "confidence again": Remasking(PREDICTION, Linear(), 8, kind="confidence", eta=1.0),
     "first-hitting": FirstHitting(PREDICTION, Cosine()),
 }
 # A row: tokens given, and the numbers of holes between them.
@@ -77,16 +77,17 @@ KEYS = jax.random.split(jax.random.key(5), len(ROWS))
 
 
 @functools.cache
-def runner(rule):
+def runner(sampler):
     """Returns (start, go), of which go is one program for a shape."""
-    return functools.partial(rule.start, DENOISE), jax.jit(lambda *at: run(rule, DENOISE, *at))
+    go = functools.partial(run_sampler, sampler, DENOISE)
+    return functools.partial(sampler.start, DENOISE), jax.jit(go)
 
 
-def fill(rule, rows, length):
+def fill(sampler, rows, length):
     """Returns (state, canvas) of rows filled in one batch."""
     canvas, keys_B = canvas_of(rows, length), KEYS[np.array(rows)]
-    start, go = runner(rule)
-    return go(start(canvas, keys_B), keys_B, 0, rule.num_steps(canvas)), canvas
+    start, go = runner(sampler)
+    return go(start(canvas, keys_B), sampler.num_steps(canvas)), canvas
 
 
 def real(tokens_BxL, canvas, row) -> list[int]:
@@ -94,28 +95,28 @@ def real(tokens_BxL, canvas, row) -> list[int]:
     return np.asarray(tokens_BxL[row])[np.asarray(canvas.layout.segments_BxL[row]) > 0].tolist()
 
 
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_a_row_depends_on_neither_its_neighbours_nor_the_padding(rule):
-    state, canvas = fill(rule, [0, 1, 2, 3, 4], 32)
-    assert state.done_B.all() or isinstance(rule, Remasking)
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_row_depends_on_neither_its_neighbours_nor_the_padding(sampler):
+    state, canvas = fill(sampler, [0, 1, 2, 3, 4], 32)
+    assert state.done_B.all()
     kept_BxL = ~canvas.holes_BxL
     np.testing.assert_array_equal(state.tokens_BxL[kept_BxL], canvas.tokens_BxL[kept_BxL])
     assert not (state.tokens_BxL == V.mask_id).any()
     for row in range(5):
-        alone, its_canvas = fill(rule, [row], 24)
+        alone, its_canvas = fill(sampler, [row], 24)
         assert real(alone.tokens_BxL, its_canvas, 0) == real(state.tokens_BxL, canvas, row)
     # The network is one that tells rows apart: the same keys on another canvas, other text.
     assert len({tuple(real(state.tokens_BxL, canvas, row)[1:4]) for row in (0, 2)}) == 2
 
 
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_steps_can_be_run_in_parts(rule):
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_steps_can_be_run_in_parts(sampler):
     """A stream that shows every step draws what one call draws."""
-    whole, canvas = fill(rule, [0, 1, 2, 3, 4], 32)
-    start, go = runner(rule)
-    state, steps = start(canvas, KEYS), rule.num_steps(canvas)
-    for first in range(0, steps, 3):
-        state = go(state, KEYS, first, min(first + 3, steps))
+    whole, canvas = fill(sampler, [0, 1, 2, 3, 4], 32)
+    start, go = runner(sampler)
+    state, steps = start(canvas, KEYS), sampler.num_steps(canvas)
+    for _ in range(0, steps, 3):
+        state = go(state, 3)
     np.testing.assert_array_equal(whole.tokens_BxL, state.tokens_BxL)
 
 
@@ -126,23 +127,23 @@ def text(tokens_L, holes_L) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "rule",
+    "sampler",
     [
         Ancestral(Prediction(V), Linear(), 8),
         Ordered(Prediction(V), Linear(), 8),
         FirstHitting(Prediction(V), Linear()),
     ],
-    ids=lambda rule: type(rule).__name__,
+    ids=lambda sampler: type(sampler).__name__,
 )
-def test_a_row_ends_at_eos_and_its_text_is_what_it_would_have_been(rule):
+def test_a_row_ends_at_eos_and_its_text_is_what_it_would_have_been(sampler):
     rows = 64
     canvas = jax.tree.map(lambda x: jnp.repeat(x, rows // 2, axis=0), canvas_of([0, 2], 24))
-    keys_B, steps = jax.random.split(jax.random.key(0), rows), rule.num_steps(canvas)
+    keys_B, steps = jax.random.split(jax.random.key(0), rows), sampler.num_steps(canvas)
     at = {}
     for stop in (True, False):
-        start, go = runner(dataclasses.replace(rule, stop_at_eos=stop))
-        early = go(start(canvas, keys_B), keys_B, 0, steps - 1)
-        at[stop] = early, go(early, keys_B, steps - 1, steps)
+        start, go = runner(dataclasses.replace(sampler, stop_at_eos=stop))
+        early = go(start(canvas, keys_B), steps - 1)
+        at[stop] = early, go(early, 1)
     holes_BxL = np.asarray(canvas.holes_BxL)
     tokens_BxL, full_BxL = (np.asarray(at[stop][1].tokens_BxL) for stop in (True, False))
     for row in range(rows):
@@ -159,34 +160,34 @@ def test_a_row_with_a_mask_before_its_eos_has_not_ended():
     """And given EOS ends nothing: only those in holes do."""
     canvas = canvas_of([0, 2], 24)
     eos_first = canvas.tokens_BxL.at[:, 5].set(V.eos_id)
-    rule = Ordered(Prediction(V), Linear(), 14)
-    start, go = runner(rule)
+    sampler = Ordered(Prediction(V), Linear(), 14)
+    start, go = runner(sampler)
     state = start(canvas, KEYS[:2])._replace(tokens_BxL=eos_first)
     assert canvas.holes_BxL[0, 5] and not canvas.holes_BxL[1, 5]
-    state = go(state, KEYS[:2], 0, 1)
+    state = go(state, 1)
     assert not state.done_B.any()
     full_BxL = jnp.where(canvas.tokens_BxL == V.mask_id, 0, canvas.tokens_BxL)
     first_BxL = (jnp.arange(24) < 5)[None] & canvas.holes_BxL
     state = state._replace(tokens_BxL=jnp.where(first_BxL, full_BxL, state.tokens_BxL))
-    state = go(state, KEYS[:2], 1, 2)
+    state = go(state, 1)
     assert state.done_B.tolist() == [True, False]
     assert (state.tokens_BxL[0, 5:15] == V.eos_id).all()
 
 
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_nothing_to_fill_is_done_at_once(rule):
-    start, _ = runner(rule)
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_nothing_to_fill_is_done_at_once(sampler):
+    start, _ = runner(sampler)
     canvas = canvas_of([4], 24)
     assert not canvas.holes_BxL.any()
     state = start(canvas, KEYS[:1])
     assert state.done_B.all()
     np.testing.assert_array_equal(state.tokens_BxL, canvas.tokens_BxL)
-    if isinstance(rule, FirstHitting):
-        assert rule.num_steps(canvas) == 0
+    if isinstance(sampler, FirstHitting):
+        assert sampler.num_steps(canvas) == 0
 
 
 @pytest.mark.parametrize(
-    ("kind", "grid"),
+    ("kind", "spacing"),
     [
         ("ancestral", "cosine"),
         ("ordered", "uniform"),
@@ -194,29 +195,29 @@ def test_nothing_to_fill_is_done_at_once(rule):
         ("remasking", "cosine"),
     ],
 )
-def test_the_network_is_told_when_a_step_begins(kind, grid):
+def test_the_network_is_told_when_a_step_begins(kind, spacing):
     """A network that writes what time it is told: step i writes symbol i. Those of an order write,
     in each row, what the schedule says to the token."""
     steps, schedule = 5, Cosine()
-    t_I = time(grid, schedule, steps, jnp.arange(steps))
+    t_I = time(spacing, schedule, steps, jnp.arange(steps))
 
     def logits(tokens_BxL, t_BxL, layout):
         step_BxL = jnp.argmin(jnp.abs(t_BxL[..., None] - t_I[None, None]), axis=-1)
         return jnp.log(jax.nn.one_hot(step_BxL, V.rows))
 
     denoise, prediction = Denoiser.from_logits(logits), Prediction(V)
-    rule = {
-        "ancestral": Ancestral(prediction, schedule, steps, grid),
-        "ordered": Ordered(prediction, schedule, steps, grid=grid),
-        "remasking": Remasking(prediction, schedule, steps, "rescale", 0.5, grid),
+    sampler = {
+        "ancestral": Ancestral(prediction, schedule, steps, spacing),
+        "ordered": Ordered(prediction, schedule, steps, spacing),
+        "remasking": Remasking(prediction, schedule, steps, spacing, "rescale", 0.5),
     }[kind]
-    canvas, keys_B = canvas_of([0, 1, 2, 3], 24), KEYS[:4]
-    state = rule.start(denoise, canvas, keys_B)
-    go = jax.jit(lambda *at: run(rule, denoise, *at))
+    canvas = canvas_of([0, 1, 2, 3], 24)
+    state = sampler.start(denoise, canvas, KEYS[:4])
+    go = jax.jit(functools.partial(run_sampler, sampler, denoise))
     masked_I = np.append(schedule.masked(t_I), 0)
     numbers = np.asarray(canvas.holes_BxL.sum(axis=1))
     for i in range(steps):
-        before_BxL, state = state.tokens_BxL, go(state, keys_B, i, i + 1)
+        before_BxL, state = state.tokens_BxL, go(state, 1)
         written_BxL = (before_BxL == V.mask_id) & (state.tokens_BxL != V.mask_id)
         assert (state.tokens_BxL[written_BxL] == i).all()
         if kind == "ordered":
@@ -229,15 +230,16 @@ def test_the_network_is_told_when_a_step_begins(kind, grid):
 def test_no_mask_is_left_where_float32_cannot_tell_1_minus_alpha_from_0(kind):
     steps, steep = 30, Polynomial(40.0)
     assert steep.masked(time("uniform", steep, steps, steps - 2)) == 0
-    rule = {
+    sampler = {
         "ancestral": Ancestral(PREDICTION, steep, steps, stop_at_eos=False),
         "ordered": Ordered(PREDICTION, steep, steps, stop_at_eos=False),
-        "remasking": Remasking(PREDICTION, steep, steps, "confidence", 1.0),
+        "remasking": Remasking(PREDICTION, steep, steps, kind="confidence", eta=1.0),
     }[kind]
     canvas = canvas_of([0, 1, 2, 3], 24)
-    start, go = runner(rule)
+    start, go = runner(sampler)
     # Even all of what is masked when 1 - alpha is 0 already.
-    state = go(start(canvas, KEYS[:4]), KEYS[:4], steps - 2, steps)
+    state = start(canvas, KEYS[:4])
+    state = go(state._replace(step_B=state.step_B + steps - 2), 2)
     assert not (state.tokens_BxL == V.mask_id).any()
 
 

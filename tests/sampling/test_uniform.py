@@ -11,9 +11,9 @@ from sampling.chains import (
     SmallJoint,
     chi_square,
     fill,
-    grid_time,
     open_canvas,
     sample,
+    step_time,
     total_variation,
 )
 
@@ -160,10 +160,10 @@ KINDS = {
 }
 
 
-def matrices(chain: Chain, kind: str, steps: int, grid="uniform"):
-    """Yields the transition matrix of each step of a kind of rule."""
+def matrices(chain: Chain, kind: str, steps: int, spacing="uniform"):
+    """Yields the transition matrix of each step of a kind of sampler."""
     for i in range(steps):
-        t, s = (grid_time(grid, chain.schedule, steps, i + j) for j in (0, 1))
+        t, s = (step_time(spacing, chain.schedule, steps, i + j) for j in (0, 1))
         if kind.startswith("ddim"):
             yield chain.together(chain.ddim(t, s, KINDS[kind][1]["eta"]))
             continue
@@ -172,15 +172,15 @@ def matrices(chain: Chain, kind: str, steps: int, grid="uniform"):
             yield from [chain.gibbs(s)] * 2
 
 
-def make_rule(kind, steps, schedule=LINEAR, mask_share=0.0, grid="uniform", joint=JOINT,
+def make_sampler(kind, steps, schedule=LINEAR, mask_share=0.0, spacing="uniform", joint=JOINT,
               **settings):  # fmt: skip
-    rule, more = KINDS[kind]
+    sampler, more = KINDS[kind]
     prediction = Prediction(joint.vocabulary, **settings)
-    return rule(prediction, schedule, steps, grid, mask_share, **more)
+    return sampler(prediction, schedule, steps, spacing, mask_share, **more)
 
 
 @pytest.mark.parametrize(
-    ("kind", "steps", "schedule", "mask_share", "grid", "given", "settings"),
+    ("kind", "steps", "schedule", "mask_share", "spacing", "given", "settings"),
     [
         ("ancestral", 3, LINEAR, 0.0, "uniform", None, {}),
         ("ancestral", 4, Cosine(), 0.3, "cosine", None, {}),
@@ -193,23 +193,23 @@ def make_rule(kind, steps, schedule=LINEAR, mask_share=0.0, grid="uniform", join
         ("corrected", 3, Cosine(), 0.3, "uniform", {1: 1}, {"guidance": 1.0}),
     ],
 )
-def test_rules_follow_their_own_chain(kind, steps, schedule, mask_share, grid, given, settings):
-    rule = make_rule(kind, steps, schedule, mask_share, grid, **settings)
+def test_they_follow_their_own_chain(kind, steps, schedule, mask_share, spacing, given, settings):
+    sampler = make_sampler(kind, steps, schedule, mask_share, spacing, **settings)
     denoise = JOINT.leave_one_out_denoiser(schedule, mask_share)
-    counts = sample(JOINT, rule, denoise, given, rows=25_000)
+    counts = sample(JOINT, sampler, denoise, given, rows=25_000)
     chain = Chain(JOINT, schedule, mask_share, given, **settings)
-    assert chi_square(counts, chain.run(matrices(chain, kind, steps, grid))) > 1e-3
+    assert chi_square(counts, chain.run(matrices(chain, kind, steps, spacing))) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["ancestral", "ddim 0.4"])
 def test_one_step_moves_as_its_matrix(kind):
     """From one state: sharper than what is left at the end, where many errors cancel."""
-    chain, rule = Chain(JOINT, LINEAR, 0.3), make_rule(kind, 3, mask_share=0.3)
+    chain, sampler = Chain(JOINT, LINEAR, 0.3), make_sampler(kind, 3, mask_share=0.3)
     denoise = JOINT.leave_one_out_denoiser(LINEAR, 0.3)
-    step = jax.jit(lambda state: rule.step(denoise, state, keys(SAMPLES), 1).tokens_BxL)
-    state = rule.start(denoise, open_canvas(JOINT, SAMPLES), keys(SAMPLES))
+    step = jax.jit(lambda state: sampler.step(denoise, state).tokens_BxL)
+    state = sampler.start(denoise, open_canvas(JOINT, SAMPLES), keys(SAMPLES))
     tokens_BxL = state.tokens_BxL.at[:, 1:].set(chain.ids[chain.states[1]])
-    found = chain.places(step(state._replace(tokens_BxL=tokens_BxL)))
+    found = chain.places(step(state._replace(tokens_BxL=tokens_BxL, step_B=state.step_B + 1)))
     matrix = list(matrices(chain, kind, 3))[1]
     assert chi_square(np.bincount(found, minlength=len(chain.states)), matrix[1]) > 1e-3
 
@@ -246,7 +246,7 @@ def test_the_chains_tend_to_the_joint_and_their_distance_is_reported():
 def test_many_steps_draw_from_the_joint(kind, steps):
     joint = SmallJoint(2, 3, seed=2) if kind == "corrected" else JOINT
     counts = sample(
-        joint, make_rule(kind, steps, joint=joint), joint.leave_one_out_denoiser(LINEAR)
+        joint, make_sampler(kind, steps, joint=joint), joint.leave_one_out_denoiser(LINEAR)
     )
     assert chi_square(counts, joint.p) > 1e-3
     assert (
@@ -262,10 +262,11 @@ def test_the_corrector_leaves_the_law_of_its_level_as_it_is(mask_share, given):
     np.testing.assert_allclose(level @ gibbs, level, atol=1e-12)
 
     # The code's corrector moves as that matrix, from a state and from all of them.
-    rule = make_rule("corrected", 1, schedule, mask_share)
+    sampler = make_sampler("corrected", 1, schedule, mask_share)
     denoise = JOINT.leave_one_out_denoiser(schedule, mask_share)
-    correct = jax.jit(lambda state, keys_B: rule.correct(denoise, state, keys_B, s).tokens_BxL)
-    begun = rule.start(denoise, open_canvas(JOINT, SAMPLES, given), keys(SAMPLES))
+    s_B = jnp.full(SAMPLES, s)
+    correct = jax.jit(lambda state, keys_B: sampler.correct(denoise, state, keys_B, s_B))
+    begun = sampler.start(denoise, open_canvas(JOINT, SAMPLES, given), keys(SAMPLES))
     for start in (
         np.full(SAMPLES, 1),
         np.random.default_rng(0).choice(len(level), SAMPLES, p=level),
@@ -285,15 +286,15 @@ def keys(rows: int, seed: int = 0):
 def test_rows_do_not_depend_on_their_neighbours_or_on_padding(kind):
     """Rows of different prompts, and the same among others on a canvas that is longer."""
     joint = SmallJoint(3, 3, seed=2)
-    rule = make_rule(kind, 5, mask_share=0.3, joint=joint, top_p=0.9, temperature=0.8)
+    sampler = make_sampler(kind, 5, mask_share=0.3, joint=joint, top_p=0.9, temperature=0.8)
     denoise = padded(joint.leave_one_out_denoiser(LINEAR, 0.3))
     canvas = jax.tree.map(
         lambda *x: jnp.concatenate(x), *(open_canvas(joint, 4, g) for g in ({}, {0: 1}, {1: 2}))
     )
-    texts = fill(rule, denoise, canvas, keys(12))
+    texts = fill(sampler, denoise, canvas, keys(12))
     longer = lengthened(canvas, 3, joint.vocabulary.pad_id)
     chosen = np.array([11, 0, 6, 5, 2])
-    again = fill(rule, denoise, jax.tree.map(lambda x: x[chosen], longer), keys(12)[chosen])
+    again = fill(sampler, denoise, jax.tree.map(lambda x: x[chosen], longer), keys(12)[chosen])
     np.testing.assert_array_equal(again[:, :4], texts[chosen])
     assert (again[:, 4:] == joint.vocabulary.pad_id).all()
     given = np.asarray(~canvas.holes_BxL)
@@ -319,28 +320,28 @@ def padded(denoise) -> Denoiser:
 
 @pytest.mark.parametrize("kind", ["ancestral", "ddim 0.4"])
 def test_masks_in_the_noise_are_gone_at_the_end(kind):
-    rule = make_rule(kind, 2, mask_share=0.95)
-    state = rule.start(None, open_canvas(JOINT, 100), keys(100))
+    sampler = make_sampler(kind, 2, mask_share=0.95)
+    state = sampler.start(None, open_canvas(JOINT, 100), keys(100))
     assert (state.tokens_BxL == JOINT.vocabulary.mask_id).sum() > 150
     # `sample` refuses what is not text.
-    sample(JOINT, rule, JOINT.leave_one_out_denoiser(LINEAR, 0.95), rows=100)
+    sample(JOINT, sampler, JOINT.leave_one_out_denoiser(LINEAR, 0.95), rows=100)
 
 
 def test_a_row_without_holes_is_done():
     canvas = open_canvas(JOINT, 2, {0: 1, 1: 2})
-    rule = make_rule("corrected", 3)
-    state = jax.jit(lambda canvas: rule.start(None, canvas, keys(2)))(canvas)
+    sampler = make_sampler("corrected", 3)
+    state = jax.jit(lambda canvas: sampler.start(None, canvas, keys(2)))(canvas)
     assert state.done_B.all()
     np.testing.assert_array_equal(state.tokens_BxL, canvas.tokens_BxL)
 
 
 def test_the_probability_of_noise_is_accurate_at_extreme_times():
-    rule = make_rule("ancestral", 1)
+    sampler = make_sampler("ancestral", 1)
     symbols = JOINT.symbols + 1
     for t in (1e-6, 1e-3, 0.5, 1 - 1e-3, 1 - 2.0**-20, 1.0):
         for p in (0.0, 1e-6, 0.3, 1.0):
             t = float(np.float32(t))
             log_p_1xV = jnp.log(jnp.asarray([[p, 1 - p]]))
-            r = float(rule.is_noise(jnp.zeros(1, jnp.int32), log_p_1xV, t)[0])
+            r = float(sampler.is_noise(jnp.zeros(1, jnp.int32), log_p_1xV, t)[0])
             expected = t / symbols / ((1 - t) * p + t / symbols)
             assert r == pytest.approx(expected, rel=1e-5)

@@ -1,9 +1,9 @@
 """The reverse processes of Gaussian diffusion: noise becomes embeddings, and at the end tokens.
 
 A step estimates the clean embeddings x from noisy ones z = alpha x + sigma eps, by one pass of the
-network or, with self-conditioning, two; the rule then moves z to the next gamma, which is smaller
-(the log of noise to signal). The first step is at t=1, where the holes hold pure noise, the last at
-t=0, where tokens are drawn; until then holes show the likeliest symbols. Heun estimates twice in
+network or, with self-conditioning, two; then it moves z to the next gamma, which is smaller (the
+log of noise to signal). The first step is at t=1, where the holes hold pure noise, the last at t=0,
+where tokens are drawn; until then holes show the most probable symbols. Heun estimates twice in
 each step but the last.
 """
 
@@ -17,13 +17,14 @@ import jax.numpy as jnp
 from dlms_jax.diffusion import Denoiser
 from dlms_jax.diffusion.gaussian import Gaussian, alpha_sigma, mean_embedding
 from dlms_jax.sampling.canvas import Canvas
+from dlms_jax.sampling.guidance import halves, with_unconditional
 from dlms_jax.sampling.prediction import Prediction
-from dlms_jax.sampling.sampler import State, begin, row_keys
-from dlms_jax.sampling.timesteps import Grid, time
+from dlms_jax.sampling.sampler import SamplerState, advance, begin, row_keys
+from dlms_jax.sampling.timesteps import Spacing, time
 
 
 class Noised(NamedTuple):
-    """State.extra. What stands at given tokens is not read.
+    """SamplerState.extra. Given tokens read nothing of it.
 
     z_BxLxE: the noisy embeddings.
     x_hat_BxLxE: the last estimate of the clean ones.
@@ -34,64 +35,73 @@ class Noised(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class GaussianRule:
-    """What the rules share: the grid, the passes of the network, and how tokens come of them.
+class GaussianSampler:
+    """What the samplers share: their gammas, the passes of the network, the draw of tokens.
 
-    The prediction (guidance, temperature, cuts) is of p(symbol | z), and x_hat is its mean. That p,
-    not the network's logits without the bias that z gives them: at low noise z decides, and the
-    network's own part can be anything. With head="embedding" guidance alone changes x_hat; the rest
-    only the last draw. The unconditional pass of guidance sees the mask's embedding in place of the
+    The prediction (guidance, temperature, cuts) is of p(symbol | z), and x_hat is its mean. That p
+    includes the bias that z gives the network's logits: at low noise z decides, and the network's
+    own part can be anything. With head="embedding" only guidance changes x_hat; the rest acts on
+    the last draw. The unconditional pass of guidance sees the mask's embedding in place of the
     prompt.
 
     With self-conditioning each step passes the network twice: the estimate that it reads is made at
-    the same noise, as in training. That of the step before (Analog Bits, arXiv 2208.04202) would
-    spare a pass, but the network trusts it as if it knew no more than z does, and over many steps
-    feeds on itself: symbols repeat (docs/family.md).
+    the same noise, as in training. The estimate of the step before (Analog Bits, arXiv 2208.04202)
+    would save a pass, but the network trusts it as if it knew no more than z does, and over many
+    steps feeds on itself: symbols repeat (docs/family.md).
 
-    grid: times as those of other diffusions, through the noise schedule; but "quantile" is equal
-    steps of sigma^2. rounding: x_hat is moved to the nearest embedding (the clamping trick of
-    Diffusion-LM, arXiv 2205.14217).
+    spacing: of the times, as in other diffusions, through the noise schedule; but "quantile" is
+    equal steps of sigma^2. clamp: moves x_hat to the nearest embedding (Diffusion-LM, arXiv
+    2205.14217).
     """
 
     prediction: Prediction
     objective: Gaussian
     steps: int
-    grid: Grid = "uniform"
-    rounding: bool = False
+    spacing: Spacing = "uniform"
+    clamp: bool = False
 
     def num_steps(self, canvas: Canvas) -> int:
         return self.steps
 
-    def start(self, denoise: Denoiser, canvas: Canvas, keys_B) -> State:
+    def start(self, denoise: Denoiser, canvas: Canvas, keys_B) -> SamplerState:
         """Returns the canvas with pure noise in its holes."""
         shape = canvas.tokens_BxL.shape[1:] + denoise.table_VxE.shape[1:]
         z_BxLxE = _normal(row_keys(keys_B, self.steps, 0), shape)  # no step has this number
-        return begin(canvas, Noised(z_BxLxE, jnp.zeros_like(z_BxLxE)))
+        return begin(canvas, keys_B, Noised(z_BxLxE, jnp.zeros_like(z_BxLxE)))
 
-    def step(self, denoise: Denoiser, state: State, keys_B, i) -> State:
-        log_p_BxLxV, noised = self._pass(denoise, state, self.gamma(denoise, i))
+    def step(self, denoise: Denoiser, state: SamplerState) -> SamplerState:
+        gamma_B = self.gamma(denoise, state.step_B)
+        log_p_BxLxV, noised = self._pass(denoise, state, gamma_B)
+        last_B = state.step_B + 1 >= self.steps
+        likeliest_BxL = jnp.argmax(log_p_BxLxV, axis=-1).astype(jnp.int32)
 
-        def finish():
-            draw = jax.vmap(self.prediction.draw)
-            return draw(row_keys(keys_B, i, 0), log_p_BxLxV), noised
+        def drawn():
+            keys_B = row_keys(state.keys_B, state.step_B, 0)
+            return jax.vmap(self.prediction.draw)(keys_B, log_p_BxLxV)
 
-        def go_on():
-            likeliest_BxL = jnp.argmax(log_p_BxLxV, axis=-1).astype(jnp.int32)
-            return likeliest_BxL, self._move(denoise, state, noised, row_keys(keys_B, i, 1), i)
+        def moved():
+            keys_B = row_keys(state.keys_B, state.step_B, 1)
+            gammas = (g[:, None, None] for g in (gamma_B, self.gamma(denoise, state.step_B + 1)))
+            return self._move(denoise, state, noised, keys_B, *gammas)
 
-        tokens_BxL, noised = jax.lax.cond(i + 1 >= self.steps, finish, go_on)
-        tokens_BxL = jnp.where(state.holes_BxL, tokens_BxL, state.tokens_BxL)
-        return state._replace(tokens_BxL=tokens_BxL, extra=noised)
+        # Both cost much; most steps need the second only.
+        drawn_BxL = jax.lax.cond((last_B & ~state.done_B).any(), drawn, lambda: likeliest_BxL)
+        noised = jax.lax.cond((last_B | state.done_B).all(), lambda: noised, moved)
+        tokens_BxL = jnp.where(last_B[:, None], drawn_BxL, likeliest_BxL)
+        return advance(state, tokens_BxL, last_B, noised)
 
-    def _move(self, denoise, state, noised, keys_B, i) -> Noised:
-        """Returns the embeddings at the next gamma. state.extra: those before this step's pass."""
+    def _move(self, denoise, state, noised, keys_B, gamma_t, gamma_s) -> Noised:
+        """Returns the embeddings at gamma_s (Bx1x1). noised: state.extra with the estimate at
+        gamma_t."""
         raise NotImplementedError
 
     def gamma(self, denoise: Denoiser, i) -> jax.Array:
-        """Returns the i-th gamma of `steps`, from the greatest to the least."""
+        """Returns the i-th gamma of `steps` (i may be an array), from the greatest to the least,
+        and the least after these."""
         schedule, moves = self.objective.noise_schedule(denoise), max(self.steps - 1, 1)
-        if self.grid != "quantile":
-            return schedule.gamma(time(self.grid, None, moves, i))
+        i = jnp.minimum(i, self.steps - 1)
+        if self.spacing != "quantile":
+            return schedule.gamma(time(self.spacing, None, moves, i))
         left = time("uniform", None, moves, i)
 
         def share(sign):  # of sigma^2, or with -1 of alpha^2
@@ -102,63 +112,50 @@ class GaussianRule:
 
         return jnp.log(share(1)) - jnp.log(share(-1))
 
-    def _pass(self, denoise, state, gamma) -> tuple[jax.Array, Noised]:
+    def _pass(self, denoise, state, gamma_B) -> tuple[jax.Array, Noised]:
         """Returns (log_p_BxLxV, the state's embeddings with a new estimate)."""
-        noised, own_BxLxE = state.extra, None
-
-        def logits(tokens_BxL, no_time_BxL, layout):  # called once; with guidance, of 2B rows
-            nonlocal own_BxLxE
-            noisy_BxL = self._twice(state.holes_BxL)
-            clean_BxLxE = jnp.take(denoise.table_VxE, tokens_BxL, axis=0)
-            z_BxLxE = jnp.where(noisy_BxL[..., None], self._twice(noised.z_BxLxE), clean_BxLxE)
-            gamma_BxL = jnp.full(tokens_BxL.shape, gamma)
-            log_p_BxLxV, own_BxLxE = self.objective.predict(
-                denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL
-            )
-            return log_p_BxLxV
-
-        log_p_BxLxV = self.prediction.log_p(
-            Denoiser.from_logits(logits), state.tokens_BxL,
-            jnp.zeros(state.tokens_BxL.shape), state.layout,
+        gamma_BxL = jnp.broadcast_to(gamma_B[:, None], state.tokens_BxL.shape)
+        tokens_BxL, gamma_BxL, layout, noisy_BxL, z_BxLxE = with_unconditional(
+            self.prediction, state.tokens_BxL, gamma_BxL, state.layout,
+            state.holes_BxL, state.extra.z_BxLxE,
         )  # fmt: skip
-        return log_p_BxLxV, noised._replace(
-            x_hat_BxLxE=self._x_hat(denoise, log_p_BxLxV, own_BxLxE)
+        clean_BxLxE = jnp.take(denoise.table_VxE, tokens_BxL, axis=0)
+        z_BxLxE = jnp.where(noisy_BxL[..., None], z_BxLxE, clean_BxLxE)
+        log_p_BxLxV, own_BxLxE = self.objective.predict(
+            denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL
         )
+        log_p_BxLxV = self.prediction.log_p(*halves(self.prediction, log_p_BxLxV))
+        x_hat_BxLxE = self._x_hat(denoise, log_p_BxLxV, *halves(self.prediction, own_BxLxE))
+        return log_p_BxLxV, state.extra._replace(x_hat_BxLxE=x_hat_BxLxE)
 
-    def _x_hat(self, denoise, log_p_BxLxV, own_BxLxE):
-        """Returns the estimate that the rule steps by, of the prediction and of the network's own,
-        with guidance both passes' in 2B rows."""
-        table_VxE, w = denoise.table_VxE, self.prediction.guidance
+    def _x_hat(self, denoise, log_p_BxLxV, own_BxLxE, without_BxLxE=None):
+        """Returns the estimate to step by, from the prediction and the network's own estimates."""
+        table_VxE = denoise.table_VxE
         if self.objective.config.head == "embedding":
-            x_hat_BxLxE, *without = jnp.split(own_BxLxE, 2 if w else 1)
-            if w:
-                x_hat_BxLxE += w * (x_hat_BxLxE - without[0])
+            x_hat_BxLxE = own_BxLxE
+            if without_BxLxE is not None:
+                x_hat_BxLxE += self.prediction.guidance * (own_BxLxE - without_BxLxE)
         elif self.prediction.temperature == 0:
             x_hat_BxLxE = jnp.take(table_VxE, jnp.argmax(log_p_BxLxV, axis=-1), axis=0)
         else:
             x_hat_BxLxE = mean_embedding(log_p_BxLxV, table_VxE)
-        if not self.rounding:
+        if not self.clamp:
             return x_hat_BxLxE
         # All rows have length 1: the nearest has the largest product.
         nearness_BxLxV = jnp.matmul(x_hat_BxLxE, table_VxE.T, precision="highest")
         nearness_BxLxV += self.prediction.vocabulary.text_bias_V()[None, None]
         return jnp.take(table_VxE, jnp.argmax(nearness_BxLxV, axis=-1), axis=0)
 
-    def _twice(self, x):
-        """Returns x, with guidance its rows twice."""
-        return jnp.concatenate([x, x]) if self.prediction.guidance else x
-
 
 @dataclasses.dataclass(frozen=True)
-class DDIM(GaussianRule):
+class DDIM(GaussianSampler):
     """z_s = alpha_s x_hat + sqrt(sigma_s^2 - eta^2 tau^2) eps_hat + eta tau noise, tau^2 being the
     variance of q(z_s | z_t, x_0) (arXiv 2010.02502, equation 12). eta 0: no new noise; 1: the
     ancestral step, a draw of q(z_s | z_t, x_hat)."""
 
     eta: float = 0.0
 
-    def _move(self, denoise, state, noised, keys_B, i) -> Noised:
-        gamma_t, gamma_s = self.gamma(denoise, i), self.gamma(denoise, i + 1)
+    def _move(self, denoise, state, noised, keys_B, gamma_t, gamma_s) -> Noised:
         z_BxLxE = toward(noised.z_BxLxE, noised.x_hat_BxLxE, gamma_t, gamma_s, self.eta)
         if self.eta:
             _, sigma_s = alpha_sigma(gamma_s)
@@ -168,7 +165,7 @@ class DDIM(GaussianRule):
 
 
 @dataclasses.dataclass(frozen=True)
-class ProbabilityFlow(GaussianRule):
+class ProbabilityFlow(GaussianSampler):
     """The deterministic flow with the same law of z at each gamma: with r = sigma / alpha =
     exp(gamma / 2), d(z / alpha) = (z / alpha - x_hat) dr / r (EDM, arXiv 2206.00364).
 
@@ -184,13 +181,12 @@ class ProbabilityFlow(GaussianRule):
 
     order: Literal["euler", "heun", "dpm++"] = "euler"
 
-    def _move(self, denoise, state, noised, keys_B, i) -> Noised:
-        gamma_t, gamma_s = self.gamma(denoise, i), self.gamma(denoise, i + 1)
+    def _move(self, denoise, state, noised, keys_B, gamma_t, gamma_s) -> Noised:
         x_hat_BxLxE = noised.x_hat_BxLxE
         z_BxLxE = toward(noised.z_BxLxE, x_hat_BxLxE, gamma_t, gamma_s)
         if self.order == "heun":
             there = noised._replace(z_BxLxE=z_BxLxE)
-            _, there = self._pass(denoise, state._replace(extra=there), gamma_s)
+            _, there = self._pass(denoise, state._replace(extra=there), gamma_s[:, 0, 0])
             h = 0.5 * (gamma_t - gamma_s)
             # Half where the step is short, 1 where it is long; by its series where 1 / h is large.
             share = jnp.where(h > 0.02, 1 / -jnp.expm1(-h) - 1 / h, 0.5 + h / 12)
@@ -198,9 +194,10 @@ class ProbabilityFlow(GaussianRule):
             z_BxLxE = toward(noised.z_BxLxE, x_hat_BxLxE, gamma_t, gamma_s)
             noised = there
         elif self.order == "dpm++":
-            gamma_before = self.gamma(denoise, jnp.maximum(i - 1, 0))
+            step_Bx1x1 = state.step_B[:, None, None]
+            gamma_before = self.gamma(denoise, jnp.maximum(step_Bx1x1 - 1, 0))
             share = 0.5 * (gamma_t - gamma_s) / (gamma_before - gamma_t)
-            share = jnp.where(i > 0, share, 0.0)
+            share = jnp.where(step_Bx1x1 > 0, share, 0.0)
             x_hat_BxLxE += share * (x_hat_BxLxE - state.extra.x_hat_BxLxE)
             z_BxLxE = toward(noised.z_BxLxE, x_hat_BxLxE, gamma_t, gamma_s)
         return noised._replace(z_BxLxE=z_BxLxE)
@@ -217,5 +214,5 @@ def toward(z_t, x_hat, gamma_t, gamma_s, eta=0.0) -> jax.Array:
 
 
 def _normal(keys_B, shape):
-    """Returns standard normal draws, [B, *shape], each row from its own key."""
+    """Returns standard normal draws, [B, *shape], each row's from its own key."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)

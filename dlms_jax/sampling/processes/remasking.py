@@ -1,24 +1,21 @@
-"""Masked diffusion that masks some of what it has written again, and so can mend it: ReMDM."""
+"""Masked diffusion that masks some written tokens again, and so can correct them: ReMDM."""
 
 import dataclasses
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 
 from dlms_jax.diffusion import Denoiser
-from dlms_jax.diffusion.schedules import Schedule
 from dlms_jax.sampling.canvas import Canvas
-from dlms_jax.sampling.prediction import Prediction
-from dlms_jax.sampling.sampler import State, begin, row_keys, row_uniform
-from dlms_jax.sampling.timesteps import Grid, times
+from dlms_jax.sampling.processes.masked import SteppedSampler
+from dlms_jax.sampling.sampler import SamplerState, advance, begin
 
 # alpha is 0 at t=1, and 1 - alpha may be too small for float32 near t=0.
 _TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
 @dataclasses.dataclass(frozen=True)
-class Remasking:
+class Remasking(SteppedSampler):
     """The reverse process that masks a written token again with probability sigma (ReMDM, arXiv
     2503.00307). Between t and s, a masked one is revealed with probability
     1 - (1 - alpha_s - sigma alpha_t) / (1 - alpha_t); so, if all have the same sigma, the share of
@@ -34,52 +31,41 @@ class Remasking:
     at the last step, so that no mask remains.
     """
 
-    prediction: Prediction
-    schedule: Schedule
-    steps: int
     kind: Literal["cap", "rescale", "confidence"] = "cap"
     eta: float = 0.0
-    grid: Grid = "uniform"
 
-    def num_steps(self, canvas: Canvas) -> int:
-        return self.steps
-
-    def start(self, denoise: Denoiser, canvas: Canvas, keys_B) -> State:
+    def start(self, denoise: Denoiser, canvas: Canvas, keys_B) -> SamplerState:
         """Returns the state at t=1; its `extra` is the probability that each written token had."""
-        return begin(canvas, jnp.zeros(canvas.tokens_BxL.shape))
+        return begin(canvas, keys_B, jnp.zeros(canvas.tokens_BxL.shape))
 
-    def step(self, denoise: Denoiser, state: State, keys_B, i) -> State:
-        tokens_BxL, mask_id = state.tokens_BxL, self.prediction.vocabulary.mask_id
-        t, s = times(self.grid, self.schedule, self.steps, i)
-        t_BxL = jnp.full(tokens_BxL.shape, t, jnp.float32)
-        log_p_BxLxV = self.prediction.guided(denoise, tokens_BxL, t_BxL, state.layout)
-        drawn_BxL = jax.vmap(self.prediction.draw)(
-            row_keys(keys_B, i, stream=1), self.prediction.cut(log_p_BxLxV)
-        )
-        masked_BxL = state.holes_BxL & (tokens_BxL == mask_id)
-        written_BxL = state.holes_BxL & (tokens_BxL != mask_id)
-        sigma_BxL = self._sigma(t, s, written_BxL, state.extra)
-        stay_BxL = self.schedule.masked(s) - sigma_BxL * self.schedule.alpha(t)
-        reveal_BxL = 1 - stay_BxL / jnp.maximum(self.schedule.masked(t), _TINY)
+    def update(self, state: SamplerState, logits_BxLxV, without_BxLxV=None) -> SamplerState:
+        mask_id = self.prediction.vocabulary.mask_id
+        t_Bx1, s_Bx1 = (t_B[:, None] for t_B in self.times(state))
+        log_p_BxLxV = self.prediction.guided(logits_BxLxV, without_BxLxV)
+        drawn_BxL = self.draw(state, self.prediction.cut(log_p_BxLxV), stream=1)
+        masked_BxL = self.masked(state)
+        written_BxL = state.holes_BxL & ~masked_BxL
+        sigma_BxL = self._sigma(t_Bx1, s_Bx1, written_BxL, state.extra)
+        stay_BxL = self.schedule.masked(s_Bx1) - sigma_BxL * self.schedule.alpha(t_Bx1)
+        reveal_BxL = 1 - stay_BxL / jnp.maximum(self.schedule.masked(t_Bx1), _TINY)
 
-        uniform_BxL = row_uniform(keys_B, i, tokens_BxL.shape[1:], stream=0)
+        uniform_BxL = self.uniform(state, state.tokens_BxL.shape[1])
         revealed_BxL = masked_BxL & (uniform_BxL < reveal_BxL)
         hidden_BxL = written_BxL & (uniform_BxL < sigma_BxL)
         p_BxL = jnp.exp(jnp.take_along_axis(log_p_BxLxV, drawn_BxL[..., None], axis=-1)[..., 0])
-        tokens_BxL = jnp.where(revealed_BxL, drawn_BxL, jnp.where(hidden_BxL, mask_id, tokens_BxL))
-        return state._replace(
-            tokens_BxL=jnp.where(state.done_B[:, None], state.tokens_BxL, tokens_BxL),
-            extra=jnp.where(revealed_BxL, p_BxL, state.extra),
-        )
+        tokens_BxL = jnp.where(hidden_BxL, mask_id, state.tokens_BxL)
+        tokens_BxL = jnp.where(revealed_BxL, drawn_BxL, tokens_BxL)
+        done_B = state.step_B + 1 >= self.steps
+        return advance(state, tokens_BxL, done_B, jnp.where(revealed_BxL, p_BxL, state.extra))
 
-    def _sigma(self, t, s, written_BxL, p_BxL):
-        """Returns sigma_BxL: of written tokens the probability that they are masked again."""
-        alpha_t = jnp.maximum(self.schedule.alpha(t), _TINY)
-        limit = jnp.minimum(1.0, self.schedule.masked(s) / alpha_t)
+    def _sigma(self, t_Bx1, s_Bx1, written_BxL, p_BxL):
+        """Returns sigma_BxL: the probability that a written token is masked again."""
+        alpha_Bx1 = jnp.maximum(self.schedule.alpha(t_Bx1), _TINY)
+        limit_Bx1 = jnp.minimum(1.0, self.schedule.masked(s_Bx1) / alpha_Bx1)
         if self.kind == "cap":
-            return jnp.full(p_BxL.shape, jnp.minimum(self.eta, limit))
+            return jnp.broadcast_to(jnp.minimum(self.eta, limit_Bx1), p_BxL.shape)
         if self.kind == "rescale":
-            return jnp.full(p_BxL.shape, self.eta * limit)
+            return jnp.broadcast_to(self.eta * limit_Bx1, p_BxL.shape)
         weight_BxL = jnp.where(written_BxL, jnp.exp(-p_BxL), 0.0)
         total_Bx1 = jnp.maximum(weight_BxL.sum(axis=1, keepdims=True), _TINY)
-        return self.eta * limit * weight_BxL / total_Bx1
+        return self.eta * limit_Bx1 * weight_BxL / total_Bx1

@@ -1,4 +1,4 @@
-"""The reverse processes of uniform diffusion, also where a part of its noise is the mask.
+"""The reverse processes of uniform diffusion, whose noise may in part be the mask.
 
 q(x_t = y | x_0) = alpha_t 1[y = x_0] + (1 - alpha_t) pi(y); pi gives the mask `mask_share` and each
 symbol of text an equal part of the rest. The network gives p = p(x_0 at a place | all other places
@@ -22,9 +22,10 @@ import jax.numpy as jnp
 from dlms_jax.diffusion import Denoiser
 from dlms_jax.diffusion.schedules import Schedule
 from dlms_jax.sampling.canvas import Canvas
+from dlms_jax.sampling.guidance import predict
 from dlms_jax.sampling.prediction import Prediction
-from dlms_jax.sampling.sampler import State, begin, row_keys
-from dlms_jax.sampling.timesteps import Grid, times
+from dlms_jax.sampling.sampler import SamplerState, advance, begin, row_keys
+from dlms_jax.sampling.timesteps import Spacing, times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,26 +36,29 @@ class UniformAncestral:
     prediction: Prediction
     schedule: Schedule
     steps: int
-    grid: Grid = "uniform"
+    spacing: Spacing = "uniform"
     mask_share: float = 0.0  # of the noise; less than 1
 
     def num_steps(self, canvas: Canvas) -> int:
         return self.steps
 
-    def start(self, denoise: Denoiser, canvas: Canvas, keys_B) -> State:
+    def start(self, denoise: Denoiser, canvas: Canvas, keys_B) -> SamplerState:
         """Returns the canvas with noise in its holes."""
-        keys_B = row_keys(keys_B, self.steps, 0)  # no step has this number
-        noise_BxL = jax.vmap(self._noise, in_axes=(0, None))(keys_B, canvas.tokens_BxL.shape[1])
+        noise_keys_B = row_keys(keys_B, self.steps, 0)  # no step has this number
+        noise = jax.vmap(self._noise, in_axes=(0, None))
+        noise_BxL = noise(noise_keys_B, canvas.tokens_BxL.shape[1])
         tokens_BxL = jnp.where(canvas.holes_BxL, noise_BxL, canvas.tokens_BxL)
-        return begin(canvas._replace(tokens_BxL=tokens_BxL))
+        return begin(canvas._replace(tokens_BxL=tokens_BxL), keys_B)
 
-    def step(self, denoise: Denoiser, state: State, keys_B, i) -> State:
-        t, s = self._times(i)
-        log_p_BxLxV = self._log_p(denoise, state, t)
-        moved_BxL = jax.vmap(lambda *row: self._move(*row, t, s))(
-            row_keys(keys_B, i, 0), state.tokens_BxL, log_p_BxLxV
-        )
-        return state._replace(tokens_BxL=jnp.where(state.holes_BxL, moved_BxL, state.tokens_BxL))
+    def step(self, denoise: Denoiser, state: SamplerState) -> SamplerState:
+        return advance(state, self._moved(denoise, state), state.step_B + 1 >= self.steps)
+
+    def _moved(self, denoise, state):
+        """Returns tokens_BxL at the end of the rows' steps."""
+        t_B, s_B = self._times(state)
+        log_p_BxLxV = self._log_p(denoise, state, t_B)
+        keys_B = row_keys(state.keys_B, state.step_B, 0)
+        return jax.vmap(self._move)(keys_B, state.tokens_BxL, log_p_BxLxV, t_B, s_B)
 
     def _move(self, key, z_L, log_p_LxV, t, s):
         """Returns a row's x_s."""
@@ -67,15 +71,16 @@ class UniformAncestral:
         )
         return jnp.where(jumped_L, self._noisy(which_key, log_p_LxV, s), z_L)
 
-    def _times(self, i):
-        return times(self.grid, self.schedule, self.steps, i)
+    def _times(self, state):
+        return times(self.spacing, self.schedule, self.steps, state.step_B)
 
-    def _log_p(self, denoise, state, t):
-        t_BxL = jnp.where(state.holes_BxL, t, 0.0)
-        return self.prediction.log_p(denoise, state.tokens_BxL, t_BxL, state.layout)
+    def _log_p(self, denoise, state, t_B):
+        t_BxL = jnp.where(state.holes_BxL, t_B[:, None], 0.0)
+        inputs = state.tokens_BxL, t_BxL, state.layout
+        return self.prediction.log_p(*predict(denoise, self.prediction, *inputs))
 
     def is_noise(self, z_L, log_p_LxV, t):
-        """Returns r, the probability that what a place holds is noise; of a mask 1."""
+        """Returns r, the probability that a place holds noise: 1 where it holds the mask."""
         masked, v = self.schedule.masked(t), self.prediction.vocabulary
         if self.prediction.temperature == 0:
             p_L = (z_L == jnp.argmax(log_p_LxV, axis=-1)).astype(jnp.float32)
@@ -102,11 +107,11 @@ class UniformAncestral:
 
 @dataclasses.dataclass(frozen=True)
 class UniformDDIM(UniformAncestral):
-    """The discrete analogue of DDIM (arXiv 2010.02502, appendix A): x_s is what x_t holds, with
-    probability sigma; or new noise; else a draw of x_0.
+    """The discrete analogue of DDIM (arXiv 2010.02502, appendix A): x_s is x_t with probability
+    sigma, or new noise, else a draw of x_0.
 
     sigma = (1 - eta) (1 - alpha_s) / (1 - alpha_t) gives x_s the right law when x_t and x_0 have
-    theirs. eta 0: nothing but moves to predictions, all else stays; eta 1: all noise is drawn anew.
+    theirs. eta 0: tokens move to predictions or stay; eta 1: all noise is drawn again.
     """
 
     eta: float = 0.0
@@ -129,34 +134,34 @@ class UniformDDIM(UniformAncestral):
 
 @dataclasses.dataclass(frozen=True)
 class PredictorCorrector(UniformAncestral):
-    """After each ancestral step to s, `corrector_steps` times one hole of the row, chosen at
-    random, is drawn again from qbar_s.
+    """After each ancestral step to s, draws one random hole of the row again from qbar_s,
+    `corrector_steps` times.
 
-    That is a step of Gibbs sampling. It leaves q_s as it is, and so mends what too long a step has
-    spoilt: a corrector in the sense of arXiv 2205.14987, but without the error of its time steps.
+    That is a step of Gibbs sampling. It leaves q_s as it is, and so corrects the error of too long
+    a step: a corrector in the sense of arXiv 2205.14987, but without the error of its time steps.
     Each is one more pass of the network.
     """
 
     corrector_steps: int = 1
 
-    def step(self, denoise: Denoiser, state: State, keys_B, i) -> State:
-        _, s = self._times(i)
+    def _moved(self, denoise, state):
+        _, s_B = self._times(state)
 
-        def correct(j, state):
-            return self.correct(denoise, state, row_keys(keys_B, i, 1 + j), s)
+        def correct(j, tokens_BxL):
+            keys_B = row_keys(state.keys_B, state.step_B, 1 + j)
+            return self.correct(denoise, state._replace(tokens_BxL=tokens_BxL), keys_B, s_B)
 
-        state = super().step(denoise, state, keys_B, i)
-        return jax.lax.fori_loop(0, self.corrector_steps, correct, state)
+        tokens_BxL = jnp.where(state.holes_BxL, super()._moved(denoise, state), state.tokens_BxL)
+        return jax.lax.fori_loop(0, self.corrector_steps, correct, tokens_BxL)
 
-    def correct(self, denoise: Denoiser, state: State, keys_B, s) -> State:
-        """Returns the state with one hole a row drawn again at level s."""
-        log_p_BxLxV = self._log_p(denoise, state, s)
+    def correct(self, denoise: Denoiser, state: SamplerState, keys_B, s_B) -> jax.Array:
+        """Returns tokens_BxL with one hole of each row drawn again at level s."""
+        log_p_BxLxV = self._log_p(denoise, state, s_B)
 
-        def row(key, z_L, holes_L, log_p_LxV):
+        def row(key, z_L, holes_L, log_p_LxV, s):
             where_key, which_key = jax.random.split(key)
             place = jnp.argmax(jnp.where(holes_L, jax.random.uniform(where_key, z_L.shape), -1.0))
             drawn_1 = self._noisy(which_key, log_p_LxV[place][None], s)
             return jnp.where(holes_L & (jnp.arange(z_L.shape[0]) == place), drawn_1, z_L)
 
-        tokens_BxL = jax.vmap(row)(keys_B, state.tokens_BxL, state.holes_BxL, log_p_BxLxV)
-        return state._replace(tokens_BxL=tokens_BxL)
+        return jax.vmap(row)(keys_B, state.tokens_BxL, state.holes_BxL, log_p_BxLxV, s_B)

@@ -1,0 +1,95 @@
+"""What the samplers of masked diffusion share."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from dlms_jax.diffusion import Denoiser
+from dlms_jax.diffusion.schedules import Schedule
+from dlms_jax.sampling.canvas import Canvas
+from dlms_jax.sampling.guidance import predict
+from dlms_jax.sampling.prediction import Prediction
+from dlms_jax.sampling.sampler import SamplerState, advance, begin, row_keys, row_uniform
+from dlms_jax.sampling.timesteps import Spacing, times
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedSampler:
+    """A sampler whose step is one pass of the network over a canvas with masks in its open holes.
+
+    The step has two halves, so that a `BlockSampler` can run the network in its own way: `time` is
+    what the network is told, `update` uses its logits.
+    """
+
+    prediction: Prediction
+    schedule: Schedule
+
+    def num_steps(self, canvas: Canvas) -> int:
+        raise NotImplementedError
+
+    def start(self, denoise: Denoiser, canvas: Canvas, keys_B) -> SamplerState:
+        return begin(canvas, keys_B)
+
+    def step(self, denoise: Denoiser, state: SamplerState) -> SamplerState:
+        t_BxL = jnp.broadcast_to(self.time(state)[:, None], state.tokens_BxL.shape)
+        inputs = state.tokens_BxL, t_BxL, state.layout
+        return self.update(state, *predict(denoise, self.prediction, *inputs))
+
+    def time(self, state: SamplerState) -> jax.Array:
+        """Returns t_B of the rows' steps."""
+        raise NotImplementedError
+
+    def update(self, state: SamplerState, logits_BxLxV, without_BxLxV=None) -> SamplerState:
+        """Returns the state after a step, from the logits that `predict` returns."""
+        raise NotImplementedError
+
+    def masked(self, state: SamplerState) -> jax.Array:
+        """Returns masked_BxL: the holes that hold nothing yet."""
+        return state.holes_BxL & (state.tokens_BxL == self.prediction.vocabulary.mask_id)
+
+    def draw(self, state: SamplerState, log_p_BxLxV, stream: int) -> jax.Array:
+        """Returns drawn_BxL, a symbol for each place."""
+        keys_B = row_keys(state.keys_B, state.step_B, stream)
+        return jax.vmap(self.prediction.draw)(keys_B, log_p_BxLxV)
+
+    def uniform(self, state: SamplerState, *shape: int) -> jax.Array:
+        """Returns uniform draws, [B, *shape]."""
+        return row_uniform(state.keys_B, state.step_B, shape, stream=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SteppedSampler(MaskedSampler):
+    """A masked sampler that goes from t=1 to t=0 in `steps` steps."""
+
+    steps: int
+    spacing: Spacing = "uniform"
+
+    def num_steps(self, canvas: Canvas) -> int:
+        return self.steps
+
+    def time(self, state: SamplerState) -> jax.Array:
+        return self.times(state)[0]
+
+    def times(self, state: SamplerState) -> tuple[jax.Array, jax.Array]:
+        """Returns (t_B, s_B) at which the rows' steps begin and end."""
+        return times(self.spacing, self.schedule, self.steps, state.step_B)
+
+
+def reveal(
+    state: SamplerState, tokens_BxL, prediction: Prediction, stop_at_eos: bool, extra=None
+) -> SamplerState:
+    """Returns the state after a step that revealed `tokens_BxL` and masked nothing again; rows
+    without a mask are done.
+
+    stop_at_eos: rows with EOS in a hole and no masked hole before it are done too, for their text
+    ends at the first EOS in a hole; their later holes get EOS.
+    """
+    mask_id, eos_id = prediction.vocabulary.mask_id, prediction.vocabulary.eos_id
+    if stop_at_eos:
+        open_BxL = state.holes_BxL & (tokens_BxL == mask_id)
+        eos_BxL = state.holes_BxL & (tokens_BxL == eos_id)
+        ends_BxL = eos_BxL & (jnp.cumsum(open_BxL, axis=1) == 0)
+        tokens_BxL = jnp.where(jnp.cumsum(ends_BxL, axis=1) > 0, eos_id, tokens_BxL)
+    open_BxL = state.holes_BxL & (tokens_BxL == mask_id)
+    return advance(state, tokens_BxL, ~open_BxL.any(axis=1), extra)

@@ -1,0 +1,101 @@
+"""config.sampling -> a sampler of an objective."""
+
+from dlms_jax.config import SamplingConfig
+from dlms_jax.diffusion import Objective
+from dlms_jax.errors import UserError
+from dlms_jax.sampling.decoding.block import BlockSampler
+from dlms_jax.sampling.decoding.next_token import NextToken
+from dlms_jax.sampling.decoding.orders import Ordered
+from dlms_jax.sampling.prediction import Prediction
+from dlms_jax.sampling.processes import gaussian, uniform
+from dlms_jax.sampling.processes.ancestral import Ancestral
+from dlms_jax.sampling.processes.first_hitting import FirstHitting
+from dlms_jax.sampling.processes.masked import MaskedSampler
+from dlms_jax.sampling.processes.remasking import Remasking
+from dlms_jax.sampling.sampler import Sampler
+
+_MASKED = (
+    "ancestral", "confidence", "margin", "entropy", "remdm_cap", "remdm_rescale",
+    "remdm_confidence", "first_hitting",
+)  # fmt: skip
+# By objective; the first is the default.
+SAMPLERS = {
+    "masked": _MASKED,
+    "block": _MASKED,
+    "uniform": ("ancestral", "ddim", "predictor_corrector"),
+    "gaussian": ("ancestral", "ddim", "euler", "heun", "dpm++"),
+    "autoregressive": ("ancestral",),
+}
+
+
+def make_sampler(name: str, objective: Objective, config: SamplingConfig) -> Sampler:
+    """Returns the sampler that a config names, for the objective of that name.
+
+    Raises UserError for one that does not fit the objective.
+    """
+    sampler = _sampler_of(name, config)
+    prediction = Prediction(
+        objective.vocabulary, config.temperature, config.top_k, config.top_p, config.guidance
+    )
+    steps, spacing = config.steps, config.grid
+    if name == "autoregressive":
+        return NextToken(prediction, config.cache)
+    if name == "gaussian":
+        common = (prediction, objective, steps, spacing, config.rounding)
+        if sampler in ("ancestral", "ddim"):
+            return gaussian.DDIM(*common, eta=1.0 if sampler == "ancestral" else config.eta)
+        return gaussian.ProbabilityFlow(*common, order=sampler)
+    if name == "uniform":
+        common = (prediction, objective.schedule, steps, spacing, objective.mask_share)
+        if sampler == "ddim":
+            return uniform.UniformDDIM(*common, eta=config.eta)
+        if sampler == "predictor_corrector":
+            return uniform.PredictorCorrector(*common, corrector_steps=config.corrector_steps)
+        return uniform.UniformAncestral(*common)
+    masked = _masked_sampler(sampler, prediction, objective.schedule, config)
+    if name == "block":
+        return BlockSampler(masked, objective.config.size, config.cache)
+    return masked
+
+
+def settings_of(name: str, config: SamplingConfig) -> set[str]:
+    """Returns the settings of config.sampling that its sampler reads."""
+    used = {"sampler", "temperature", "top_k", "top_p", "guidance", "length", "prompt"}
+    sampler = _sampler_of(name, config)
+    if name in ("autoregressive", "block"):
+        used.add("cache")
+    if name != "autoregressive" and sampler != "first_hitting":
+        used |= {"steps", "grid"}
+    if name == "gaussian":
+        used.add("rounding")
+    if sampler == "ddim" or sampler.startswith("remdm"):
+        used.add("eta")
+    if sampler == "predictor_corrector":
+        used.add("corrector_steps")
+    return used
+
+
+def _sampler_of(name, config):
+    sampler = SAMPLERS[name][0] if config.sampler == "default" else config.sampler
+    if sampler not in SAMPLERS[name]:
+        raise UserError(
+            f"config.sampling.sampler={sampler} does not sample from objective {name}; "
+            f"use {', '.join(SAMPLERS[name])}, or default"
+        )
+    return sampler
+
+
+def _masked_sampler(sampler, prediction, schedule, config) -> MaskedSampler:
+    if sampler == "first_hitting":
+        return FirstHitting(prediction, schedule)
+    stepped = prediction, schedule, config.steps, config.grid
+    if sampler == "ancestral":
+        return Ancestral(*stepped)
+    if sampler in ("confidence", "margin", "entropy"):
+        return Ordered(*stepped, order=sampler)
+    if not config.eta:
+        raise UserError(
+            f"config.sampling.sampler={sampler} masks tokens again by config.sampling.eta, which "
+            "is 0; set it above 0 (0.02 for remdm_cap, 0.2 for the others, say)"
+        )
+    return Remasking(*stepped, kind=sampler.removeprefix("remdm_"), eta=config.eta)

@@ -1,0 +1,154 @@
+"""TextGenerator: prompts -> texts, by the samplers of one network, for any of its weights."""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from dlms_jax.config import Config, SamplingConfig, from_dict
+from dlms_jax.data.tokenizers import Tokenizer
+from dlms_jax.diffusion import Denoiser, Objective
+from dlms_jax.diffusion.protocol import example_keys
+from dlms_jax.errors import UserError
+from dlms_jax.parallel.mesh import batch_shards, to_local
+from dlms_jax.sampling.canvas import Canvas, make_canvas
+from dlms_jax.sampling.sampler import run_sampler
+from dlms_jax.sampling.settings import make_sampler, settings_of
+
+
+class TextGenerator:
+    """Fills texts. Each sampler is compiled once, for whatever weights it is called with."""
+
+    def __init__(
+        self, config: Config, objective: Objective, tokenizer: Tokenizer, mesh: Mesh,
+        make_denoise: Callable[[Any], Denoiser],
+    ):  # fmt: skip
+        """make_denoise: params -> Denoiser. Raises UserError where config.sampling does not fit
+        the objective."""
+        self.config, self.objective, self.tokenizer, self.mesh = config, objective, tokenizer, mesh
+        self._make_denoise = make_denoise
+        self._compiled = functools.lru_cache(self._compile)
+        make_sampler(config.objective.name, objective, config.sampling)
+
+    def samples(
+        self, params: Any, prompts: Sequence[str], length: int | None = None, seed: int = 0,
+        **sampling,
+    ) -> list[str]:  # fmt: skip
+        """Returns a text for each prompt: the prompt and what follows it, as `after` says."""
+        rows = [self.after(prompt, length) for prompt in prompts]
+        return self.fill(params, rows, seed, **sampling)
+
+    def after(self, prompt: str, length: int | None = None) -> list[str | int]:
+        """Returns the pieces of a prompt and `length` tokens to fill after it; where None, as many
+        as the config says and the context has room for."""
+        if length is None:
+            room = self.config.data.sequence_length - 1 - len(self.tokenizer.encode(prompt))
+            length = max(1, min(self.config.sampling.length, room))
+        if length < 1:
+            raise UserError(f"a length of {length} leaves nothing to write; use 1 or more")
+        return [prompt, length]
+
+    def sampling(self, **settings) -> SamplingConfig:
+        """Returns config.sampling with some settings changed; None leaves one as it is."""
+        known = [field.name for field in dataclasses.fields(SamplingConfig)]
+        for name in settings.keys() - set(known):
+            raise UserError(f"{name} is no setting of sampling; those are {', '.join(known)}")
+        given = {name: value for name, value in settings.items() if value is not None}
+        sampling = dataclasses.asdict(self.config.sampling) | given
+        sampling = from_dict({"sampling": sampling}).sampling
+        objective = self.config.objective.name
+        for name in given.keys() - settings_of(objective, sampling):
+            raise UserError(
+                f"{name} plays no part in sampler={sampling.sampler} of objective {objective}; "
+                "leave it out"
+            )
+        return sampling
+
+    def stream(
+        self, params: Any, rows: Sequence[Sequence[str | int]], num: int = 1, seed: int = 0,
+        every: int | None = None, class_name: str | None = None, **sampling,
+    ) -> Iterator[Canvas]:  # fmt: skip
+        """Yields the canvases as they fill in.
+
+        Args:
+            params: the network's weights.
+            rows: the pieces of each text: given text, and numbers of tokens to fill.
+            num: samples of each text; they stand together. Sample i of a text depends on its pieces
+                and (seed, i) only, not on the other rows.
+            seed: of all draws.
+            every: yields every `every` steps; None: at the end only.
+            class_name: a corpus of config.data.mixture to write like.
+            **sampling: settings of config.sampling to change.
+        """
+        if num < 1 or not rows:
+            raise UserError(f"{num} samples of {len(rows)} texts were asked for; ask for 1 or more")
+        sampler, start, advance = self._compiled(self.sampling(**sampling))
+        pieces = [row for row in rows for _ in range(num)]
+        number = len(pieces)
+        short = -number % batch_shards(self.mesh)
+        pieces += [pieces[-1]] * short
+        canvas = make_canvas(
+            pieces, self.tokenizer, self.config.data.sequence_length, self._class_id(class_name)
+        )
+        total = max(sampler.num_steps(canvas), 1)
+        within_text = np.append(np.tile(np.arange(num), len(rows)), np.full(short, num))
+        keys_B = example_keys(jax.random.fold_in(jax.random.key(seed), 0), within_text)
+        state = start(params, canvas, keys_B)
+        for _ in range(0, total, every or total):
+            state = advance(params, state, every or total)
+            yield jax.tree.map(lambda x: x[:number], to_local(state.canvas))
+            if to_local(state.done_B).all():
+                return
+
+    def fill(self, params: Any, rows, seed: int = 0, **sampling) -> list[str]:
+        """Returns the text of each row, filled as `stream` does."""
+        *_, canvas = self.stream(params, rows, seed=seed, **sampling)
+        return self.texts(canvas)
+
+    def texts(self, canvas: Canvas, unfilled: str = "") -> list[str]:
+        """Returns the text of each canvas, up to the first EOS in a hole; `unfilled` stands for
+        each hole still open."""
+        rows = zip(canvas.tokens_BxL, canvas.holes_BxL, strict=True)
+        return [self._text(tokens_L, holes_L, unfilled) for tokens_L, holes_L in rows]
+
+    def _text(self, tokens_L, holes_L, unfilled):
+        t = self.tokenizer
+        ended = np.flatnonzero((tokens_L == t.eos_id) & holes_L)
+        tokens_L = tokens_L[: ended[0]] if len(ended) else tokens_L
+        text, run = "", []
+        for token in tokens_L.tolist():
+            if token == t.mask_id and unfilled:
+                text, run = text + t.decode(run) + unfilled, []
+            else:
+                run.append(token)
+        return text + t.decode(run)
+
+    def _class_id(self, name):
+        """Returns the number of a class, from 1; 0 for none."""
+        if name is None:
+            return 0
+        names = list(self.config.data.mixture) if self.config.model.classes else []
+        if name not in names:
+            raise UserError(
+                f"this model has no class {name!r}; "
+                + (f"its classes are {', '.join(names)}" if names else "it has none")
+            )
+        return names.index(name) + 1
+
+    def _compile(self, sampling):
+        """Returns (sampler, its `start`, `run_sampler`); the latter two take the weights first."""
+        sampler = make_sampler(self.config.objective.name, self.objective, sampling)
+
+        @jax.jit
+        def start(params, canvas, keys_B):
+            return sampler.start(self._make_denoise(params), canvas, keys_B)
+
+        @jax.jit
+        def advance(params, state, steps):
+            return run_sampler(sampler, self._make_denoise(params), state, steps)
+
+        return sampler, start, advance
