@@ -120,7 +120,8 @@ def best_possible(objective: Objective, split: Split) -> float | None:
 
     A denoiser is told where documents end, so that it needs less than an exact model.
     """
-    key = "best_bits_per_byte" if objective.exact else "best_bits_per_byte_given_length"
+    exact = objective.traits.exact
+    key = "best_bits_per_byte" if exact else "best_bits_per_byte_given_length"
     return split.fingerprint.get(key)
 
 
