@@ -29,7 +29,7 @@ class TrainState(NamedTuple):
 
     @property
     def weights(self) -> Any:
-        """The parameters to evaluate and to sample from."""
+        """The weights that are evaluated and sampled: the moving average, if there is one."""
         return self.params if self.ema is None else self.ema
 
 
