@@ -259,8 +259,8 @@ class TestRollback:
         assert all(row["loss"] != "nan" for row in rows) and rows[-1]["skipped"] == "0"
         epochs = [float(row["epoch"]) for row in rows]
         assert epochs[-1] == pytest.approx((10 + 3) * epochs[0], rel=1e-4)
-        about = checkpoint.load_metadata(checkpoint.find_checkpoint(tmp_path / "whole"))
-        assert about["rollbacks"] == [{"to": 4, "first_bad": 5, "last_bad": 7}]
+        metadata = checkpoint.load_metadata(checkpoint.find_checkpoint(tmp_path / "whole"))
+        assert metadata["rollbacks"] == [{"to": 4, "first_bad": 5, "last_bad": 7}]
 
         seldom = dataclasses.replace(poisoned.training, log_every=9)
         run(tmp_path / "seldom", dataclasses.replace(poisoned, training=seldom))
@@ -361,7 +361,7 @@ class TestSampling:
             (lambda lm: lm.sample("x", steps=0), "steps=0 should be at least 1"),
             (lambda lm: lm.sample("x", temperature=-1.0), "temperature=-1.0 should be at least 0"),
             (lambda lm: lm.sample("x", sampler="ddim"), "sampler=ddim"),
-            (lambda lm: lm.sample("x", tempature=1.0), "tempature is no setting"),
+            (lambda lm: lm.sample("x", tempature=1.0), "unknown setting config.sampling.tempature"),
             (lambda lm: list(lm.stream([["x", 3]], class_name="a")), "no class 'a'"),
             (lambda lm: lm.infill("no hole"), "has no hole"),
             (lambda lm: list(lm.stream([["x", 3]], num=0)), "1 or more"),

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from dlms_jax.checkpoints.checkpoint import open_checkpoint
-from dlms_jax.config import Config
 from dlms_jax.conversion.importing import import_model
 from dlms_jax.conversion.source import open_source
 from dlms_jax.data.feed.dataset import build_dataset
