@@ -365,9 +365,16 @@ class TestSampling:
             (lambda lm: list(lm.stream([["x", 3]], class_name="a")), "no class 'a'"),
             (lambda lm: lm.infill("no hole"), "has no hole"),
             (lambda lm: list(lm.stream([["x", 3]], num=0)), "1 or more"),
+            (lambda lm: lm.sample("x", seed=-1), "^seed=-1 should be at least 0"),
+            (lambda lm: lm.sample("x", seed=2**32), "^seed=4294967296 should be at least 0"),
+            (lambda lm: lm.sample("x", seed=1.5), "^seed=1.5 should be a whole number"),
+            (lambda lm: lm.evaluate(samples=-1), "^samples=-1 should be at least 1"),
+            (lambda lm: lm.evaluate(samples=0), "^samples=0 should be at least 1"),
+            (lambda lm: lm.evaluate(rows=-1), "^rows=-1 should be at least 0"),
+            (lambda lm: lm.evaluate(seed=-1), "^seed=-1 should be at least 0"),
         ],
     )
-    def test_what_cannot_be_sampled_is_one_line(self, lm, call, message):
+    def test_what_cannot_be_sampled_or_evaluated_is_one_line(self, lm, call, message):
         with pytest.raises(UserError, match=message) as error:
             call(lm)
         assert "\n" not in str(error.value)

@@ -175,6 +175,15 @@ def test_weights_of_another_network_are_refused_with_what_to_set(
     assert refused(tmp_path / "run", config).startswith(f"config.training.start_from={ar} does not")
 
 
+def test_self_conditioning_shapes_the_parameters(corpus, tmp_path):
+    """A mismatch names the setting, and does not blame another version of this program."""
+    workdir, small = tmp_path / "gaussian", dict(training__steps=1, **GAUSSIAN)
+    train(workdir, config_for(corpus, gaussian__self_conditioning=False, **small))
+    line = refused(tmp_path / "run", config_for(corpus, training__start_from=str(workdir), **small))
+    assert "embed/estimate_proj/kernel is absent there, 16x32 here" in line
+    assert line.endswith("; set config.gaussian.self_conditioning=False as there")
+
+
 def test_what_the_weights_will_be_read_by_is_said_where_it_changed(ar):
     settings = dict(training__start_from=str(ar), model__rope_theta=5e5)
     start = find_start(small_config(**settings), ar.parent / "new")

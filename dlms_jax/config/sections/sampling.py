@@ -71,8 +71,8 @@ class SamplingConfig:
     )  # fmt: skip
     guidance: float = setting(
         0.0,
-        "Weight w of classifier-free guidance: (1 + w) log p(text given the prompt) - w log p(text). "
-        "0: off.",
+        "Weight w of classifier-free guidance: (1 + w) log p(text given the prompt) - "
+        "w log p(text). 0: off.",
         AT_LEAST_0, changeable=True,
     )  # fmt: skip
     eta: float = setting(
