@@ -95,7 +95,9 @@ def old_names(key: str) -> list[str]:
 
 def _rename(data: dict[str, Any], to: int) -> dict[str, Any]:
     """Returns data of the format before `to` with the names that settings have in it."""
-    config = copy.deepcopy(data.get("config", {}))
+    if "config" not in data:
+        return data
+    config = copy.deepcopy(data["config"])
     for entry in RENAMED:
         old_section, old = entry.old.split(".")
         if entry.format == to and old in config.get(old_section, {}):
