@@ -95,13 +95,12 @@ def old_names(key: str) -> list[str]:
 
 def _rename(data: dict[str, Any], to: int) -> dict[str, Any]:
     """Returns data of the format before `to` with the names that settings have in it."""
-    if "config" not in data:
+    if not isinstance(data.get("config"), dict):
         return data
     config = copy.deepcopy(data["config"])
     for entry in RENAMED:
-        old_section, old = entry.old.split(".")
-        if entry.format == to and old in config.get(old_section, {}):
-            section, new = entry.new.split(".")
-            value = entry.new_value(config[old_section].pop(old))
-            config.setdefault(section, {})[new] = value
+        (old_section, old), (section, new) = entry.old.split("."), entry.new.split(".")
+        before = config.get(old_section)
+        if entry.format == to and isinstance(before, dict) and old in before:
+            config.setdefault(section, {})[new] = entry.new_value(before.pop(old))
     return data | {"config": config}

@@ -44,7 +44,7 @@ class Range:
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.low_open else value >= self.low
         below = value < self.high if self.high_open else value <= self.high
-        return (above and below and math.isfinite(value)) or value == self.also
+        return (above and below and abs(value) < math.inf) or value == self.also
 
     def __str__(self):
         limits = []

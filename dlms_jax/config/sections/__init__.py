@@ -1,5 +1,6 @@
 """The sections of a config: each setting with its default, meaning, range and what it decides."""
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -58,4 +59,4 @@ class Config:
         return dataclasses.asdict(self)
 
 
-SETTINGS: dict[str, Setting] = settings_in(Config)
+SETTINGS: Mapping[str, Setting] = settings_in(Config)
