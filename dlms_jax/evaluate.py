@@ -3,14 +3,16 @@
     python -m dlms_jax.evaluate --checkpoint runs/tiny
     python -m dlms_jax.evaluate --checkpoint runs/tiny --data my_text.txt --samples 32
 
-The bound stands beside its standard error, the unigram entropy, and how it was estimated.
+The bound stands beside its standard error, the unigram entropy, and how it was estimated. Options
+that you leave out are as in the checkpoint's config.evaluation.
 """
 
 import argparse
 import dataclasses
 import json
 
-from dlms_jax.errors import UserError, command_line
+from dlms_jax.config import add_option
+from dlms_jax.errors import command_line
 
 
 @command_line
@@ -28,15 +30,13 @@ def main(argv=None):
         help="a corpus, text file or folder (default, and for the corpus that was trained on: its "
         "held-out documents)",
     )
-    add("--samples", type=int, metavar="N", help="Monte-Carlo strata a document (default: config)")
-    add("--seed", type=int, metavar="N", help="of the Monte-Carlo draw (default: the config's)")
-    add("--rows", type=int, default=0, metavar="N", help="only the first N rows (default: all)")
+    add_option(parser, "--samples", "evaluation.samples")
+    add_option(parser, "--seed", "evaluation.seed")
+    add_option(
+        parser, "--rows", "evaluation.rows", default=0, help="evaluate the first N rows; 0: all"
+    )
     add("--json", action="store_true", help="print the report as one JSON object")
     arguments = parser.parse_args(argv)
-    if arguments.samples is not None and arguments.samples < 1:
-        raise UserError(f"--samples={arguments.samples} should be at least 1")
-    if arguments.rows < 0:
-        raise UserError(f"--rows={arguments.rows} should be at least 0 (0: all)")
 
     from dlms_jax.model import DiffusionLM  # after the checks: JAX takes its time
 

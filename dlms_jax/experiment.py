@@ -11,7 +11,7 @@ import math
 import pathlib
 import sys
 
-from dlms_jax.config import load_config
+from dlms_jax.config import SETTINGS, add_option, load_config
 from dlms_jax.errors import UserError, command_line
 
 STOPPED = 75  # exit status of a study that was asked to stop, and saved (EX_TEMPFAIL)
@@ -48,13 +48,14 @@ def _parser() -> argparse.ArgumentParser:
         help="where the tables and the figure go (default: the workdir)")  # fmt: skip
     add("--recipes", type=pathlib.Path, default=pathlib.Path("configs/family"), metavar="DIR",
         help="the folder of recipes (default: configs/family)")  # fmt: skip
-    how = family.add_argument_group("samples").add_argument
-    how("--steps", default="8,32,128", metavar="N,N,...",
+    how = family.add_argument_group("samples")
+    how.add_argument("--steps", default="8,32,128", metavar="N,N,...",
         help="numbers of steps to sample with (default: 8,32,128); a block model shares them out "
         "among its blocks, an autoregressive one takes a step a token")  # fmt: skip
-    how("--num", type=int, default=32, metavar="N", help="samples of each (default 32)")
-    how("--temperature", type=float, default=1.0, metavar="T",
-        help="default 1: the models' own distributions")  # fmt: skip
+    how.add_argument(
+        "--num", type=int, default=32, metavar="N", help="samples of each (default 32)"
+    )
+    add_option(how, "--temperature", "sampling.temperature", default=1.0)
     return parser
 
 
@@ -65,11 +66,8 @@ def main(argv=None):
         raise UserError(f"--minutes={arguments.minutes:g} should be above 0")
     if arguments.num < 2:
         raise UserError(f"--num={arguments.num} should be at least 2: the second half is timed")
-    if not 0 <= arguments.temperature < math.inf:
-        raise UserError(f"--temperature={arguments.temperature:g} should be 0 or above")
-    steps = arguments.steps.split(",")
-    if not all(text.isdecimal() and int(text) for text in steps):
-        raise UserError(f"--steps={arguments.steps} should be whole numbers above 0, as 8,32,128")
+    parse = SETTINGS["sampling.steps"].parse
+    steps = tuple(parse(text, "each of --steps") for text in arguments.steps.split(","))
     recipes, only = _recipes(arguments.recipes, arguments.only)
 
     from rich.console import Console  # after the checks: JAX takes its time
@@ -80,9 +78,7 @@ def main(argv=None):
     from dlms_jax.trainer import Trainer
 
     console = Console(soft_wrap=True)
-    settings = FamilySettings(
-        arguments.minutes, tuple(map(int, steps)), arguments.num, arguments.temperature
-    )
+    settings = FamilySettings(arguments.minutes, steps, arguments.num, arguments.temperature)
     try:
         run_family(
             recipes, only, settings, arguments.workdir, arguments.out or arguments.workdir,

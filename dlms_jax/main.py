@@ -28,8 +28,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         prog="python -m dlms_jax.main",
         description=__doc__,
-        epilog="settings for --config.KEY=VALUE, with the defaults from which recipes start (what "
-        "each means: dlms_jax/config/sections.py)\n\n" + settings_help(),
+        epilog="settings, with the defaults from which recipes start:\n\n" + settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -12,9 +12,14 @@ import argparse
 import json
 import sys
 
+from dlms_jax.config import add_option
 from dlms_jax.errors import UserError, command_line
 
 _OPEN = "░"  # stands, on a terminal, for a token that is still masked
+_SAMPLING = (
+    "sampler", "steps", "grid", "temperature", "top_k", "top_p", "guidance", "eta",
+    "corrector_steps", "rounding", "cache",
+)  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,35 +38,23 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--infill", metavar="TEXT", help="text with holes: {} of --hole tokens, {12} of 12"
     )
-    add("--length", type=int, metavar="N", help="tokens to write after the prompt")
+    add_option(parser, "--length", "sampling.length")
     add("--hole", type=int, metavar="N", help="tokens in a hole {} (default 8)")
     add("--class", dest="class_name", metavar="NAME", help="a corpus of the mixture to write like")
     add("--num", type=int, default=1, metavar="N", help="samples to draw (default 1)")
-    add("--seed", type=int, default=0, metavar="N", help="the same seed gives the same text")
+    add_option(
+        parser, "--seed", "evaluation.seed", default=0, help="the same seed gives the same text"
+    )
     add("--json", action="store_true", help="print one JSON object a sample, on a line each")
 
-    how = parser.add_argument_group("how it is drawn (config.sampling)").add_argument
-    how("--sampler", metavar="NAME", help="ancestral, confidence, ddim, ... (docs/sampling.md)")
-    how("--steps", type=int, metavar="N", help="of the reverse process: more is slower and better; "
-        "of block diffusion, for each block")  # fmt: skip
-    how("--grid", metavar="NAME", help="where the steps lie in time: uniform, cosine, quantile")
-    how("--temperature", type=float, metavar="T", help="1: the model's own distribution; 0: greedy")
-    how("--top-k", type=int, metavar="N", help="only the N likeliest symbols; 0: all")
-    how("--top-p", type=float, metavar="P", help="only the likeliest that hold P; 1: all")
-    how("--guidance", type=float, metavar="W", help="how much more to follow the prompt; 0: none")
-    how("--eta", type=float, metavar="E", help="ddim, remdm_*: 0 changes least, 1 most")
-    how("--corrector-steps", type=int, metavar="N", help="predictor_corrector: after each step")
-    how("--rounding", action="store_true", default=None,
-        help="gaussian: move every estimate to the nearest embedding")  # fmt: skip
-    how("--no-cache", dest="cache", action="store_false", default=None,
-        help="block, autoregressive: read everything again at each step")  # fmt: skip
+    how = parser.add_argument_group("how it is drawn (config.sampling)")
+    for name in _SAMPLING[:-1]:
+        add_option(how, f"--{name.replace('_', '-')}", f"sampling.{name}")
+    add_option(
+        how, "--no-cache", "sampling.cache",
+        help="Block diffusion and autoregressive models: reads everything again at each step.",
+    )  # fmt: skip
     return parser
-
-
-_SAMPLING = (
-    "sampler", "steps", "grid", "temperature", "top_k", "top_p", "guidance", "eta",
-    "corrector_steps", "rounding", "cache",
-)  # fmt: skip
 
 
 @command_line

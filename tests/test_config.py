@@ -2,24 +2,29 @@
 
 import dataclasses
 import json
+import math
+import pathlib
 import typing
 
 import ml_collections
+import numpy as np
 import pytest
 
 from dlms_jax import main as command
 from dlms_jax.config import (
+    SETTINGS,
     Config,
     OptimizerConfig,
     changed_settings,
     default_config,
     from_dict,
-    leaf_types,
     load_config,
 )
+from dlms_jax.config.describe import settings_help, settings_page
+from dlms_jax.denoiser import abstract_params
 from dlms_jax.errors import UserError
 
-LEAVES = leaf_types()
+LEAVES = {key: setting.type for key, setting in SETTINGS.items()}
 NUMBERS = [key for key, hint in LEAVES.items() if hint in (int, float)]
 FLOATS = [key for key, hint in LEAVES.items() if hint is float]
 
@@ -194,7 +199,7 @@ def test_overrides_win_over_the_recipe_and_leave_the_rest(recipe):
 def test_misspelt_key_names_the_nearest(key, meant, recipe):
     with pytest.raises(UserError) as error:
         load_config(recipe(), {key: "1"})
-    assert str(error.value) == f"config.{key} is no setting; did you mean config.{meant}?"
+    assert str(error.value) == f"unknown setting config.{key}; did you mean config.{meant}?"
 
 
 @pytest.mark.parametrize("key", [key for key in LEAVES if len(key.partition(".")[2]) > 3])
@@ -205,7 +210,7 @@ def test_a_key_with_a_letter_missing_names_the_key(key):
 
 
 def test_misspelt_key_in_a_recipe(recipe):
-    with pytest.raises(UserError, match=r"config.model.widht .* config.model.width\?"):
+    with pytest.raises(UserError, match=r"config.model.widht; .* config.model.width\?"):
         load_config(recipe("c.model.widht = 64", "return c"))
 
 
@@ -218,7 +223,7 @@ def test_section_set_as_a_value(recipe):
 
 
 def test_section_misspelt():
-    assert "config.optimzer is no setting; did you mean config.optimizer" in refused(
+    assert "unknown setting config.optimzer; did you mean config.optimizer" in refused(
         {"optimzer": {"b1": 0.5}}
     )
 
@@ -381,6 +386,49 @@ def test_numbers_are_not_negative(key):
     assert f"config.{key}={value}" in refused(nested(key, value))
 
 
+@pytest.mark.parametrize("key", NUMBERS)
+def test_a_number_may_have_every_value_of_its_range(key):
+    """The limits themselves, where they belong to it, and what is beside them."""
+    setting = SETTINGS[key]
+    limits = setting.range
+    for limit, opened, beyond in (
+        (limits.low, limits.low_open, -1), (limits.high, limits.high_open, 1)
+    ):  # fmt: skip
+        if math.isinf(limit):
+            continue
+        value = setting.type(limit)
+        outside = value if opened else value + beyond
+        with pytest.raises(UserError, match=f"config.{key}="):
+            setting.check(outside)
+        inside = value if not opened else value - beyond * 1e-6
+        assert setting.check(inside) == inside
+    if limits.also is not None:
+        assert setting.check(setting.type(limits.also)) == limits.also
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("optimizer.final_fraction", 7.0),  # shares
+        ("optimizer.decay_fraction", 3.0),
+        ("data.seed", 2**32),
+        ("evaluation.seed", -1),
+        ("training.spike_factor", 0.5),
+        ("mesh.fsdp", -2),
+        ("data.mixture", {"a": 0.0}),
+        ("block.curriculum", {"0": 0}),
+    ],
+)
+def test_values_out_of_range(key, value):
+    assert f"config.{key}" in refused(nested(key, value))
+
+
+def test_numbers_of_numpy_become_pythons():
+    config = from_dict({"training": {"seed": np.int64(3)}, "optimizer": {"b1": np.float32(0.5)}})
+    assert type(config.training.seed) is int and config.training.seed == 3
+    assert type(config.optimizer.b1) is float and config.optimizer.b1 == 0.5
+
+
 def test_checks_hold_for_a_config_made_by_hand():
     with pytest.raises(UserError, match="optimizer.warmup_steps"):
         Config(optimizer=OptimizerConfig(warmup_steps=-1))
@@ -454,6 +502,75 @@ def test_changed_settings():
     assert changed_settings(before, now) == [("name", "base", "other"), ("model.width", 96, 192)]
     assert changed_settings(now, before) == [("name", "other", "base"), ("model.width", 192, 96)]
     assert changed_settings(now, from_dict(now.to_dict())) == []
+
+
+# What is known of each setting
+
+
+def test_each_setting_has_a_meaning():
+    meanings = [setting.meaning for setting in SETTINGS.values()]
+    assert all(m[0].isupper() | m.startswith("gamma") and m.endswith(".") for m in meanings)
+    assert len(set(meanings)) == len(meanings)
+
+
+def test_defaults_are_in_their_ranges():
+    for setting in SETTINGS.values():
+        assert setting.check(setting.default) == setting.default
+
+
+def test_what_shapes_or_reads_the_weights_is_fixed_for_a_run():
+    for key, setting in SETTINGS.items():
+        assert not (setting.changeable and (setting.shapes or setting.computes)), key
+
+
+def test_help_and_page_have_each_setting():
+    page = (pathlib.Path(__file__).parents[1] / "docs/settings.md").read_text(encoding="utf-8")
+    assert page == settings_page(), "run: python -m dlms_jax.config > docs/settings.md"
+    shown = " ".join(settings_help().split())
+    for key, setting in SETTINGS.items():
+        assert f"--config.{key}=" in shown and setting.meaning in shown and setting.meaning in page
+
+
+# The networks whose parameters a setting may shape: the first whose name begins its key.
+_NETWORKS = {
+    "objective.shift": {},
+    "objective.mask_share": {"objective.name": "uniform"},
+    "objective.schedule": {"objective.name": "gaussian", "objective.schedule": "learned"},
+    "objective.": {"objective.name": "gaussian"},
+    "gaussian.": {"objective.name": "gaussian"},
+    "block.": {"objective.name": "block"},
+    "model.unet_": {"model.name": "unet"},
+    "model.expert": {"model.experts": 4},
+    "model.routing": {"model.experts": 4},
+    "model.conditioning_size": {"model.conditioning": "film"},
+    "model.source_layers": {"model.source": "cross_attention"},
+    "": {},
+}
+_TINY = {
+    "model.width": 8, "model.num_layers": 2, "model.num_heads": 2, "model.feed_forward": 16,
+    "model.scan_layers": False,
+}  # fmt: skip
+_NOT_DOUBLED = {"model.width": 16, "model.num_layers": 3, "model.num_heads": 4,
+                "model.num_kv_heads": 1}  # fmt: skip
+
+
+def parameter_shapes(settings: dict) -> str:
+    sections = {}
+    for key, value in settings.items():
+        section, _, leaf = key.partition(".")
+        sections.setdefault(section, {})[leaf] = value
+    return str(abstract_params(from_dict(sections), 384))
+
+
+@pytest.mark.parametrize(
+    "key", [key for key in LEAVES if key.startswith(("objective", "gaussian", "block", "model"))]
+)
+def test_shapes_says_whether_a_setting_decides_the_parameters(key):
+    """A warm start names by it what to set, and blames another version where nothing is left."""
+    network = next(v for k, v in _NETWORKS.items() if key.startswith(k))
+    before = _TINY | network | _NEEDED.get(key, {})
+    now = before | {key: _NOT_DOUBLED.get(key, another_value(key))}
+    assert (parameter_shapes(before) != parameter_shapes(now)) == bool(SETTINGS[key].shapes)
 
 
 # The command line

@@ -258,8 +258,8 @@ class TestRollback:
         assert all(row["loss"] != "nan" for row in rows) and rows[-1]["skipped"] == "0"
         epochs = [float(row["epoch"]) for row in rows]
         assert epochs[-1] == pytest.approx((10 + 3) * epochs[0], rel=1e-4)
-        about = checkpoint.load_metadata(checkpoint.find_checkpoint(tmp_path / "whole"))
-        assert about["rollbacks"] == [{"to": 4, "first_bad": 5, "last_bad": 7}]
+        metadata = checkpoint.load_metadata(checkpoint.find_checkpoint(tmp_path / "whole"))
+        assert metadata["rollbacks"] == [{"to": 4, "first_bad": 5, "last_bad": 7}]
 
         seldom = dataclasses.replace(poisoned.training, log_every=9)
         run(tmp_path / "seldom", dataclasses.replace(poisoned, training=seldom))
@@ -360,13 +360,20 @@ class TestSampling:
             (lambda lm: lm.sample("x", steps=0), "steps=0 should be at least 1"),
             (lambda lm: lm.sample("x", temperature=-1.0), "temperature=-1.0 should be at least 0"),
             (lambda lm: lm.sample("x", sampler="ddim"), "sampler=ddim"),
-            (lambda lm: lm.sample("x", tempature=1.0), "tempature is no setting"),
+            (lambda lm: lm.sample("x", tempature=1.0), "unknown setting config.sampling.tempature"),
             (lambda lm: list(lm.stream([["x", 3]], class_name="a")), "no class 'a'"),
             (lambda lm: lm.infill("no hole"), "has no hole"),
             (lambda lm: list(lm.stream([["x", 3]], num=0)), "1 or more"),
+            (lambda lm: lm.sample("x", seed=-1), "^seed=-1 should be at least 0"),
+            (lambda lm: lm.sample("x", seed=2**32), "^seed=4294967296 should be at least 0"),
+            (lambda lm: lm.sample("x", seed=1.5), "^seed=1.5 should be a whole number"),
+            (lambda lm: lm.evaluate(samples=-1), "^samples=-1 should be at least 1"),
+            (lambda lm: lm.evaluate(samples=0), "^samples=0 should be at least 1"),
+            (lambda lm: lm.evaluate(rows=-1), "^rows=-1 should be at least 0"),
+            (lambda lm: lm.evaluate(seed=-1), "^seed=-1 should be at least 0"),
         ],
     )
-    def test_what_cannot_be_sampled_is_one_line(self, lm, call, message):
+    def test_what_cannot_be_sampled_or_evaluated_is_one_line(self, lm, call, message):
         with pytest.raises(UserError, match=message) as error:
             call(lm)
         assert "\n" not in str(error.value)

@@ -1,8 +1,9 @@
 """One checkpoint: a folder that is enough to resume, sample, evaluate or convert.
 
 WORKDIR/checkpoints/STEP/ holds, through orbax: params, ema (if the run keeps a moving average),
-rest (optimizer state and counters), recent (if the run looks for spikes), and metadata (config,
-tokenizer, data fingerprints, versions, rollbacks, frozen weights, as JSON).
+rest (optimizer state and counters), recent (if the run looks for spikes), and metadata (format,
+config, tokenizer, data fingerprints, versions, rollbacks, frozen weights, as JSON). Metadata of
+older formats (config/formats.py) is migrated to today's as it is read.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from dlms_jax.config import Config, from_dict
+from dlms_jax.config import FORMAT, Config, NewerFormatError, from_dict, upgrade_run
 from dlms_jax.data import tokenizers
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.errors import UserError
@@ -27,7 +28,8 @@ from dlms_jax.errors import UserError
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 FOLDER = "checkpoints"
-METADATA = "about"
+_METADATA = "metadata"
+_METADATA_0 = "about"  # its name in format 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,7 @@ def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
     """Returns the folder of one step, given that folder, a run's workdir (its newest step) or the
     folder between them."""
     path = pathlib.Path(path).absolute()
-    if (path / METADATA).is_dir():
+    if _metadata_of(path):
         return path
     for folder in (path / FOLDER, path):
         if steps := step_folders(folder):
@@ -116,23 +118,43 @@ def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
 
 def newest_readable(workdir: pathlib.Path) -> Checkpoint | None:
     """Returns the newest checkpoint of a workdir whose metadata can be read; None if there is
-    none."""
+    none.
+
+    Raises:
+      NewerFormatError: a newer version of this program wrote it.
+    """
     for folder in reversed(step_folders(workdir / FOLDER)):
-        with contextlib.suppress(UserError):
+        try:
             return Checkpoint(folder, load_metadata(folder))
+        except NewerFormatError:
+            raise
+        except UserError:
+            continue
     return None
 
 
 def load_metadata(step_folder: pathlib.Path) -> dict[str, Any]:
-    """Returns the metadata of a checkpoint: config, tokenizer, data, versions."""
+    """Returns the metadata of a checkpoint in today's format: config, tokenizer, data, versions.
+
+    Raises:
+      NewerFormatError: a newer version of this program wrote it.
+      UserError: it cannot be read.
+    """
     with readable(step_folder):
-        return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(step_folder / METADATA)
+        item = _metadata_of(step_folder) or step_folder / _METADATA
+        metadata = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(item)
+        return upgrade_run(metadata, step_folder)
+
+
+def metadata_item(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Returns {name: orbax's arguments} of the item that holds a checkpoint's metadata."""
+    return {_METADATA: ocp.args.JsonSave(metadata | {"format": FORMAT})}
 
 
 def save_weights(workdir: pathlib.Path, step: int, params: Any, metadata: dict[str, Any]):
     """Writes a checkpoint of weights only: it can be sampled, evaluated, converted and started
     from, but a run cannot resume from it."""
-    items = {"params": ocp.args.StandardSave(params), METADATA: ocp.args.JsonSave(metadata)}
+    items = {"params": ocp.args.StandardSave(params), **metadata_item(metadata)}
     folder = (workdir / FOLDER).absolute()
     try:
         with ocp.CheckpointManager(folder) as manager:
@@ -151,7 +173,7 @@ def step_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the folders of whole checkpoints in a run's checkpoints/, oldest first."""
     if not folder.is_dir():
         return []
-    found = [p for p in folder.iterdir() if p.name.isdigit() and (p / METADATA).is_dir()]
+    found = [p for p in folder.iterdir() if p.name.isdigit() and _metadata_of(p)]
     return sorted(found, key=step_of)
 
 
@@ -159,11 +181,19 @@ def step_of(folder: pathlib.Path) -> int:
     return int(folder.name)
 
 
+def _metadata_of(step_folder: pathlib.Path) -> pathlib.Path | None:
+    """Returns the folder of a checkpoint's metadata; None where a folder is no checkpoint."""
+    items = (step_folder / name for name in (_METADATA, _METADATA_0))
+    return next((item for item in items if item.is_dir()), None)
+
+
 @contextlib.contextmanager
 def readable(step_folder: pathlib.Path) -> Iterator[None]:
     """Turns whatever reading a checkpoint raises into one line, which names the steps beside it."""
     try:
         yield
+    except NewerFormatError:
+        raise
     except Exception as error:  # orbax and tensorstore raise all kinds on damaged files
         others = {step_of(p) for p in step_folders(step_folder.parent)} - {step_of(step_folder)}
         others = ", ".join(map(str, sorted(others)))
@@ -175,6 +205,8 @@ def readable(step_folder: pathlib.Path) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """Returns what an error of orbax or tensorstore says, in one line."""
+    if isinstance(error, UserError):
+        return str(error)
     if "No space left on device" in str(error):
         return "no space left on the device"
     text = str(error).strip().splitlines()

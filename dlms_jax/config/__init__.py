@@ -1,21 +1,22 @@
 """Every setting of a run: frozen dataclasses with defaults, read once from a recipe.
 
 A recipe in configs/ has a `get_config()` that returns an ml_collections ConfigDict, so that
-`--config.section.key=value` works. `load_config` turns it into the frozen `Config`, where a
-misspelt key, a wrong type or sizes that do not fit are one line each. The rest of the program only
-ever sees `Config`.
+`--config.section.key=value` works. `load_config` turns it into the frozen `Config`, and refuses a
+misspelt key, a wrong type, a value out of range or sizes that do not fit with one line. The rest of
+the program only ever sees `Config`. What is known of each setting is in `SETTINGS`.
 """
 
+from dlms_jax.config.describe import settings_help
+from dlms_jax.config.formats import FORMAT, NewerFormatError, upgrade, upgrade_run
+from dlms_jax.config.options import add_option
 from dlms_jax.config.recipes import (
     changed_settings,
     default_config,
     from_dict,
-    leaf_types,
     load_config,
-    settings_help,
-    to_plain,
 )
 from dlms_jax.config.sections import (
+    SETTINGS,
     BlockConfig,
     CheckpointConfig,
     Config,
@@ -33,6 +34,8 @@ from dlms_jax.config.sections import (
 from dlms_jax.config.traits import Traits, traits_of
 
 __all__ = [
+    "FORMAT",
+    "SETTINGS",
     "BlockConfig",
     "CheckpointConfig",
     "Config",
@@ -41,18 +44,20 @@ __all__ = [
     "GaussianConfig",
     "MeshConfig",
     "ModelConfig",
+    "NewerFormatError",
     "ObjectiveConfig",
     "OptimizerConfig",
     "SamplingConfig",
     "TokenizerConfig",
     "TrainingConfig",
     "Traits",
+    "add_option",
     "changed_settings",
     "default_config",
     "from_dict",
-    "leaf_types",
     "load_config",
     "settings_help",
-    "to_plain",
     "traits_of",
+    "upgrade",
+    "upgrade_run",
 ]

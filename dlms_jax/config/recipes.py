@@ -2,23 +2,26 @@
 
 import dataclasses
 import difflib
-import json
 import pathlib
 import runpy
-import typing
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import ml_collections
-
-from dlms_jax.config.sections import Config
+from dlms_jax.config.formats import new_name
+from dlms_jax.config.sections import SETTINGS, Config
+from dlms_jax.config.setting import Setting
 from dlms_jax.errors import UserError
 
+if TYPE_CHECKING:
+    import ml_collections
 
-def default_config() -> ml_collections.ConfigDict:
+
+def default_config() -> "ml_collections.ConfigDict":
     """Returns the default settings as a ConfigDict, for a recipe to change and return.
 
     It takes values of any type: `from_dict` checks them, and says which setting is wrong.
     """
+    import ml_collections  # for recipes only: it takes as long to import as the rest of the package
+
     return ml_collections.ConfigDict(dataclasses.asdict(Config()), type_safe=False)
 
 
@@ -39,13 +42,13 @@ def load_config(recipe: str, overrides: dict[str, str] | None = None) -> Config:
     settings = to_plain(settings)
     for key, text in (overrides or {}).items():
         *sections, leaf = key.split(".")
-        hint = _hint_of(key)
+        setting = _setting(key, text)
         target = settings
         for section in sections:
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise UserError(f"config.{section} is a section; the recipe set it to {target!r}")
-        target[leaf] = _parse(key, text, hint)
+        target[leaf] = setting.parse(text)
     return from_dict(settings)
 
 
@@ -65,119 +68,39 @@ def from_dict(settings) -> Config:
 
 def changed_settings(before: Config, now: Config) -> list[tuple[str, Any, Any]]:
     """Returns ("section.key", before, now) for every setting in which two configs differ."""
-    before, now = before.to_dict(), now.to_dict()
-    changed = []
-    for key in leaf_types():
-        section, _, leaf = key.rpartition(".")
-        old, new = (c[section][leaf] if section else c[leaf] for c in (before, now))
-        if old != new:
-            changed.append((key, old, new))
-    return changed
+    pairs = ((key, before.value(key), now.value(key)) for key in SETTINGS)
+    return [(key, old, new) for key, old, new in pairs if old != new]
 
 
-def leaf_types(cls=Config, prefix: str = "") -> dict[str, Any]:
-    """Returns {"section.key": type} for every setting."""
-    leaves = {}
-    for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            leaves |= leaf_types(hint, f"{prefix}{name}.")
-        else:
-            leaves[prefix + name] = hint
-    return leaves
+def _setting(key: str, value: Any) -> Setting:
+    """Returns the setting of a name; raises UserError, which says what to write, if there is
+    none."""
+    if key in SETTINGS:
+        return SETTINGS[key]
+    if inside := [name for name in SETTINGS if name.startswith(f"{key}.")]:
+        raise UserError(f"config.{key} is a section, not a setting; it has {', '.join(inside)}")
+    if renamed := new_name(key, value):
+        name, value = renamed
+        raise UserError(f"config.{key} is now config.{name}; write config.{name}={value}")
+    near = difflib.get_close_matches(key, SETTINGS, n=1, cutoff=0.0)[0]
+    raise UserError(f"unknown setting config.{key}; did you mean config.{near}?")
 
 
-def settings_help() -> str:
-    """Returns a line a setting: its key, default and choices."""
-    lines, defaults = [], Config().to_dict()
-    for key, hint in leaf_types().items():
-        section, _, leaf = key.rpartition(".")
-        value = defaults[section][leaf] if section else defaults[leaf]
-        choices = f"  (of {_choices(hint)})" if typing.get_origin(hint) is Literal else ""
-        lines.append(f"  {key}={value}{choices}")
-    return "\n".join(lines)
-
-
-def _hint_of(key: str):
-    leaves = leaf_types()
-    if key not in leaves:
-        inside = [leaf for leaf in leaves if leaf.startswith(key + ".")]
-        near = difflib.get_close_matches(key, leaves, n=1, cutoff=0.0)[0]
-        if inside:
-            raise UserError(f"config.{key} is a section, not a setting; it has {', '.join(inside)}")
-        raise UserError(f"config.{key} is no setting; did you mean config.{near}?")
-    return leaves[key]
-
-
-def _build(cls, settings: dict[str, Any], prefix: str):
-    hints = typing.get_type_hints(cls)
+def _build(cls: type, settings: dict[str, Any], prefix: str):
+    """Returns a section, or the whole config, with the settings of a nested dict."""
+    sections = {f.name: f.type for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.type)}
     values = {}
     for name, value in settings.items():
         key = prefix + name
-        if name in hints and dataclasses.is_dataclass(hints[name]):
+        if name in sections:
             if not isinstance(value, dict):
                 raise UserError(
                     f"config.{key} is a section, not a setting; it was set to {value!r}"
                 )
-            values[name] = _build(hints[name], value, key + ".")
+            values[name] = _build(sections[name], value, f"{key}.")
         else:
-            hint = _hint_of(key)
-            if name not in hints:
+            setting = _setting(key, value)
+            if "." in name:
                 raise UserError(f"config.{key} should be nested: {{section: {{key: value}}}}")
-            values[name] = _check(key, value, hint)
+            values[name] = setting.check(value)
     return cls(**values)
-
-
-def _check(key: str, value, hint):
-    """Returns `value` if it is of the type that the setting wants (an int passes for a float)."""
-    if typing.get_origin(hint) is Literal:
-        if value not in typing.get_args(hint):
-            raise UserError(f"config.{key}={value!r} is not one of {_choices(hint)}")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint == tuple[str, ...]:
-        if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-            raise UserError(f"config.{key}={value!r} should be {_a(hint)}")
-        return tuple(value)
-    if hint == dict[str, float]:
-        if not isinstance(value, dict):
-            raise UserError(f"config.{key}={value!r} should be {_a(hint)}")
-        return {name: _check(f"{key}[{name!r}]", x, float) for name, x in value.items()}
-    if type(value) is not hint:
-        raise UserError(f"config.{key}={value!r} should be {_a(hint)}")
-    return value
-
-
-def _parse(key: str, text: str, hint):
-    """Returns the value that `text`, from the command line, stands for."""
-    if hint is bool:
-        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        if text.lower() not in words:
-            raise UserError(f"config.{key}={text} should be true or false")
-        return words[text.lower()]
-    if hint in (int, float):
-        try:
-            return hint(text)
-        except ValueError:
-            raise UserError(f"config.{key}={text} should be {_a(hint)}") from None
-    if typing.get_origin(hint) in (dict, tuple):
-        try:
-            return _check(key, json.loads(text), hint)
-        except json.JSONDecodeError:
-            raise UserError(f"config.{key}={text} should be {_a(hint)}") from None
-    return _check(key, text, hint)
-
-
-def _choices(hint) -> str:
-    return ", ".join(map(str, typing.get_args(hint)))
-
-
-def _a(hint: type) -> str:
-    return {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "a text",
-        tuple[str, ...]: 'a list of texts, ["a", "b"]',
-        dict[str, float]: 'a name and a number each, {"a": 0.7, "b": 0.3}',
-    }[hint]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dlms_jax.checkpoints import checkpoint as checkpoints
 from dlms_jax.checkpoints.checkpoint import portable
-from dlms_jax.config import from_dict
+from dlms_jax.config import from_dict, upgrade_run
 from dlms_jax.conversion.export import METADATA_FILE, PADDING
 from dlms_jax.conversion.export_source import open_export_source
 from dlms_jax.conversion.folder import check_checksums, finished_folder, read_json
@@ -121,13 +121,14 @@ def _plan_own_export(
     model: pathlib.Path, described: dict[str, Any]
 ) -> tuple[ImportPlan, dict[str, Any]]:
     """Returns how to import an export of ours, and the metadata of its checkpoint."""
-    saved, where = described["dlms_jax"], model / "config.json"
+    where = model / "config.json"
     try:
+        saved = upgrade_run(described["dlms_jax"], where)
         config, export_format = portable(from_dict(saved["config"])), FORMATS[saved["layout"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{where}: the key dlms_jax lacks {error}; download it again") from None
     if (model / METADATA_FILE).is_file():
-        metadata = read_json(model / METADATA_FILE)
+        metadata = upgrade_run(read_json(model / METADATA_FILE), model / METADATA_FILE)
         tokenizer = tokenizers.from_dict(metadata["tokenizer"])
     else:  # a PyTorch program has saved the model again
         tokenizer = _read_tokenizer(model, _token_names(model, described))

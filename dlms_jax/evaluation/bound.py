@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from dlms_jax.config import Config
+from dlms_jax.config import SETTINGS, Config
 from dlms_jax.data.feed.dataset import RowStore, Split
 from dlms_jax.data.feed.loader import eval_batches
 from dlms_jax.data.tokenizers import Tokenizer
@@ -50,12 +50,18 @@ class BoundEvaluator:
         self, config: Config, model: Network, objective: Objective, tokenizer: Tokenizer,
         mesh: Mesh, samples: int | None = None, seed: int | None = None,
     ):  # fmt: skip
-        """samples, seed: of the Monte-Carlo estimate; the config's where None."""
+        """samples, seed: of the Monte-Carlo estimate; the config's where None.
+
+        Raises UserError where they are out of the range of the config's.
+        """
         check_rows(mesh, config.evaluation.batch_size, "evaluation.batch_size")
+        evaluation = config.evaluation
+        samples = evaluation.samples if samples is None else samples
+        seed = evaluation.seed if seed is None else seed
         self._config, self._tokenizer, self._mesh = config, tokenizer, mesh
         self._objective = objective
-        self._seed = config.evaluation.seed if seed is None else seed
-        self._samples = config.evaluation.samples if samples is None else samples
+        self._seed = SETTINGS["evaluation.seed"].check(seed, "seed")
+        self._samples = SETTINGS["evaluation.samples"].check(samples, "samples")
         self._step = _bound_step(
             config, model, objective, mesh, self._samples, tokenizer.bytes_of_ids()
         )
@@ -65,6 +71,7 @@ class BoundEvaluator:
 
         Every token of a text but BOS is scored; of a dialogue, what is answered.
         """
+        number = SETTINGS["evaluation.rows"].check(number, "rows")
         number = min(number or rows.number, rows.number)
         batch_size = self._config.evaluation.batch_size
         mine = local_rows(self._mesh, batch_size)

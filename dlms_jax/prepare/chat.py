@@ -2,11 +2,11 @@
 
 import pathlib
 
+from dlms_jax.config import add_option
 from dlms_jax.errors import UserError
 from dlms_jax.prepare.options import (
     add_splitting,
     add_vocabulary,
-    heldout_fraction,
     saved_tokenizer,
     tokenizer_settings,
 )
@@ -16,7 +16,7 @@ def add_arguments(parser):
     add = parser.add_argument
     add("paths", nargs="+", metavar="FILE", help="JSON lines, .gz or .zst too")
     add("--out", required=True, metavar="DIR")
-    add("--sequence-length", type=int, required=True, metavar="N", help="tokens in a row")
+    add_option(parser, "--sequence-length", "data.sequence_length", required=True)
     add("--template", metavar="PATH", help="a Jinja chat template, or a Hugging Face folder with "
         "one (default: prompt and response without a template)")  # fmt: skip
     add("--prompt-field", default="prompt", metavar="NAME")
@@ -57,7 +57,7 @@ def run(a):
         score=a.score,
     )
     options = DialogueOptions(
-        a.sequence_length, a.prompt_length, a.eos, a.too_long, heldout_fraction(a), a.seed
+        a.sequence_length, a.prompt_length, a.eos, a.too_long, a.heldout_fraction, a.seed
     )
     dataset, left_out = prepare_dialogues(a.paths, pathlib.Path(a.out), vocab, chat, options)
     for name in SPLITS:

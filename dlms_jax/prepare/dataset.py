@@ -2,14 +2,15 @@
 
 import os
 
+from dlms_jax.config import add_option
 from dlms_jax.errors import UserError
 from dlms_jax.prepare.options import (
+    DATA,
     add_beam,
     add_reading,
     add_splitting,
     add_vocabulary,
     at_least,
-    heldout_fraction,
     read_options,
     saved_tokenizer,
     tokenizer_settings,
@@ -21,9 +22,8 @@ def add_arguments(parser):
     add("paths", nargs="+", metavar="PATH", help="files, folders or globs of .txt, .md, .rst, "
         ".jsonl[.gz|.zst], .parquet, .csv; or one named corpus")  # fmt: skip
     add("--out", metavar="DIR", help="(default: prepared/NAME-LENGTH)")
-    add("--sequence-length", type=int, required=True, metavar="N", help="tokens in a row")
-    add("--packing", choices=("concat", "best-fit"), default="concat", help="cut documents at a "
-        "row's end (default), or only documents longer than a row")  # fmt: skip
+    add_option(parser, "--sequence-length", "data.sequence_length", required=True)
+    add_option(parser, "--packing", "data.packing", default=DATA.packing)
     add_vocabulary(parser)
     add_splitting(parser)
     add_reading(parser)
@@ -31,8 +31,10 @@ def add_arguments(parser):
         "processes (default: all cores); the dataset does not depend on it")  # fmt: skip
     add("--shard-bytes", type=int, default=64 << 20, metavar="N", help="bytes of text in a shard; "
         "a worker takes about six times as much memory (default: 64 MiB)")  # fmt: skip
-    add("--synthetic-documents", type=int, default=20_000, metavar="N", help="documents of the "
-        "corpus synthetic (default: 20000)")  # fmt: skip
+    add_option(
+        parser, "--synthetic-documents", "data.synthetic_documents",
+        default=DATA.synthetic_documents,
+    )  # fmt: skip
     add("--overwrite", action="store_true", help="replace another dataset in --out")
     add_beam(parser)
 
@@ -48,12 +50,12 @@ def run(a):
     DatasetBuilder(
         out=a.out,
         packing=a.packing,
-        heldout_fraction=heldout_fraction(a),
+        heldout_fraction=a.heldout_fraction,
         seed=a.seed,
         read=read_options(a),
         shard_bytes=at_least(a, "shard_bytes", 1),
         sample_bytes=at_least(a, "sample_bytes", 1),
-        synthetic_documents=at_least(a, "synthetic_documents", 1),
+        synthetic_documents=a.synthetic_documents,
         workers=at_least(a, "workers", 1),
         overwrite=a.overwrite,
     ).build_from_raw(paths, vocab, a.sequence_length)
@@ -74,6 +76,6 @@ def _dataset_on_beam(a, paths, vocab):
         vocab = make_tokenizer(vocab, ())
     sources = find_sources(paths, a.seed, a.synthetic_documents)
     buckets = max(1, -(-sum(source.size for source in sources) // a.shard_bytes))
-    plan = ShardPlan(buckets, a.sequence_length, a.packing, heldout_fraction(a), a.seed)
+    plan = ShardPlan(buckets, a.sequence_length, a.packing, a.heldout_fraction, a.seed)
     build_on_beam(sources, a.out, vocab, plan, read_options(a), a.beam_options)
     print(f"wrote {a.out}; train with --config.data.corpus={a.out}")

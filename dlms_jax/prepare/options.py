@@ -1,32 +1,29 @@
 """Options that several commands share, and the objects that they give."""
 
-from dlms_jax.config import TokenizerConfig
+from dlms_jax.config import SETTINGS, DataConfig, TokenizerConfig, add_option
 from dlms_jax.errors import UserError
 
-TOKENIZERS = ("bytes", "bpe", "sentencepiece", "hf")
+DATA, TOKENIZER = DataConfig(), TokenizerConfig()  # the defaults
 
 
 def add_reading(parser):
+    add_option(parser, "--field", "data.field", default=DATA.field)
+    add_option(parser, "--invalid", "data.invalid", default=DATA.invalid)
     add = parser.add_argument
-    add("--field", default="text", metavar="NAME", help="the field that holds the text in "
-        "JSON lines, CSV, Parquet (default: text)")  # fmt: skip
-    add("--invalid", choices=("strict", "replace", "skip", "keep"), default="strict",
-        help="what to do with bytes that are not UTF-8: end with an error (default), replace them "
-        "by U+FFFD, skip the text, or keep them as they are")  # fmt: skip
     add("--piece-bytes", type=int, default=16384, metavar="N", help="cut text files at line ends "
         "into documents of about this size (default: 16384; 0: never)")  # fmt: skip
 
 
 def add_splitting(parser):
-    add = parser.add_argument
-    add("--heldout-fraction", type=float, default=0.05, metavar="X", help="share of documents that "
-        "is held out, by a hash of their text (default: 0.05)")  # fmt: skip
-    add("--seed", type=int, default=0, help="seed of the documents' order (default: 0)")
+    heldout = DATA.heldout_fraction
+    add_option(parser, "--heldout-fraction", "data.heldout_fraction", default=heldout)
+    add_option(parser, "--seed", "data.seed", default=DATA.seed)
 
 
 def add_vocabulary(parser):
+    kinds = ", ".join(SETTINGS["tokenizer.name"].choices)
+    add_option(parser, "--tokenizer", "tokenizer.name", help=f"{kinds} (default: bytes)")
     add = parser.add_argument
-    add("--tokenizer", choices=TOKENIZERS, help="(default: bytes)")
     add("--tokenizer-path", metavar="PATH", help="a tokenizer.json, a Hugging Face folder, or a "
         "sentencepiece .model, instead of training one")  # fmt: skip
     add("--tokenizer-from", metavar="DIR", help="the tokenizer of a run or a prepared dataset")
@@ -34,16 +31,9 @@ def add_vocabulary(parser):
 
 
 def add_training(parser):
+    add_option(parser, "--vocab-size", "tokenizer.vocab_size", default=TOKENIZER.vocab_size)
+    add_option(parser, "--algorithm", "tokenizer.algorithm", default=TOKENIZER.algorithm)
     add = parser.add_argument
-    add(
-        "--vocab-size",
-        type=int,
-        default=8192,
-        metavar="N",
-        help="number of symbols (default: 8192)",
-    )
-    add("--algorithm", choices=("unigram", "bpe"), default="unigram", help="of "
-        "sentencepiece (default: unigram)")  # fmt: skip
     add(
         "--special-token",
         dest="special_tokens",
@@ -67,13 +57,6 @@ def read_options(a):
     from dlms_jax.data.corpora.options import ReadOptions
 
     return ReadOptions(a.field, a.invalid, at_least(a, "piece_bytes", 0))
-
-
-def heldout_fraction(a) -> float:
-    """Returns --heldout-fraction, checked."""
-    if not 0 < a.heldout_fraction < 1:
-        raise UserError(f"--heldout-fraction={a.heldout_fraction} should be between 0 and 1")
-    return a.heldout_fraction
 
 
 def at_least(a, name: str, least: int) -> int:
@@ -102,8 +85,8 @@ def saved_tokenizer(a):
 def tokenizer_settings(a) -> TokenizerConfig:
     """Returns the settings of a tokenizer that is trained or read from a file."""
     return TokenizerConfig(
-        name=a.tokenizer or "bytes",
-        vocab_size=at_least(a, "vocab_size", 1),
+        name=a.tokenizer or TOKENIZER.name,
+        vocab_size=a.vocab_size,
         path=a.tokenizer_path or "",
         algorithm=a.algorithm,
         special_tokens=tuple(a.special_tokens),

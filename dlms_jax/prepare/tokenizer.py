@@ -2,15 +2,14 @@
 
 import pathlib
 
+from dlms_jax.config import add_option
 from dlms_jax.errors import UserError
 from dlms_jax.files import written_whole
 from dlms_jax.prepare.options import (
-    TOKENIZERS,
     add_reading,
     add_splitting,
     add_training,
     at_least,
-    heldout_fraction,
     read_options,
     tokenizer_settings,
 )
@@ -20,7 +19,7 @@ def add_arguments(parser):
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="files, folders or globs of text")
     add("--out", required=True, metavar="FILE", help="a tokenizer.json, or a sentencepiece .model")
-    add("--tokenizer", choices=TOKENIZERS, default="bpe", help="(default: bpe)")
+    add_option(parser, "--tokenizer", "tokenizer.name", default="bpe")
     add_training(parser)
     add_splitting(parser)
     add_reading(parser)
@@ -44,7 +43,7 @@ def run(a):
     sources = find_sources(a.paths[0] if len(a.paths) == 1 else a.paths, a.seed, 20_000)
     console = Console(soft_wrap=True)
     limit = at_least(a, "sample_bytes", 1)
-    sampling = (sources, read_options(a), a.seed, heldout_fraction(a), limit)
+    sampling = (sources, read_options(a), a.seed, a.heldout_fraction, limit)
     size = sum(source.size for source in sources) or None
     (texts,) = run_in_workers(_sample, [sampling], 1, console, "reading", size)
     if not texts:

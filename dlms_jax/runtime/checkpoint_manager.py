@@ -13,13 +13,13 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from dlms_jax.checkpoints.checkpoint import (
     FOLDER,
-    METADATA,
     first_line,
     load_metadata,
+    metadata_item,
     step_folders,
     step_of,
 )
-from dlms_jax.config import CheckpointConfig
+from dlms_jax.config import CheckpointConfig, NewerFormatError
 from dlms_jax.errors import UserError
 from dlms_jax.parallel import hosts
 from dlms_jax.runtime.local_saves import LocalSaves
@@ -74,7 +74,7 @@ class Checkpoints:
         """Starts to save; returns as soon as the state is copied. bound: decides which checkpoints
         are the best; None: this one was not evaluated."""
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        items[METADATA] = ocp.args.JsonSave(metadata)
+        items |= metadata_item(metadata)
         metrics = None if bound is None else {"bound": bound}
         needed = sum(x.nbytes for x in jax.tree.leaves(state)) // jax.process_count()
         free = shutil.disk_usage(self._folder).free
@@ -111,6 +111,8 @@ class Checkpoints:
             restored, why = None, "by another process"
             try:
                 restored = self._restore(step, abstract)
+            except NewerFormatError:
+                raise
             except Exception as error:  # Orbax and TensorStore raise many kinds
                 why = first_line(error)
             if hosts.on_all(restored is not None):
@@ -229,8 +231,8 @@ class Checkpoints:
         if fresh:  # the run did not look for spikes so far
             recent = wanted.pop("recent")["recent"]
         items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
-        items[METADATA] = ocp.args.JsonRestore()
         saved = self._manager.restore(step, args=ocp.args.Composite(**items))
+        metadata = load_metadata(self.path(step))
         state = TrainState(
             jax.device_put(jax.numpy.int32(step), abstract.step.sharding),
             saved["params"],
@@ -240,7 +242,7 @@ class Checkpoints:
         )
         if fresh:
             state = state._replace(recent=jax.device_put(nothing_seen(), recent.sharding))
-        return state, saved[METADATA]
+        return state, metadata
 
 
 def _items(state: TrainState) -> dict[str, Any]:

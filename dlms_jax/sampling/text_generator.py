@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from dlms_jax.config import Config, SamplingConfig, from_dict
+from dlms_jax.config import SETTINGS, Config, SamplingConfig, from_dict
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.diffusion import Denoiser, Objective
 from dlms_jax.diffusion.protocol import example_keys
@@ -54,9 +54,6 @@ class TextGenerator:
 
     def sampling(self, **settings) -> SamplingConfig:
         """Returns config.sampling with some settings changed; None leaves one as it is."""
-        known = [field.name for field in dataclasses.fields(SamplingConfig)]
-        for name in settings.keys() - set(known):
-            raise UserError(f"{name} is no setting of sampling; those are {', '.join(known)}")
         given = {name: value for name, value in settings.items() if value is not None}
         sampling = dataclasses.asdict(self.config.sampling) | given
         sampling = from_dict({"sampling": sampling}).sampling
@@ -86,6 +83,7 @@ class TextGenerator:
         """
         if num < 1 or not rows:
             raise UserError(f"{num} samples of {len(rows)} texts were asked for; ask for 1 or more")
+        seed = SETTINGS["evaluation.seed"].check(seed, "seed")
         sampler, start, advance = self._compiled(self.sampling(**sampling))
         pieces = [row for row in rows for _ in range(num)]
         number = len(pieces)

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from dlms_jax.config import Config, changed_settings, from_dict, traits_of
+from dlms_jax.config import FORMAT, Config, changed_settings, from_dict, traits_of, upgrade_run
 from dlms_jax.data.feed.dataset import Dataset, build_dataset
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.quality import (
@@ -134,14 +134,18 @@ class _Log:
             known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except ValueError as error:
             raise UserError(f"{path} cannot be read ({error}); use another --workdir") from None
-        self._recipes = {name: what for name, what in known.items() if self._folder(name).exists()}
+        self._recipes = {
+            name: upgrade_run(what, path)
+            for name, what in known.items()
+            if self._folder(name).exists()
+        }
 
     def __getitem__(self, name: str) -> dict[str, Any]:
         return self._recipes.get(name, {})
 
     def put(self, name: str, **what):
         """Adds to what is known of a recipe."""
-        self._recipes[name] = self[name] | what
+        self._recipes[name] = self[name] | what | {"format": FORMAT}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self._path, self._recipes)
         self._folder(name).mkdir(exist_ok=True)

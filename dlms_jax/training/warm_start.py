@@ -6,26 +6,9 @@ from typing import Any, NamedTuple
 import jax
 
 from dlms_jax.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from dlms_jax.config import Config, ModelConfig, changed_settings, traits_of
+from dlms_jax.config import SETTINGS, Config, ModelConfig, changed_settings, traits_of
 from dlms_jax.errors import UserError
 from dlms_jax.parallel import rules
-
-# What decides which parameters a network has, and their shapes; the second where it is Gaussian.
-_SHAPING = (
-    "model.name", "model.width", "model.num_layers", "model.num_heads", "model.num_kv_heads",
-    "model.head_size", "model.feed_forward", "model.qk_norm", "model.qkv_bias",
-    "model.tie_embeddings", "model.conditioning", "model.conditioning_size", "model.classes",
-    "model.source", "model.source_layers", "model.unet_levels", "model.unet_blocks",
-    "model.unet_attention_levels", "model.experts", "model.expert_feed_forward",
-)  # fmt: skip
-_SHAPING_GAUSSIAN = (
-    "objective.name", "objective.schedule", "gaussian.embedding_size", "gaussian.head",
-)  # fmt: skip
-# What changes what the same weights compute.
-_READING = (
-    "model.rope_theta", "model.norm_epsilon", "model.experts_per_token", "model.routing",
-    "model.normalise_routing",
-)  # fmt: skip
 
 
 class Start(NamedTuple):
@@ -50,13 +33,19 @@ class Start(NamedTuple):
 
     def text(self, config: Config) -> str:
         """Returns what a run says that starts from it."""
+        was, now = self.config.objective.name, config.objective.name
         changed = [
-            f"config.{key} was {before}, is {now}"
-            for key, before, now in changed_settings(self.config, config)
-            if key in _READING
+            f"config.{key} was {before}, is {after}"
+            for key, before, after in changed_settings(self.config, config)
+            if {was, now} <= set(SETTINGS[key].computes)
         ]
-        if traits_of(config).may_shift and _says_next(self.config) != _says_next(config):
-            changed.append(f"config.objective.shift={config.objective.shift} is not its habit")
+        another = was != now and traits_of(config).may_shift
+        if another and _says_next(self.config) != _says_next(config):
+            says = "next" if _says_next(self.config) else "same"
+            changed.append(
+                f"config.objective.shift={config.objective.shift}, but these weights predict the "
+                f"token at the {says} position"
+            )
         text = f"starting from the weights of {self.folder} ({self.config.objective.name})"
         return f"{text}; {', '.join(changed)}" if changed else text
 
@@ -94,11 +83,11 @@ def check_fits(start: Start, shapes: Any, config: Config):
         what = "it has {} heads, {} for keys, of {}".format(*_heads(was.model))
     else:
         return
-    keys = _SHAPING
-    if "embeddings" in (traits_of(was).inputs, traits_of(now).inputs):
-        keys += _SHAPING_GAUSSIAN
+    objectives = {was.objective.name, now.objective.name}
     settings = ", ".join(
-        f"config.{key}={before}" for key, before, _ in changed_settings(was, now) if key in keys
+        f"config.{key}={before}"
+        for key, before, _ in changed_settings(was, now)
+        if objectives & set(SETTINGS[key].shapes)
     )
     raise UserError(
         f"config.training.start_from={now.training.start_from} does not fit: {what}; "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dlms_jax.checkpoints import checkpoint
-from dlms_jax.config import CheckpointConfig
+from dlms_jax.config import FORMAT, CheckpointConfig
 from dlms_jax.errors import UserError
 from dlms_jax.runtime.checkpoint_manager import Checkpoints
 from dlms_jax.training.spikes import WINDOW, nothing_seen
@@ -53,9 +53,9 @@ def test_round_trip_is_exact(tmp_path, one_device, ema):
     store = Checkpoints(tmp_path, CheckpointConfig(), print)
     store.save(5, state, {"a": [1, "ü"]}, bound=1.5)
     store.wait()
-    restored, about = store.restore_latest(abstract(state))
+    restored, metadata = store.restore_latest(abstract(state))
     assert_equal(state, restored)
-    assert about == {"a": [1, "ü"]}
+    assert metadata == {"a": [1, "ü"], "format": FORMAT}
     folder = checkpoint.find_checkpoint(tmp_path)
     assert folder == checkpoint.find_checkpoint(folder) == checkpoint.find_checkpoint(folder.parent)
     assert_equal(
@@ -113,7 +113,7 @@ def test_every_truncated_file_is_noticed_or_does_not_matter(
             assert (copy / "checkpoints_broken/2").is_dir() and not (
                 copy / "checkpoints/2"
             ).exists()
-    assert fell_back >= 3  # params, rest, about at the least
+    assert fell_back >= 3  # params, rest, metadata at the least
 
 
 def test_half_written_checkpoints_are_named_and_ignored(two_saved, one_device):

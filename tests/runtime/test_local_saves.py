@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from runtime.test_checkpoint_manager import abstract, assert_equal, state_at
 
-from dlms_jax.config import CheckpointConfig, MeshConfig
+from dlms_jax.config import FORMAT, CheckpointConfig, MeshConfig
 from dlms_jax.errors import UserError
 from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.runtime import local_saves
@@ -41,21 +41,21 @@ def opened(tmp_path, mesh):
         store.close()
 
 
-def saved(opened, mesh, shared=2, own=5, left_out=0, about=None):
+def saved(opened, mesh, shared=2, own=5, left_out=0, metadata=None):
     """Leaves a run behind that has saved for all at one step, and on its own disk at another."""
     store, _ = opened()
-    store.save(shared, state_at(shared, mesh), about or {}, None)
+    store.save(shared, state_at(shared, mesh), metadata or {}, None)
     store.save_locally(own, state_at(own, mesh), left_out)
     store.wait()
     store.close()
 
 
 def test_the_newer_of_both_is_read(opened, mesh):
-    saved(opened, mesh, about={"run": "a"})
+    saved(opened, mesh, metadata={"run": "a"})
     store, said = opened()
-    state, about = store.restore_latest(abstract(state_at(0, mesh)))
+    state, metadata = store.restore_latest(abstract(state_at(0, mesh)))
     assert_equal(state, state_at(5, mesh))
-    assert about == {"run": "a"}  # of the shared one
+    assert metadata == {"run": "a", "format": FORMAT}  # of the shared one
     assert len(said) == 1 and "step 5 is the machines' own save; " in said[0]
     assert all(x.sharding.mesh == mesh for x in jax.tree.leaves(state))
 
@@ -85,7 +85,7 @@ def test_another_runs_or_layouts_are_not_taken(opened, mesh, other):
 def test_one_from_before_a_rollback_is_not_taken(opened, mesh):
     """Other batches were left out than the shared checkpoint says: its step is not the run's."""
     rolled_back = {"rollbacks": [{"to": 1, "first_bad": 2, "last_bad": 3}]}
-    saved(opened, mesh, left_out=0, about=rolled_back)
+    saved(opened, mesh, left_out=0, metadata=rolled_back)
     store, said = opened()
     assert int(store.restore_latest(abstract(state_at(0, mesh)))[0].step) == 2
     assert said == ["the machines' own saves of step 5 cannot be used"]

@@ -449,7 +449,7 @@ def test_the_recipes_differ_in_process_alone():
         (["--minutes", "0"], "--minutes=0 should be above 0"),
         (["--minutes", "nan"], "--minutes=nan"),
         (["--minutes", "5", "--num", "1"], "--num=1 should be at least 2"),
-        (["--minutes", "5", "--steps", "8,,2"], "--steps=8,,2"),
+        (["--minutes", "5", "--steps", "8,,2"], "each of --steps= should be a whole number"),
         (["--minutes", "5", "--steps", "0"], "--steps=0"),
         (["--minutes", "5", "--temperature", "-1"], "--temperature=-1"),
         (["--minutes", "5", "--only", "masked,blok4"], "'blok4' is none of autoregressive"),

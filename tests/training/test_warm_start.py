@@ -133,12 +133,13 @@ def test_a_run_says_where_it_comes_from_and_its_resume_reads_it_no_more(
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 6
     for name in ("whole", "cut"):
-        about = checkpoint.load_metadata(checkpoint.find_checkpoint(tmp_path / name))
-        assert about["start_from"] == {
+        metadata = checkpoint.load_metadata(checkpoint.find_checkpoint(tmp_path / name))
+        assert metadata["start_from"] == {
             "path": str(folder), "step": "6", "name": "small", "objective": "autoregressive",
         }  # fmt: skip
         # The tokenizer is the other run's, whatever the settings say.
-        assert about["tokenizer"]["name"] == about["config"]["tokenizer"]["name"] == "bytes"
+        names = metadata["tokenizer"]["name"], metadata["config"]["tokenizer"]["name"]
+        assert names == ("bytes", "bytes")
     # Another beginning is another run.
     with pytest.raises(UserError, match=r"holds another run \(config.training.start_from was"):
         train(tmp_path / "whole", config_for(corpus, training__start_from=str(ar), **ADAPT))
@@ -174,13 +175,24 @@ def test_weights_of_another_network_are_refused_with_what_to_set(
     assert refused(tmp_path / "run", config).startswith(f"config.training.start_from={ar} does not")
 
 
+def test_self_conditioning_shapes_the_parameters(corpus, tmp_path):
+    """A mismatch names the setting, and does not blame another version of this program."""
+    workdir, small = tmp_path / "gaussian", dict(training__steps=1, **GAUSSIAN)
+    train(workdir, config_for(corpus, gaussian__self_conditioning=False, **small))
+    line = refused(tmp_path / "run", config_for(corpus, training__start_from=str(workdir), **small))
+    assert "embed/estimate_proj/kernel is absent there, 16x32 here" in line
+    assert line.endswith("; set config.gaussian.self_conditioning=False as there")
+
+
 def test_what_the_weights_will_be_read_by_is_said_where_it_changed(ar):
     settings = dict(training__start_from=str(ar), model__rope_theta=5e5)
     start = find_start(small_config(**settings), ar.parent / "new")
     changed = "; config.model.rope_theta was 10000.0, is 500000.0"
     next_token = small_config(objective__shift=True, **settings)
     assert start.text(next_token).endswith(changed)
-    own_token = changed + ", config.objective.shift=False is not its habit"
+    own_token = changed + (
+        ", config.objective.shift=False, but these weights predict the token at the next position"
+    )
     assert start.text(small_config(**settings)).endswith(own_token)
     block = small_config(objective__name="block", training__start_from=str(ar))
     assert start.text(block).endswith("(autoregressive)")
@@ -195,7 +207,7 @@ def test_heads_that_the_shapes_do_not_show_are_compared(ar, one_device):
         check_fits(start, shapes, config)
 
 
-@pytest.mark.parametrize("damage", ["about", "ema"])
+@pytest.mark.parametrize("damage", ["metadata", "ema"])
 def test_a_truncated_checkpoint_is_named(ar, corpus, tmp_path, damage):
     copy = tmp_path / "copy"
     shutil.copytree(ar, copy)

@@ -1,0 +1,112 @@
+"""What is read, and how text becomes tokens."""
+
+import dataclasses
+from typing import Literal
+
+from dlms_jax.config.setting import ABOVE_0, AT_LEAST_0, AT_LEAST_1, SEED, SHARE, Range, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """How text becomes tokens. A prepared dataset has its own tokenizer, and these must agree."""
+
+    name: Literal["bytes", "bpe", "sentencepiece", "hf"] = setting(
+        "bytes",
+        "The kind of tokenizer: bytes, byte-level BPE, SentencePiece, or that of a Hugging Face "
+        "file.",
+    )
+    vocab_size: int = setting(
+        8192,
+        "Tokens of a bpe or sentencepiece tokenizer that is trained, special ones included.",
+        AT_LEAST_1,
+    )
+    path: str = setting(
+        "",
+        "A tokenizer.json, a folder that holds one, or a SentencePiece .model. Empty: a bpe or "
+        "sentencepiece tokenizer is trained on the text.",
+    )
+    algorithm: Literal["unigram", "bpe"] = setting(
+        "unigram", "How a sentencepiece tokenizer is trained."
+    )
+    pad_token: str = setting(
+        "", "The padding token. Empty: the one that the tokenizer's file names, else a new one."
+    )
+    bos_token: str = setting(
+        "",
+        "The token at the beginning of a document. Empty: the one that the tokenizer's file names, "
+        "else a new one.",
+    )
+    eos_token: str = setting(
+        "",
+        "The token at the end of a document. Empty: the one that the tokenizer's file names, else "
+        "a new one.",
+    )
+    mask_token: str = setting(
+        "", "The mask token. Empty: the one that the tokenizer's file names, else a new one."
+    )
+    special_tokens: tuple[str, ...] = setting(
+        (), "Further special tokens, for the turns of a chat or for tasks."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The text. A prepared dataset (a folder with dataset.json) has its own sequence_length,
+    packing, heldout_fraction and seed, and these must agree."""
+
+    corpus: str = setting(
+        "python-prose", "The text: a named corpus, a file, a folder, or a prepared dataset."
+    )
+    mixture: dict[str, float] = setting(
+        {},
+        "Corpora with their weights, in place of data.corpus. Rows are taken in proportion to the "
+        "weights.",
+        ABOVE_0,
+    )
+    sequence_length: int = setting(
+        512, "Tokens in a row: how many the model sees at once, BOS included.", Range(2)
+    )
+    packing: Literal["concat", "best-fit"] = setting(
+        "concat",
+        "How documents fill rows: one after the other, cut where a row ends, or cut only where "
+        "they are longer than a row.",
+    )
+    heldout_fraction: float = setting(
+        0.05, "Share of the documents that are held out, chosen by a hash of their text.",
+        Range(0, 1, low_open=True, high_open=True),
+    )  # fmt: skip
+    seed: int = setting(
+        0, "Seed of the order of documents, and of the corpus `synthetic`.", SEED
+    )  # fmt: skip
+    max_unique_tokens: int = setting(
+        0, "Train on this many tokens, the first ones of a corpus, again and again. 0: on all.",
+        AT_LEAST_0,
+    )  # fmt: skip
+    repeat: int = setting(
+        0,
+        "Epochs that training may see of a corpus: a run whose steps ask for more is refused. "
+        "0: no limit.",
+        AT_LEAST_0, changeable=True,
+    )  # fmt: skip
+    short_rows: float = setting(
+        0.0, "Probability that a row is cut to a random length, at least 2 tokens (LLaDA: 0.01).",
+        SHARE,
+    )  # fmt: skip
+    synthetic_documents: int = setting(
+        20_000, "Documents of the corpus `synthetic`.", AT_LEAST_1
+    )  # fmt: skip
+    field: str = setting(
+        "text", "Field that holds the text, in JSON lines, CSV and Parquet."
+    )  # fmt: skip
+    invalid: Literal["strict", "replace", "skip", "keep"] = setting(
+        "strict",
+        "What to do with bytes that are not UTF-8: stop with an error, write U+FFFD, leave the "
+        "text out, or keep them.",
+    )
+    prefetch: int = setting(
+        8, "Batches that are prepared ahead of the train step.", AT_LEAST_1, changeable=True
+    )
+    workers: int = setting(
+        0, "Processes that prepare batches. 0: a thread of the training process.", AT_LEAST_0,
+        changeable=True,
+    )  # fmt: skip

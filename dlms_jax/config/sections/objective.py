@@ -1,0 +1,121 @@
+"""What is learned: the objective, and what only Gaussian or block diffusion has."""
+
+import dataclasses
+from typing import Literal
+
+from dlms_jax.config.setting import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, SHARE, setting
+
+_BLOCK = ("block",)
+_GAUSSIAN = ("gaussian",)
+_MASKED = ("masked",)
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What the model learns: one of the diffusions, or the autoregressive baseline."""
+
+    name: Literal["masked", "uniform", "gaussian", "block", "autoregressive"] = setting(
+        "masked",
+        "The process that the model learns: masked, uniform, Gaussian or block diffusion, or the "
+        "autoregressive baseline.",
+        shapes=_GAUSSIAN,
+    )
+    schedule: Literal["linear", "cosine", "polynomial", "sqrt", "learned", "warped", "gumbel"] = (
+        setting(
+            "linear",
+            "How the noise grows with the time t from 0 to 1. Masked, uniform and block diffusion "
+            "have linear, cosine and polynomial; Gaussian diffusion has all but polynomial, and "
+            "fits learned, warped and gumbel during training.",
+            shapes=_GAUSSIAN, computes=_GAUSSIAN,
+        )
+    )  # fmt: skip
+    schedule_power: float = setting(
+        2.0, "Power of objective.schedule=polynomial: alpha(t) = 1 - t^power.", ABOVE_0
+    )
+    mask_share: float = setting(
+        0.0,
+        "Uniform diffusion: share of the noise that is the mask token (GIDD). The rest is any "
+        "token of a text, each with the same probability.",
+        BELOW_1,
+    )
+    prompt_drop: float = setting(
+        0.1,
+        "Probability that a training step hides the prompts and the class of a row. Guidance needs "
+        "a model that has learned to predict without them.",
+        BELOW_1,
+    )
+    random_context: float = setting(
+        0.0,
+        "Probability that a training step gives a random part of a document as context and scores "
+        "only the rest.",
+        SHARE,
+    )
+    shift: bool = setting(
+        False,
+        "Masked diffusion: the output at a position predicts the token at the next position, as in "
+        "an autoregressive model. For training.start_from.",
+        computes=_MASKED,
+    )
+    anneal_steps: int = setting(
+        0,
+        "Steps in which attention changes from causal to the objective's own, at the start of "
+        "training. 0: off. For training.start_from an autoregressive model.",
+        AT_LEAST_0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianConfig:
+    """Gaussian diffusion on embeddings. gamma is the log of noise to signal, -log SNR."""
+
+    embedding_size: int = setting(
+        128, "Numbers in the embedding of a token, which the noise is added to.", AT_LEAST_1,
+        shapes=_GAUSSIAN,
+    )  # fmt: skip
+    embedding_file: str = setting(
+        "",
+        "A .npy file with an embedding for each token (tokens x gaussian.embedding_size), which "
+        "training does not change. Empty: embeddings are learned.",
+    )
+    gamma_min: float = setting(
+        -6.0, "gamma at t = 0. A learned schedule starts with it.", computes=_GAUSSIAN
+    )
+    gamma_max: float = setting(
+        6.0, "gamma at t = 1. A learned schedule starts with it.", computes=_GAUSSIAN
+    )
+    head: Literal["logits", "embedding"] = setting(
+        "logits", "What the network predicts: logits of tokens, or a vector in embedding space.",
+        shapes=_GAUSSIAN, computes=_GAUSSIAN,
+    )  # fmt: skip
+    parameterisation: Literal["x0", "noise", "v", "score"] = setting(
+        "x0",
+        "What the vector of gaussian.head=embedding stands for, and in what the error of "
+        "gaussian.loss=score_matching is measured.",
+        computes=_GAUSSIAN,
+    )
+    loss: Literal["score_matching", "bound", "cross_entropy"] = setting(
+        "cross_entropy",
+        "Training loss: the squared error of the estimate, the likelihood bound, or -log p of the "
+        "tokens.",
+    )
+    self_conditioning: bool = setting(
+        True, "Whether the network also reads its own earlier estimate of the clean embeddings.",
+        shapes=_GAUSSIAN,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockConfig:
+    """Block diffusion: autoregressive over blocks, masked diffusion inside."""
+
+    size: int = setting(16, "Tokens in a block.", AT_LEAST_1, computes=_BLOCK)
+    curriculum: dict[str, float] = setting(
+        {},
+        'Block sizes by training step: {"0": 4, "1000": 16} trains with blocks of 4 tokens, and of '
+        "16 from step 1000 on. Empty: block.size throughout. Evaluation and sampling use "
+        "block.size.",
+        AT_LEAST_1,
+    )
+    context: Literal["bidirectional", "causal"] = setting(
+        "bidirectional", "Attention among the tokens of a finished block.", computes=_BLOCK
+    )

@@ -1,0 +1,182 @@
+"""How the weights are trained, on which devices, and when they are saved."""
+
+import dataclasses
+from typing import Literal
+
+from dlms_jax.config.setting import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    BELOW_1,
+    SEED,
+    SHARE,
+    Range,
+    setting,
+)
+
+_AXIS = Range(1, also=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """How gradients change the weights."""
+
+    name: Literal["adamw", "muon"] = setting(
+        "adamw",
+        "The optimizer. muon updates the layers' matrices with Muon, all other weights with AdamW.",
+    )
+    peak_learning_rate: float = setting(
+        2e-4, "Learning rate of AdamW after the warm-up.", AT_LEAST_0
+    )  # fmt: skip
+    muon_learning_rate: float = setting(
+        0.02, "Learning rate of Muon after the warm-up.", AT_LEAST_0
+    )  # fmt: skip
+    schedule: Literal["cosine", "constant", "wsd"] = setting(
+        "cosine",
+        "The learning rate after the warm-up: half a cosine, constant, or constant and then a "
+        "linear decay (warm-up, stable, decay).",
+    )
+    warmup_steps: int = setting(
+        1000, "Steps in which the learning rate rises to its peak.", AT_LEAST_0
+    )  # fmt: skip
+    decay_fraction: float = setting(
+        0.2, "Share of all steps in which the learning rate of wsd falls.", SHARE
+    )
+    final_fraction: float = setting(
+        0.1, "Learning rate at the last step of cosine and wsd, as a share of the peak.", SHARE
+    )
+    weight_decay: float = setting(
+        0.1, "Weight decay of matrices, times the learning rate.", AT_LEAST_0
+    )  # fmt: skip
+    b1: float = setting(0.9, "Decay rate of AdamW's mean of gradients.", BELOW_1)
+    b2: float = setting(0.95, "Decay rate of AdamW's mean of squared gradients.", BELOW_1)
+    epsilon: float = setting(
+        1e-8, "Number that AdamW adds to the root of the mean square.", AT_LEAST_0
+    )  # fmt: skip
+    clip_norm: float = setting(
+        1.0, "Largest norm of the gradient of all weights; a longer one is scaled down. 0: off.",
+        AT_LEAST_0,
+    )  # fmt: skip
+    moments: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        "Type of the optimizer's moments. bfloat16 takes half the memory and rounds them at "
+        "random, so that they are right on average.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """The loop over steps."""
+
+    steps: int = setting(200_000, "Training steps in all.", AT_LEAST_1, changeable=True)
+    batch_size: int = setting(
+        64, "Rows of a step, on all devices and in all accumulation steps together.", AT_LEAST_1
+    )
+    accumulation_steps: int = setting(
+        1, "Parts of a batch whose gradients are computed one after the other, to save memory.",
+        AT_LEAST_1, changeable=True,
+    )  # fmt: skip
+    seed: int = setting(
+        0, "Seed of the first weights, of the order of rows and of the corruption.", SEED
+    )
+    start_from: str = setting(
+        "",
+        "A run's workdir, or one of its checkpoints/STEP: training starts with its weights (the "
+        "moving average where it has one) and its tokenizer. Empty: random weights.",
+    )
+    ema_decay: float = setting(
+        0.0, "Decay rate, per step, of a moving average of the weights. 0: none is kept.", BELOW_1
+    )
+    log_every: int = setting(
+        50, "Steps between rows of metrics.csv.", AT_LEAST_1, changeable=True
+    )  # fmt: skip
+    spike_factor: float = setting(
+        0.0,
+        "A step is skipped when its loss or gradient norm is above this many times the median of "
+        "the last 64 good steps. 0: only when it is not finite.",
+        Range(1, low_open=True, also=0), changeable=True,
+    )  # fmt: skip
+    max_skipped_steps: int = setting(
+        20, "Skipped steps in a row after which the run goes back to its last checkpoint.",
+        AT_LEAST_1, changeable=True,
+    )  # fmt: skip
+    max_rollbacks: int = setting(
+        3, "How often a run goes back to a checkpoint before it stops.", AT_LEAST_0, changeable=True
+    )
+    hang_minutes: float = setting(
+        30.0,
+        "Minutes without a finished step after which the stacks of all processes are printed. "
+        "0: never.",
+        AT_LEAST_0, changeable=True,
+    )  # fmt: skip
+    hang_exit: bool = setting(
+        False,
+        "Whether the run then ends with status 76, for a launcher to start it again.",
+        changeable=True,
+    )
+    goodput_job: str = setting(
+        "",
+        "Name of this run in Google's goodput tools: letters, digits, '_', '.' and '-'. "
+        "Empty: nothing is sent.",
+        changeable=True,
+    )
+    deterministic: bool = setting(
+        False, "Refuse devices that may compute other bits when the run is repeated.",
+        changeable=True,
+    )  # fmt: skip
+    head: Literal["fused", "plain"] = setting(
+        "fused",
+        "How the loss is computed: fused makes logits only of the positions that it scores, chunk "
+        "by chunk; plain makes all.",
+        changeable=True,
+    )
+    head_chunk: int = setting(
+        1024, "Positions whose logits a device holds at once, with training.head=fused.",
+        AT_LEAST_1, changeable=True,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; one axis may be -1, which takes the rest."""
+
+    data: int = setting(
+        -1, "Copies of the weights, which share the rows of a batch.", _AXIS, changeable=True
+    )
+    fsdp: int = setting(
+        1, "Devices that share the rows of a batch, and split weights and optimizer state.", _AXIS,
+        changeable=True,
+    )  # fmt: skip
+    tensor: int = setting(
+        1, "Devices that split each layer's matrices.", _AXIS, changeable=True
+    )  # fmt: skip
+    expert: int = setting(
+        1, "Devices that split the experts of each layer, and share the rows of a batch.", _AXIS,
+        changeable=True,
+    )  # fmt: skip
+    sequence: int = setting(
+        1, "Devices that split the positions of a row.", _AXIS, changeable=True
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When the state of a run is saved, and which checkpoints are kept."""
+
+    every: int = setting(5000, "Steps between checkpoints.", AT_LEAST_1, changeable=True)
+    keep_latest: int = setting(
+        2, "How many of the latest checkpoints are kept.", AT_LEAST_1, changeable=True
+    )  # fmt: skip
+    keep_best: int = setting(
+        1, "How many of the checkpoints with the best held-out bound are kept as well.", AT_LEAST_0,
+        changeable=True,
+    )  # fmt: skip
+    local_directory: str = setting(
+        "",
+        "A folder on a disk or RAM disk of each machine, for saves between checkpoints. "
+        "Empty: none.",
+        changeable=True,
+    )
+    local_every: int = setting(
+        0, "Steps between saves to checkpoint.local_directory. 0: none.", AT_LEAST_0,
+        changeable=True,
+    )  # fmt: skip

@@ -1,0 +1,194 @@
+"""A setting: its meaning, the values that it may have, and what depends on it, in one place.
+
+A section (config/sections/) is a frozen dataclass whose fields are made by `setting`. All else that
+knows about settings reads them through `settings_in`: the checks, --help, docs/settings.md, and
+what a resume or a warm start may change.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import json
+import math
+import numbers
+import types
+import typing
+from typing import Any, Literal, TypeVar
+
+from dlms_jax.errors import UserError
+
+T = TypeVar("T")
+
+OBJECTIVES = ("masked", "uniform", "gaussian", "block", "autoregressive")
+_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_TYPES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    tuple[str, ...]: 'a list of texts, ["a", "b"]',
+    dict[str, float]: 'a name and a number each, {"a": 0.7, "b": 0.3}',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The finite numbers between two limits, and `also` one outside of them."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False  # the limit itself is outside
+    high_open: bool = False
+    also: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return (above and below and abs(value) < math.inf) or value == self.also
+
+    def __str__(self):
+        limits = []
+        if self.low > -math.inf:
+            limits.append(f"{'above' if self.low_open else 'at least'} {self.low}")
+        if self.high < math.inf:
+            limits.append(f"{'below' if self.high_open else 'at most'} {self.high}")
+        text = " and ".join(limits) or "finite"
+        return text if self.also is None else f"{text}, or {self.also}"
+
+
+FINITE = Range()
+AT_LEAST_0 = Range(0)
+AT_LEAST_1 = Range(1)
+ABOVE_0 = Range(0, low_open=True)
+SHARE = Range(0, 1)
+BELOW_1 = Range(0, 1, high_open=True)
+SEED = Range(0, 2**32 - 1)  # jax.random.key takes more, and drops the upper bits
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+      key: "section.name".
+      type: of its value: int, float, bool, str, a Literal of choices, tuple[str, ...] or
+        dict[str, float].
+      default: its value in a recipe that does not set it.
+      meaning: a sentence or two, with units.
+      range: of a number, or of the numbers of a dict.
+      shapes: the objectives for which it decides which parameters a network has, or their shapes.
+      computes: the objectives for which networks with the same weights compute something else, or
+        their outputs mean something else, when it changes.
+      changeable: whether a run may resume with another value.
+    """
+
+    key: str
+    type: Any
+    default: Any
+    meaning: str
+    range: Range
+    shapes: tuple[str, ...]
+    computes: tuple[str, ...]
+    changeable: bool
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values of a setting that has only a few; () for others."""
+        return typing.get_args(self.type) if typing.get_origin(self.type) is Literal else ()
+
+    @property
+    def kind(self) -> str:
+        """Its type in words."""
+        return f"one of {', '.join(self.choices)}" if self.choices else _TYPES[self.type]
+
+    @property
+    def allowed(self) -> str:
+        """Its values in words; "" if every value of its type is allowed."""
+        is_number = self.type in (int, float, dict[str, float])
+        limited = is_number and self.range != FINITE
+        return ", ".join(self.choices) or (str(self.range) if limited else "")
+
+    def check(self, value: Any, name: str = "") -> Any:
+        """Returns a value in the setting's type (a whole number passes for a float).
+
+        Args:
+          value: what a recipe, an option or a caller gives.
+          name: what the user calls it, for the message; "": config.KEY.
+
+        Raises:
+          UserError: the value has another type or is out of range.
+        """
+        name = name or f"config.{self.key}"
+        value = self._typed(value, name)
+        self.check_range(value, name)
+        return value
+
+    def check_range(self, value: Any, name: str = ""):
+        """Raises UserError unless a value of the right type is in the setting's range."""
+        name = name or f"config.{self.key}"
+        if isinstance(value, dict):
+            for inner, number in value.items():
+                self.check_range(number, f"{name}[{inner!r}]")
+        elif isinstance(value, int | float) and value not in self.range:
+            raise UserError(f"{name}={value} should be {self.range}")
+
+    def parse(self, text: str, name: str = "") -> Any:
+        """Returns the value that a text from the command line stands for; see `check`."""
+        name = name or f"config.{self.key}"
+        if self.choices or self.type is str:
+            return self.check(text, name)
+        try:
+            if self.type is bool:
+                return _WORDS[text.lower()]
+            value = self.type(text) if self.type in (int, float) else json.loads(text)
+        except (ValueError, KeyError):
+            raise UserError(f"{name}={text} should be {self.kind}") from None
+        return self.check(value, name)
+
+    def _typed(self, value, name):
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)  # NumPy's too
+        if self.type == dict[str, float] and isinstance(value, dict):
+            number = dataclasses.replace(self, type=float)
+            return {part: number._typed(x, f"{name}[{part!r}]") for part, x in value.items()}
+        if self.type == tuple[str, ...] and isinstance(value, list | tuple):
+            fits = all(isinstance(part, str) for part in value)
+            value = tuple(value)
+        elif self.choices:
+            fits = value in self.choices
+        elif self.type in (int, float):
+            fits = is_number and (self.type is float or isinstance(value, numbers.Integral))
+            value = self.type(value) if fits else value
+        else:
+            fits = type(value) is self.type
+        if not fits:
+            raise UserError(f"{name}={value!r} should be {self.kind}")
+        return value
+
+
+def setting(
+    default: T, meaning: str, range: Range = FINITE, *, shapes: tuple[str, ...] = (),
+    computes: tuple[str, ...] = (), changeable: bool = False,
+) -> T:  # fmt: skip
+    """Returns a section's field; see `Setting` for the arguments."""
+    metadata = {
+        "meaning": meaning, "range": range, "shapes": shapes, "computes": computes,
+        "changeable": changeable,
+    }  # fmt: skip
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@functools.cache
+def settings_in(config: type, prefix: str = "") -> Mapping[str, Setting]:
+    """Returns the settings of a dataclass and of its sections, by "section.name"."""
+    found, types_ = {}, typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        key, type_ = prefix + field.name, types_[field.name]
+        if dataclasses.is_dataclass(type_):
+            found |= settings_in(type_, f"{key}.")
+        else:
+            is_dict = field.default is dataclasses.MISSING
+            default = field.default_factory() if is_dict else field.default
+            found[key] = Setting(key, type_, default, **field.metadata)
+    return types.MappingProxyType(found)
