@@ -18,7 +18,7 @@ from dlms_jax.planning.program import make_program
 NEWCOMER = "newcomer"
 VARIANTS = {
     "dlms_jax": {},
-    "full logits": {"training": {"head": "plain"}},
+    "full logits": {"training": {"loss_implementation": "plain"}},
     "plain attention, unscanned": {"model": {"attention": "xla", "scan_layers": False}},
     "everything kept": {"model": {"remat": "none"}},
     "muon": {"optimizer": {"name": "muon"}},
@@ -44,7 +44,7 @@ def settings(width: int, layers: int, vocabulary: int, length: int, batch: int) 
         "tokenizer": {"name": "bpe", "vocab_size": vocabulary},
         "data": {"sequence_length": length},
         # A chunk small beside the masked positions: the last one is never full.
-        "training": {"batch_size": batch, "head_chunk": 256},
+        "training": {"batch_size": batch, "loss_chunk_size": 256},
     }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def prepare(config: Config, name: str = "dlms_jax") -> Step:
 def check_newcomer(config: Config):
     """Raises UserError where a config has what the newcomer's step has nothing like."""
     c, traits = config.model, traits_of(config)
-    plain = c.source == "concatenation" and c.conditioning == "none" and not c.experts
+    plain = c.prompt_encoder == "none" and c.conditioning == "none" and not c.experts
     masked = traits.order == "any" and not traits.needs_time
     if not masked or c.name != "transformer" or not plain:
         raise UserError(

@@ -43,7 +43,7 @@ def _denoiser(config, model, params, objective, mesh) -> Denoiser:
         cached = Cached(model.empty_cache, step)
     # Of what is trained and scored; samplers of blocks ask for logits of single rows.
     in_pairs = {"doubled": True} if traits.copies == 2 else {}
-    if config.training.head == "plain":
+    if config.training.loss_implementation == "plain":
         scored = Denoiser.from_forward(lambda *inputs: run(*inputs, **in_pairs))
         return Denoiser(run, scored.nll, cached=cached)
 
@@ -51,7 +51,7 @@ def _denoiser(config, model, params, objective, mesh) -> Denoiser:
         h_BxLxD, routers = run(inputs, t_BxL, layout, **in_pairs, method="features")
         total, nll_BxL = fused_nll(
             h_BxLxD, head_kernel_DxV(params), targets_BxL, jax.lax.stop_gradient(weights_BxL),
-            bias_V, mesh, config.training.head_chunk,
+            bias_V, mesh, config.training.loss_chunk_size,
         )  # fmt: skip
         return Nll(total, nll_BxL, routers)
 

@@ -187,7 +187,10 @@ def pairs(program: Program) -> float:
 def _head(program: Program, tokens: float, size: int) -> float:
     config, tensor = program.config, program.mesh.shape["tensor"]
     columns = program.head_rows / tensor
-    if config.training.head == "plain" or program.objective.traits.inputs == "embeddings":
+    if (
+        config.training.loss_implementation == "plain"
+        or program.objective.traits.inputs == "embeddings"
+    ):
         return 3 * 4 * tokens * columns
-    chunk = min(config.training.head_chunk, tokens)
+    chunk = min(config.training.loss_chunk_size, tokens)
     return columns * (3 * 4 * chunk + (size + 4) * config.model.width)

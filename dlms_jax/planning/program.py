@@ -40,7 +40,7 @@ class Program(Assembly):
     @property
     def head_share(self) -> float:
         """The share of positions whose logits the step computes, on average."""
-        fused = self.config.training.head == "fused"
+        fused = self.config.training.loss_implementation == "fused"
         return self.objective.traits.logits_share if fused else 1.0
 
     def lower(self):

@@ -58,7 +58,7 @@ class Run:
         self._goodput.begin(first)
         train_step = CompiledStep(setup.assembly.step(), (), self._cache, self._say)
         profile = Profile(setup.workdir, profile_steps, first, training.steps, self._say)
-        watchdog = Watchdog(setup.workdir, training.hang_minutes, training.hang_exit)
+        watchdog = Watchdog(setup.workdir, training.watchdog_minutes, training.watchdog_exit)
         with RunLog(setup, self._console, first, self._peak[0]) as log:
             loop = Loop(
                 setup, self._saves, self._heldout, log, self._goodput,

@@ -83,7 +83,7 @@ def _check_devices(config: Config, mesh: Mesh):
     training = config.training
     if training.deterministic:
         check_deterministic()
-    if config.model.matmuls != "dtype":
+    if config.model.quantization != "none":
         optional_import("qwix", "quant")
     check_rows(mesh, training.batch_size // training.accumulation_steps, "training.batch_size")
     if config.checkpoint.local_directory:
@@ -112,13 +112,13 @@ def _metadata(
 
 
 def _check_epochs(batches: TrainBatches, dataset: Dataset, config: Config):
-    """Raises UserError if the steps see a corpus more often than config.data.repeat allows."""
+    """Raises UserError if the steps see a corpus more often than config.data.max_epochs allows."""
     epochs = batches.epochs(config.training.steps)
     for seen, split in zip(epochs, dataset.train, strict=True):
-        if config.data.repeat and seen > config.data.repeat:
+        if config.data.max_epochs and seen > config.data.max_epochs:
             raise UserError(
                 f"{config.training.steps} steps see the {split.name} {seen:.2f} times; "
-                f"config.data.repeat={config.data.repeat}: take fewer config.training.steps"
+                f"config.data.max_epochs={config.data.max_epochs}: take fewer config.training.steps"
             )
 
 

@@ -37,11 +37,11 @@ def make_sampler(name: str, objective: Objective, config: SamplingConfig) -> Sam
     prediction = Prediction(
         objective.vocabulary, config.temperature, config.top_k, config.top_p, config.guidance
     )
-    steps, spacing = config.steps, config.grid
+    steps, spacing = config.steps, config.timestep_spacing
     if name == "autoregressive":
         return NextToken(prediction, config.cache)
     if name == "gaussian":
-        common = (prediction, objective, steps, spacing, config.rounding)
+        common = (prediction, objective, steps, spacing, config.clamp)
         if sampler in ("ancestral", "ddim"):
             return gaussian.DDIM(*common, eta=1.0 if sampler == "ancestral" else config.eta)
         return gaussian.ProbabilityFlow(*common, order=sampler)
@@ -65,9 +65,9 @@ def settings_of(name: str, config: SamplingConfig) -> set[str]:
     if name in ("autoregressive", "block"):
         used.add("cache")
     if name != "autoregressive" and sampler != "first_hitting":
-        used |= {"steps", "grid"}
+        used |= {"steps", "timestep_spacing"}
     if name == "gaussian":
-        used.add("rounding")
+        used.add("clamp")
     if sampler == "ddim" or sampler.startswith("remdm"):
         used.add("eta")
     if sampler == "predictor_corrector":
@@ -88,7 +88,7 @@ def _sampler_of(name, config):
 def _masked_sampler(sampler, prediction, schedule, config) -> MaskedSampler:
     if sampler == "first_hitting":
         return FirstHitting(prediction, schedule)
-    stepped = prediction, schedule, config.steps, config.grid
+    stepped = prediction, schedule, config.steps, config.timestep_spacing
     if sampler == "ancestral":
         return Ancestral(*stepped)
     if sampler in ("confidence", "margin", "entropy"):

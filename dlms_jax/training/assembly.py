@@ -57,7 +57,7 @@ class Assembly:
 
     def step(self):
         """Returns the jitted step of pre-training: (state, (), rows) -> (state, metrics)."""
-        learning = self.network.clone(config=self.config.model)  # with config.model.matmuls
+        learning = self.network.clone(config=self.config.model)  # with config.model.quantization
         loss = Pretraining(self.config, learning, self.objective, self.mesh)
         return make_train_step(
             self.config.training, loss.loss_fn, self.tx, self.mesh, self.state,

@@ -27,7 +27,7 @@ class Prepared(NamedTuple):
 class Pretraining:
     """`loss_fn`, `prepare` and `summarise` for `make_train_step`; its batches are packed Rows.
 
-    network: multiplies as config.model.matmuls says, which only training does.
+    network: multiplies as config.model.quantization says, which only training does.
     """
 
     config: Config

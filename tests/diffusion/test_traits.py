@@ -49,7 +49,9 @@ def test_an_objective_and_its_config_say_the_same_and_costs_go_by_the_share(
     if traits.inputs == "tokens":
         more = [train_flops(config, rows, 32) for rows in (384, 384 + 128)]
         assert more[1] - more[0] == pytest.approx(one_logit * 128 * traits.logits_share)
-    plain = make_program(small_config(training__head="plain", **settings), one_device)
+    plain = make_program(
+        small_config(training__loss_implementation="plain", **settings), one_device
+    )
     assert plain.head_share == 1 and plain.flops == program.flops
 
 

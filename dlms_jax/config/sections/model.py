@@ -83,8 +83,8 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = setting(
         "bfloat16", "Type of the computation. Weights and optimizer state are float32."
     )
-    matmuls: Literal["dtype", "int8", "fp8"] = setting(
-        "dtype",
+    quantization: Literal["none", "int8", "fp8"] = setting(
+        "none",
         "Type of the layers' matrix products in the train step: model.dtype, or quantised to int8 "
         "or fp8. For a Transformer without experts.",
         changeable=True,
@@ -120,14 +120,17 @@ class ModelConfig:
         0, "Classes to condition on: the corpora of data.mixture, in order. 0: none.", AT_LEAST_0,
         shapes=OBJECTIVES,
     )  # fmt: skip
-    source: Literal["concatenation", "cross_attention"] = setting(
-        "concatenation",
+    prompt_encoder: Literal["none", "cross_attention"] = setting(
+        "none",
         "Where the network reads prompts: in the same sequence as the text, or in an encoder that "
         "the layers attend to.",
         shapes=OBJECTIVES,
     )
-    source_layers: int = setting(
-        2, "Layers of the encoder of model.source=cross_attention.", AT_LEAST_1, shapes=OBJECTIVES
+    prompt_encoder_layers: int = setting(
+        2,
+        "Layers of the encoder of model.prompt_encoder=cross_attention.",
+        AT_LEAST_1,
+        shapes=OBJECTIVES,
     )
     unet_levels: int = setting(
         3, "U-Net: levels. Each is half as long as the one above.", AT_LEAST_1, shapes=OBJECTIVES

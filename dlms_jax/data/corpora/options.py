@@ -6,7 +6,7 @@ from typing import Literal
 
 Invalid = Literal["strict", "replace", "skip", "keep"]
 OnInvalid = Callable[[Literal["replaced", "skipped"]], None]
-POLICIES = "--invalid=replace, skip or keep reads it"  # the end of messages about invalid text
+POLICIES = "--invalid-utf8=replace, skip or keep reads it"  # the end of messages about invalid text
 
 
 @dataclasses.dataclass(frozen=True)

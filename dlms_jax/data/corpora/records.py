@@ -70,7 +70,7 @@ def read_parquet(
             if options.field not in file.schema_arrow.names:
                 raise UserError(
                     f"{path} has no column {options.field!r}; it has "
-                    f"{', '.join(file.schema_arrow.names)} (choose one with --field)"
+                    f"{', '.join(file.schema_arrow.names)} (choose one with --text-field)"
                 )
             number = 0
             for batch in file.iter_batches(batch_size=256, columns=[options.field]):
@@ -102,7 +102,7 @@ def _text_of(record: Any, where: str, options: ReadOptions, on_invalid: OnInvali
     if field not in record:
         raise UserError(
             f"{where} has no field {field!r}; it has {', '.join(map(str, record))} "
-            "(choose one with --field)"
+            "(choose one with --text-field)"
         )
     text = record[field]
     if not isinstance(text, str):
