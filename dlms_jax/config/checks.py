@@ -101,8 +101,8 @@ def _check_model(config):
     if model.quantization != "none" and (model.name == "unet" or model.experts):
         what = "a U-Net's blocks" if model.name == "unet" else "experts"
         raise UserError(
-            f"config.model.quantization={model.quantization} leaves {what} as they are; it is for a "
-            "Transformer without experts, so leave it at none"
+            f"config.model.quantization={model.quantization} leaves {what} as they are; it is for "
+            "a Transformer without experts, so leave it at none"
         )
     if objective.name == "gaussian" and model.tie_embeddings:
         raise UserError(

@@ -160,13 +160,9 @@ class Native:
             "top_p": 1.0, "eta": 0.0,
         }  # fmt: skip
         sampling = dataclasses.replace(
-            ours.config.sampling,
-            **common,
-            timestep_spacing="uniform",
-            guidance=_GUIDANCE,
-            clamp=False,
-            cache=True,
-        )
+            ours.config.sampling, **common, timestep_spacing="uniform", guidance=_GUIDANCE,
+            clamp=False, cache=True,
+        )  # fmt: skip
         canvas, first, expected = ours.sample(sampling, prompts(ours.config, ours.tokenizer))
         noise = None
         if traits.needs_time:  # it starts from noise, which is handed over

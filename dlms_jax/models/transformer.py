@@ -91,8 +91,8 @@ class Transformer(Network):
     """A stack of `Layer`s. Their parameters have a leading layer axis, whether they run as a scan
     or unrolled.
 
-    With config.prompt_encoder="cross_attention" given tokens are read by an encoder of further layers,
-    which knows no time; the layers see its outputs instead of these tokens.
+    With config.prompt_encoder="cross_attention" given tokens are read by an encoder of further
+    layers, which knows no time; the layers see its outputs instead of these tokens.
     """
 
     def setup(self):

@@ -85,8 +85,8 @@ class ModelConfig:
     )
     quantization: Literal["none", "int8", "fp8"] = setting(
         "none",
-        "Type of the layers' matrix products in the train step: model.dtype, or quantised to int8 "
-        "or fp8. For a Transformer without experts.",
+        "Quantisation of the layers' matrix products in the train step. none: they are computed in "
+        "model.dtype. For a Transformer without experts.",
         changeable=True,
     )
     attention: Literal["auto", "xla", "splash", "cudnn"] = setting(
@@ -122,16 +122,14 @@ class ModelConfig:
     )  # fmt: skip
     prompt_encoder: Literal["none", "cross_attention"] = setting(
         "none",
-        "Where the network reads prompts: in the same sequence as the text, or in an encoder that "
-        "the layers attend to.",
+        "How prompts are read. none: in the same sequence as the text. cross_attention: by an "
+        "encoder, to whose outputs the layers attend.",
         shapes=OBJECTIVES,
     )
     prompt_encoder_layers: int = setting(
-        2,
-        "Layers of the encoder of model.prompt_encoder=cross_attention.",
-        AT_LEAST_1,
+        2, "Layers of the encoder of model.prompt_encoder=cross_attention.", AT_LEAST_1,
         shapes=OBJECTIVES,
-    )
+    )  # fmt: skip
     unet_levels: int = setting(
         3, "U-Net: levels. Each is half as long as the one above.", AT_LEAST_1, shapes=OBJECTIVES
     )

@@ -110,7 +110,8 @@ class TrainingConfig:
     )  # fmt: skip
     watchdog_exit: bool = setting(
         False,
-        "Whether the run then ends with status 76, for a launcher to start it again.",
+        "Whether a run without a finished step for training.watchdog_minutes ends with status 76, "
+        "for a launcher to start it again.",
         changeable=True,
     )
     goodput_job: str = setting(
@@ -130,7 +131,8 @@ class TrainingConfig:
         changeable=True,
     )
     loss_chunk_size: int = setting(
-        1024, "Positions whose logits a device holds at once, with training.loss_implementation=fused.",
+        1024,
+        "Positions whose logits a device holds at once, with training.loss_implementation=fused.",
         AT_LEAST_1, changeable=True,
     )  # fmt: skip
 
