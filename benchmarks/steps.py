@@ -19,7 +19,7 @@ from dlms_jax.training.state import sharded_state
 NEWCOMER = "newcomer"
 VARIANTS = {
     "dlms_jax": {},
-    "full logits": {"training": {"head": "plain"}},
+    "full logits": {"training": {"loss_implementation": "plain"}},
     "plain attention, unscanned": {"model": {"attention": "xla", "scan_layers": False}},
     "everything kept": {"model": {"remat": "none"}},
     "muon": {"optimizer": {"name": "muon"}},
@@ -45,7 +45,7 @@ def settings(width: int, layers: int, vocabulary: int, length: int, batch: int) 
         "tokenizer": {"name": "bpe", "vocab_size": vocabulary},
         "data": {"sequence_length": length},
         # A chunk small beside the masked positions: the last one is never full.
-        "training": {"batch_size": batch, "head_chunk": 256},
+        "training": {"batch_size": batch, "loss_chunk_size": 256},
     }  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def prepare(config: Config, name: str = "dlms_jax") -> Step:
 def check_newcomer(config: Config):
     """Raises UserError where a config has what the newcomer's step has nothing like."""
     c = config.model
-    plain = c.source == "concatenation" and c.conditioning == "none" and not c.experts
+    plain = c.prompt_encoder == "none" and c.conditioning == "none" and not c.experts
     if config.objective.name != "masked" or c.name != "transformer" or not plain:
         raise UserError(
             f"the recipe {config.name!r} is no masked Transformer without experts, conditioning "

@@ -32,7 +32,7 @@ def get_config():
 
     c.training.steps = 20_000
     c.training.batch_size = 32
-    c.training.head_chunk = 512
+    c.training.loss_chunk_size = 512
     c.checkpoint.every = 1000
     c.evaluation.every = 1000
     return c

@@ -17,8 +17,8 @@ from dlms_jax.errors import UserError, command_line
 
 _OPEN = "░"  # stands, on a terminal, for a token that is still masked
 _SAMPLING = (
-    "sampler", "steps", "grid", "temperature", "top_k", "top_p", "guidance", "eta",
-    "corrector_steps", "rounding", "cache",
+    "sampler", "steps", "timestep_spacing", "temperature", "top_k", "top_p", "guidance", "eta",
+    "corrector_steps", "clamp", "cache",
 )  # fmt: skip
 
 

@@ -94,7 +94,7 @@ class _Run:
         training = config.training
         if training.deterministic:
             check_deterministic()
-        if config.model.matmuls != "dtype":
+        if config.model.quantization != "none":
             optional_import("qwix", "quant")  # where it is missing, before any data is read
         check_rows(
             self.mesh, training.batch_size // training.accumulation_steps, "training.batch_size"
@@ -208,7 +208,7 @@ class _Run:
         with (
             StopSignals() as stop,
             Progress(self.console, steps) as progress,
-            Watchdog(self.workdir, training.hang_minutes, training.hang_exit) as watchdog,
+            Watchdog(self.workdir, training.watchdog_minutes, training.watchdog_exit) as watchdog,
             Profile(self.workdir, self.profile_steps, first, steps, self._say) as profile,
         ):
             while done < steps:
@@ -387,10 +387,10 @@ def _text_of(config: Config) -> str:
 
 
 def _check_repeats(epochs: list[float], dataset: Dataset, config: Config):
-    """Raises UserError where the steps see a corpus more often than config.data.repeat allows."""
+    """Raises UserError where the steps see a corpus more than config.data.max_epochs times."""
     for seen, split in zip(epochs, dataset.train, strict=True):
-        if config.data.repeat and seen > config.data.repeat:
+        if config.data.max_epochs and seen > config.data.max_epochs:
             raise UserError(
                 f"{config.training.steps} steps see the {split.name} {seen:.2f} times; "
-                f"config.data.repeat={config.data.repeat}: take fewer config.training.steps"
+                f"config.data.max_epochs={config.data.max_epochs}: take fewer config.training.steps"
             )

@@ -74,7 +74,7 @@ def small_config(**settings) -> Config:
                   "feed_forward": 64, "dtype": "float32", "remat": "none"},
         "data": {"corpus": "python-docs", "sequence_length": 32},
         "optimizer": {"warmup_steps": 2, "peak_learning_rate": 3e-3},
-        "training": {"batch_size": 8, "steps": 6, "log_every": 1, "head_chunk": 16},
+        "training": {"batch_size": 8, "steps": 6, "log_every": 1, "loss_chunk_size": 16},
         "evaluation": {"batch_size": 8, "rows": 8, "final_rows": 8, "samples": 2, "every": 100},
         "checkpoint": {"every": 100},
         "sampling": {"length": 8, "steps": 4},

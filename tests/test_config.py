@@ -233,6 +233,25 @@ def test_dotted_key_in_a_dict():
     assert "model.width" in refused({"model.width": 64})
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "new"),
+    [
+        ("model.matmuls", "dtype", "model.quantization=none"),
+        ("model.matmuls", "int8", "model.quantization=int8"),
+        ("model.source", "concatenation", "model.prompt_encoder=none"),
+        ("training.hang_minutes", "5", "training.watchdog_minutes=5"),
+        ("sampling.rounding", "true", "sampling.clamp=true"),
+    ],
+)
+def test_an_old_name_gives_the_new_one(key, text, new, recipe):
+    with pytest.raises(UserError) as error:
+        load_config(recipe(), {key: text})
+    name = new.partition("=")[0]
+    assert str(error.value) == f"config.{key} is now config.{name}; write config.{new}"
+    with pytest.raises(UserError, match=f"config.{key} is now config.{name}"):
+        load_config(recipe(f"c.{key} = {text!r}", "return c"))
+
+
 # Types
 
 
@@ -294,16 +313,16 @@ def test_wrong_type_in_a_recipe(line, recipe):
         ({"model": {"name": "unet"}, "objective": {"name": "block"}}, "model.name=unet"),
         ({"model": {"name": "unet"}, "objective": {"name": "autoregressive"}}, "model.name=unet"),
         (
-            {"model": {"source": "cross_attention"}, "objective": {"name": "block"}},
-            "model.source=cross_attention",
+            {"model": {"prompt_encoder": "cross_attention"}, "objective": {"name": "block"}},
+            "model.prompt_encoder=cross_attention",
         ),
         (
-            {"model": {"source": "cross_attention", "name": "unet"}},
-            "model.source=cross_attention",
+            {"model": {"prompt_encoder": "cross_attention", "name": "unet"}},
+            "model.prompt_encoder=cross_attention",
         ),
         ({"model": {"name": "unet", "remat": "offload"}}, "model.remat=offload"),
-        ({"model": {"name": "unet", "matmuls": "int8"}}, "model.matmuls=int8"),
-        ({"model": {"experts": 4, "matmuls": "fp8"}}, "model.matmuls=fp8"),
+        ({"model": {"name": "unet", "quantization": "int8"}}, "model.quantization=int8"),
+        ({"model": {"experts": 4, "quantization": "fp8"}}, "model.quantization=fp8"),
         ({"model": {"classes": 2, "conditioning": "film"}}, "model.classes=2"),
         (
             {"model": {"classes": 2}, "data": {"mixture": {"a": 1.0, "b": 1.0}}},
@@ -334,8 +353,8 @@ def test_wrong_type_in_a_recipe(line, recipe):
             "objective.anneal_steps=9 model.name=unet",
         ),
         (
-            {"objective": {"anneal_steps": 9}, "model": {"source": "cross_attention"}},
-            "objective.anneal_steps=9 model.source=cross_attention",
+            {"objective": {"anneal_steps": 9}, "model": {"prompt_encoder": "cross_attention"}},
+            "objective.anneal_steps=9 model.prompt_encoder=cross_attention",
         ),
         ({"gaussian": {"gamma_min": 7.0}}, "gaussian.gamma_min=7.0 gaussian.gamma_max=6.0"),
         ({"gaussian": {"parameterisation": "v"}}, "gaussian.parameterisation=v"),
@@ -509,7 +528,8 @@ def test_changed_settings():
 
 def test_each_setting_has_a_meaning():
     meanings = [setting.meaning for setting in SETTINGS.values()]
-    assert all(m[0].isupper() | m.startswith("gamma") and m.endswith(".") for m in meanings)
+    assert all(m.startswith("gamma") or m[0].isupper() for m in meanings)
+    assert all(m.endswith(".") and len(m) < 300 for m in meanings)
     assert len(set(meanings)) == len(meanings)
 
 
@@ -543,7 +563,7 @@ _NETWORKS = {
     "model.expert": {"model.experts": 4},
     "model.routing": {"model.experts": 4},
     "model.conditioning_size": {"model.conditioning": "film"},
-    "model.source_layers": {"model.source": "cross_attention"},
+    "model.prompt_encoder_layers": {"model.prompt_encoder": "cross_attention"},
     "": {},
 }
 _TINY = {

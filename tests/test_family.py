@@ -28,7 +28,9 @@ FAMILY = {
                           "objective__schedule": "cosine"},
     "masked, unet": UNET,
     "gaussian, unet": {**GAUSSIAN, **UNET, **FILM, "objective__schedule": "gumbel"},
-    "masked, source": {"model__source": "cross_attention", "model__source_layers": 1},
+    "masked, source": {
+        "model__prompt_encoder": "cross_attention", "model__prompt_encoder_layers": 1,
+    },
 }  # fmt: skip
 
 

@@ -66,6 +66,25 @@ def test_help_is_the_settings_meaning(capsys):
     assert SETTINGS["sampling.temperature"].meaning in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        (sample, ["--checkpoint", "x", "--grid", "cosine"], "--grid is now --timestep-spacing"),
+        (sample, ["--checkpoint", "x", "--rounding"], "--rounding is now --clamp"),
+        (prepare, ["clean", "x", "--out", "y", "--field", "a"], "--field is now --text-field"),
+        (
+            prepare,
+            ["clean", "x", "--out", "y", "--invalid=skip"],
+            "--invalid is now --invalid-utf8",
+        ),
+    ],
+)
+def test_renamed_options(command, arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments)
+    assert ended.value.code == 2 and capsys.readouterr().err == f"error: {message}\n"
+
+
 def test_an_older_name_gets_one_line(monkeypatch):
     table = (Renamed("sampling.spacing_of_steps", "sampling.steps", 1),)
     monkeypatch.setattr(formats, "RENAMED", table)

@@ -44,7 +44,7 @@ def get_config():
     c.training.steps = 1200
     c.training.batch_size = 64
     c.training.log_every = 10
-    c.training.head_chunk = 512
+    c.training.loss_chunk_size = 512
 
     c.evaluation.every = 100
     c.evaluation.rows = 128

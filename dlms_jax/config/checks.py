@@ -76,10 +76,12 @@ def _check_model(config):
             f"config.model.unet_attention_levels={model.unet_attention_levels} should be at most "
             f"config.model.unet_levels={model.unet_levels}"
         )
-    if model.source == "cross_attention" and not (both_ways and model.name == "transformer"):
+    if model.prompt_encoder == "cross_attention" and not (
+        both_ways and model.name == "transformer"
+    ):
         raise UserError(
-            "config.model.source=cross_attention is for config.model.name=transformer with "
-            "objective.name masked, uniform or gaussian; leave it at concatenation"
+            "config.model.prompt_encoder=cross_attention is for config.model.name=transformer with "
+            "objective.name masked, uniform or gaussian; leave it at none"
         )
     if model.classes and model.conditioning == "none":
         raise UserError(
@@ -96,11 +98,11 @@ def _check_model(config):
             "config.model.remat=offload is for config.model.name=transformer, whose layers are "
             "alike; use dots or full"
         )
-    if model.matmuls != "dtype" and (model.name == "unet" or model.experts):
+    if model.quantization != "none" and (model.name == "unet" or model.experts):
         what = "a U-Net's blocks" if model.name == "unet" else "experts"
         raise UserError(
-            f"config.model.matmuls={model.matmuls} leaves {what} as they are; it is for a "
-            "Transformer without experts, so leave it at dtype"
+            f"config.model.quantization={model.quantization} leaves {what} as they are; it is for "
+            "a Transformer without experts, so leave it at none"
         )
     if objective.name == "gaussian" and model.tie_embeddings:
         raise UserError(
@@ -118,10 +120,10 @@ def _check_experts(config):
                 "is 0; leave it at 1, or set model.experts"
             )
         return
-    if model.name == "unet" or model.source == "cross_attention":
+    if model.name == "unet" or model.prompt_encoder == "cross_attention":
         raise UserError(
             f"config.model.experts={model.experts} is for config.model.name=transformer with "
-            "model.source=concatenation; leave it at 0"
+            "model.prompt_encoder=none; leave it at 0"
         )
     if model.experts_per_token > model.experts:
         raise UserError(
@@ -192,7 +194,7 @@ def _check_annealing(config):
     for key, value, has_none in (
         ("objective.name", objective.name, "autoregressive"),
         ("model.name", model.name, "unet"),
-        ("model.source", model.source, "cross_attention"),
+        ("model.prompt_encoder", model.prompt_encoder, "cross_attention"),
     ):
         if value == has_none:
             raise UserError(

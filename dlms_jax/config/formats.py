@@ -36,7 +36,21 @@ class Renamed(NamedTuple):
         return next((new for old, new in self.values.items() if old == value), value)
 
 
-RENAMED: tuple[Renamed, ...] = ()  # those of older formats first
+RENAMED = (  # those of older formats first
+    Renamed("model.matmuls", "model.quantization", 1, {"dtype": "none"}),
+    Renamed("model.source", "model.prompt_encoder", 1, {"concatenation": "none"}),
+    Renamed("model.source_layers", "model.prompt_encoder_layers", 1),
+    Renamed("data.repeat", "data.max_epochs", 1),
+    Renamed("data.short_rows", "data.random_length_probability", 1),
+    Renamed("data.field", "data.text_field", 1),
+    Renamed("data.invalid", "data.invalid_utf8", 1),
+    Renamed("training.head", "training.loss_implementation", 1),
+    Renamed("training.head_chunk", "training.loss_chunk_size", 1),
+    Renamed("training.hang_minutes", "training.watchdog_minutes", 1),
+    Renamed("training.hang_exit", "training.watchdog_exit", 1),
+    Renamed("sampling.grid", "sampling.timestep_spacing", 1),
+    Renamed("sampling.rounding", "sampling.clamp", 1),
+)
 
 
 class NewerFormatError(UserError):

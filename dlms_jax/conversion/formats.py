@@ -210,7 +210,7 @@ def llada_name(name: str) -> str:
 _LAYERS = {
     "model.name": ("transformer",),
     "model.conditioning": ("none",),
-    "model.source": ("concatenation",),
+    "model.prompt_encoder": ("none",),
 }
 _PLAIN = _LAYERS | {"model.experts": (0,)}
 _NO_SHIFT = {"objective.shift": (False,)}

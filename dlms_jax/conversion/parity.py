@@ -153,12 +153,13 @@ class Native:
             "masked": ("confidence", 4), "block": ("confidence", 3), "gaussian": ("ddim", 4),
         }.get(ours.config.objective.name, ("default", 1))  # fmt: skip
         common = {
-            "sampler": sampler, "steps": steps, "grid": "uniform", "temperature": 0.0, "top_k": 0,
+            "sampler": sampler, "steps": steps, "temperature": 0.0, "top_k": 0,
             "top_p": 1.0, "eta": 0.0,
         }  # fmt: skip
         sampling = dataclasses.replace(
-            ours.config.sampling, **common, guidance=_GUIDANCE, rounding=False, cache=True
-        )
+            ours.config.sampling, **common, timestep_spacing="uniform", guidance=_GUIDANCE,
+            clamp=False, cache=True,
+        )  # fmt: skip
         canvas, first, expected = ours.sample(sampling, prompts(ours.config, ours.tokenizer))
         noise = {"gaussian": lambda: first.extra.z_BxLxE, "uniform": lambda: first.tokens_BxL}
         noise = noise.get(ours.config.objective.name, lambda: None)()
@@ -168,7 +169,7 @@ class Native:
         found = self.model.generate(
             _tensor(inputs[:, :longest]), attention_mask=_tensor(valid[:, :longest]),
             noise=None if noise is None else _tensor(noise)[:, :longest], max_new_tokens=0,
-            guidance_scale=_GUIDANCE, **common,
+            guidance_scale=_GUIDANCE, grid="uniform", **common,
         ).numpy()  # fmt: skip
         return bool((found == expected[:, :longest])[valid[:, :longest]].all())
 

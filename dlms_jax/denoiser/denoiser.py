@@ -61,7 +61,7 @@ def _denoiser(config, model, params, objective, mesh, routed) -> Denoiser:
         cached = Cached(model.empty_cache, step)
     # Of what is trained and scored; samplers of blocks ask for logits of single rows.
     in_pairs = {"doubled": True} if config.objective.name == "block" else {}
-    if config.training.head == "plain":
+    if config.training.loss_implementation == "plain":
         scored = Denoiser.from_logits(functools.partial(logits, **in_pairs))
         return Denoiser(logits, scored.nll, cached=cached)
 
@@ -72,7 +72,7 @@ def _denoiser(config, model, params, objective, mesh, routed) -> Denoiser:
         kernel_DxV = head_kernel_DxV(params)
         return fused_nll(
             h_BxLxD, kernel_DxV, targets_BxL, jax.lax.stop_gradient(weights_BxL), bias_V,
-            mesh, config.training.head_chunk,
+            mesh, config.training.loss_chunk_size,
         )  # fmt: skip
 
     return Denoiser(logits, nll, cached=cached)

@@ -20,8 +20,8 @@ from dlms_jax.parallel.mesh import SEQUENCE_AXIS, check_length, constrain_places
 def make_network(config: Config, rows: int, mesh: Mesh) -> Network:
     """Returns the network of a config, its activations pinned to the mesh by rows and places, its
     experts spread over it, its attention by the devices' kernel. Its layers multiply in
-    config.model.dtype: what config.model.matmuls says is for the train step alone. Raises UserError
-    where the mesh splits rows that it cannot, or has no such kernel."""
+    config.model.dtype: config.model.quantization is for the train step only. Raises UserError where
+    the mesh splits rows that it cannot, or has no such kernel."""
     check_length(mesh, config.data.sequence_length)
     if config.model.name == "unet" and mesh.shape[SEQUENCE_AXIS] > 1:
         raise UserError(
@@ -32,7 +32,7 @@ def make_network(config: Config, rows: int, mesh: Mesh) -> Network:
     gaussian = gaussian_of(config)
     network = {"transformer": Transformer, "unet": UNet}[config.model.name]
     attend, outputs = make_attend(config, mesh), over_experts(expert_outputs, mesh)
-    model = dataclasses.replace(config.model, matmuls="dtype")
+    model = dataclasses.replace(config.model, quantization="none")
     return network(model, rows, pin, gaussian, schedule_size(config), attend, outputs)
 
 

@@ -50,14 +50,14 @@ class RMSNorm(nn.Module):
 
 class Linear(nn.Module):
     """x @ kernel (+ bias), computed in `dtype` from float32 parameters; the product of what
-    `matmuls` names, as config.model.matmuls does."""
+    `quantization` names, as config.model.quantization does."""
 
     features: int
     dtype: jnp.dtype
     use_bias: bool = False
     std: float = INIT_STD
     bias_std: float = 0.0
-    matmuls: str = "dtype"
+    quantization: str = "none"
 
     @nn.compact
     def __call__(self, x_BxLxI):
@@ -65,10 +65,10 @@ class Linear(nn.Module):
         kernel = self.param("kernel", init, (x_BxLxI.shape[-1], self.features))
         # As one 2-D product: XLA's CPU backend takes twice as long for the 3-D one's gradient.
         x_PxI = x_BxLxI.reshape(-1, x_BxLxI.shape[-1]).astype(self.dtype)
-        if self.matmuls == "dtype":
+        if self.quantization == "none":
             y_PxO = x_PxI @ kernel.astype(self.dtype)
         else:
-            y_PxO = quantised_product(x_PxI, kernel, self.matmuls)
+            y_PxO = quantised_product(x_PxI, kernel, self.quantization)
         y_BxLxO = checkpoint_name(y_PxO.reshape(*x_BxLxI.shape[:-1], -1), MATMUL)
         if self.use_bias:
             init = nn.initializers.normal(self.bias_std)
@@ -106,10 +106,16 @@ class Attention(nn.Module):
 
     def setup(self):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        self.q_proj = Linear(c.num_heads * c.per_head, dtype, c.qkv_bias, matmuls=c.matmuls)
-        self.k_proj = Linear(c.kv_heads * c.per_head, dtype, c.qkv_bias, matmuls=c.matmuls)
-        self.v_proj = Linear(c.kv_heads * c.per_head, dtype, c.qkv_bias, matmuls=c.matmuls)
-        self.o_proj = Linear(c.width, dtype, std=output_std(c), matmuls=c.matmuls)
+        self.q_proj = Linear(
+            c.num_heads * c.per_head, dtype, c.qkv_bias, quantization=c.quantization
+        )
+        self.k_proj = Linear(
+            c.kv_heads * c.per_head, dtype, c.qkv_bias, quantization=c.quantization
+        )
+        self.v_proj = Linear(
+            c.kv_heads * c.per_head, dtype, c.qkv_bias, quantization=c.quantization
+        )
+        self.o_proj = Linear(c.width, dtype, std=output_std(c), quantization=c.quantization)
         if c.qk_norm:
             self.q_norm = RMSNorm(c.norm_epsilon, dtype)
             self.k_norm = RMSNorm(c.norm_epsilon, dtype)
@@ -146,9 +152,11 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_BxLxD):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        gate_BxLxF = Linear(c.hidden, dtype, matmuls=c.matmuls, name="gate_proj")(x_BxLxD)
-        up_BxLxF = Linear(c.hidden, dtype, matmuls=c.matmuls, name="up_proj")(x_BxLxD)
-        down = Linear(c.width, dtype, std=output_std(c), matmuls=c.matmuls, name="down_proj")
+        gate_BxLxF = Linear(c.hidden, dtype, quantization=c.quantization, name="gate_proj")(x_BxLxD)
+        up_BxLxF = Linear(c.hidden, dtype, quantization=c.quantization, name="up_proj")(x_BxLxD)
+        down = Linear(
+            c.width, dtype, std=output_std(c), quantization=c.quantization, name="down_proj"
+        )
         return down(jax.nn.silu(gate_BxLxF) * up_BxLxF)
 
 

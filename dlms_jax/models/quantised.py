@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from dlms_jax.errors import optional_import
 
-# By config.model.matmuls: the types of x and kernel, and of what comes back (fp8: as in arXiv
+# By config.model.quantization: the types of x and kernel, and of what comes back (fp8: as in arXiv
 # 2209.05433, where gradients need range more than precision).
 _TYPES = {
     "int8": (jnp.int8, jnp.int8),
@@ -29,21 +29,21 @@ _LARGEST = {jnp.int8: f"absmax,{127.5 / 127}"}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def quantised_product(x_PxI: jax.Array, kernel_IxO: jax.Array, matmuls: str) -> jax.Array:
-    """Returns x @ kernel in the type of x, of both rounded to what `matmuls` names.
+def quantised_product(x_PxI: jax.Array, kernel_IxO: jax.Array, quantization: str) -> jax.Array:
+    """Returns x @ kernel in the type of x, of both rounded to what `quantization` names.
 
     kernel: in float32, as the state has it. Raises UserError without qwix."""
-    forward, _ = _TYPES[matmuls]
+    forward, _ = _TYPES[quantization]
     return _product(x_PxI, forward, kernel_IxO, forward)
 
 
-def _with_inputs(x_PxI, kernel_IxO, matmuls):
-    return quantised_product(x_PxI, kernel_IxO, matmuls), (x_PxI, kernel_IxO)
+def _with_inputs(x_PxI, kernel_IxO, quantization):
+    return quantised_product(x_PxI, kernel_IxO, quantization), (x_PxI, kernel_IxO)
 
 
-def _gradients(matmuls, inputs, g_PxO):
+def _gradients(quantization, inputs, g_PxO):
     x_PxI, kernel_IxO = inputs
-    forward, backward = _TYPES[matmuls]
+    forward, backward = _TYPES[quantization]
     g_PxI = _product(g_PxO, backward, kernel_IxO.T, forward)
     return g_PxI, (x_PxI.T @ g_PxO).astype(kernel_IxO.dtype)
 

@@ -25,10 +25,10 @@ def count_parameters(
     if config.model.name == "unet":
         return unet_parameters(config, rows, schedule_size)
     c, gaussian = config.model, gaussian_of(config)
-    total = c.num_layers * _layer_parameters(c, active, cross=c.source == "cross_attention")
+    total = c.num_layers * _layer_parameters(c, active, cross=c.prompt_encoder == "cross_attention")
     total += c.width  # the final norm
-    if c.source == "cross_attention":
-        encoder = c.source_layers * _layer_parameters(c, active, encoder=True)
+    if c.prompt_encoder == "cross_attention":
+        encoder = c.prompt_encoder_layers * _layer_parameters(c, active, encoder=True)
         total += encoder + c.width  # and its norm
     total += conditioning_matrices(c) + conditioning_vectors(c)
     if gaussian is None:
@@ -53,8 +53,8 @@ def train_flops(config: Config, rows: int, length: int, head_share: float) -> fl
     pair = 2 * c.num_heads * c.per_head  # q k^T and the sum over values
     total = copies * c.num_layers * _layer_matrices(c, active=True)
     total += c.num_layers * pair * attended_pairs(config, length)
-    if c.source == "cross_attention":
-        total += c.source_layers * (_layer_matrices(c, True, encoder=True) + pair * length)
+    if c.prompt_encoder == "cross_attention":
+        total += c.prompt_encoder_layers * (_layer_matrices(c, True, encoder=True) + pair * length)
         total += c.num_layers * (_branch(c, attention_matrices(c)) + pair * length)
     total += copies * conditioning_matrices(c)
     if gaussian is not None:

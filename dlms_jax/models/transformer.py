@@ -84,16 +84,16 @@ class Transformer(Network):
     """A stack of `Layer`s. Their parameters have a leading layer axis, whether they run as a scan
     or unrolled.
 
-    With config.source="cross_attention" given tokens are read by an encoder of further layers,
-    which knows no time; the layers see its outputs instead of these tokens.
+    With config.prompt_encoder="cross_attention" given tokens are read by an encoder of further
+    layers, which knows no time; the layers see its outputs instead of these tokens.
     """
 
     def setup(self):
         super().setup()
         c = self.config
         self.layers = self._stack(c.num_layers)
-        if c.source == "cross_attention":
-            self.source_layers = self._stack(c.source_layers)
+        if c.prompt_encoder == "cross_attention":
+            self.source_layers = self._stack(c.prompt_encoder_layers)
             self.source_norm = RMSNorm(c.norm_epsilon, jnp.dtype(c.dtype))
 
     def _stack(self, number):
@@ -120,7 +120,7 @@ class Transformer(Network):
         """
         x_BxLxD = self.constrain(self.embed(inputs))
         rotary = self._rotary(layout)
-        if self.config.source == "concatenation":
+        if self.config.prompt_encoder == "none":
             around = Around(seen_in_row(layout, attention, doubled), rotary)
         elif attention == "full":
             own, of_source = seen_of_source(layout)

@@ -47,7 +47,7 @@ def int8_flops(program: Program) -> float:
     """Returns which of the executed FLOPs are int8's: of the three products of a layer's matrix
     two, and the one that remat repeats."""
     c = program.config.model
-    if c.matmuls != "int8":
+    if c.quantization != "int8":
         return 0.0
     return _layers_flops(program) * (3 if c.remat == "full" else 2)
 
@@ -112,7 +112,7 @@ def sent_bytes(program: Program) -> Sent:
         return (mesh[axis] - 1) / mesh[axis]
 
     if mesh["fsdp"] > 1:
-        forth = 1 if c.matmuls != "dtype" else size  # quantised before they are sent
+        forth = 1 if c.quantization != "none" else size  # quantised before they are sent
         gathers = 2 * forth * weights + size * head  # forward and backward
         table["fsdp",] = {
             "all-gather": parts * gathers * share("fsdp"),

@@ -188,7 +188,7 @@ def pairs(program: Program) -> float:
 def _head(program: Program, tokens: float, size: int) -> float:
     config, tensor = program.config, program.mesh.shape["tensor"]
     columns = program.head_rows / tensor
-    if config.training.head == "plain" or config.objective.name == "gaussian":
+    if config.training.loss_implementation == "plain" or config.objective.name == "gaussian":
         return 3 * 4 * tokens * columns
-    chunk = min(config.training.head_chunk, tokens)
+    chunk = min(config.training.loss_chunk_size, tokens)
     return columns * (3 * 4 * chunk + (size + 4) * config.model.width)

@@ -106,5 +106,5 @@ def _head_chunks(program: Program) -> int:
     """Returns how many chunks of positions a device's head runs on average: the length of the one
     loop that is decided as the step runs."""
     positions = program.local_rows * program.config.data.sequence_length
-    chunk = min(program.config.training.head_chunk, positions)
+    chunk = min(program.config.training.loss_chunk_size, positions)
     return math.ceil(positions * program.head_share / chunk)

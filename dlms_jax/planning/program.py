@@ -49,7 +49,7 @@ class Program(NamedTuple):
     def head_share(self) -> float:
         """The part of positions whose logits the loss needs, on average."""
         some = self.config.objective.name in ("masked", "block")
-        return 0.5 if some and self.config.training.head == "fused" else 1.0
+        return 0.5 if some and self.config.training.loss_implementation == "fused" else 1.0
 
     def flops(self) -> float:
         """Returns the FLOPs of a step by formula, of all devices, as `mfu` in a run counts them."""

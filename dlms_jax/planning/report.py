@@ -28,7 +28,7 @@ def show(console: Console, plan: Plan):
         f"{config.name}: {config.objective.name} {config.model.name}, {training.batch_size} rows "
         f"of {config.data.sequence_length} in {training.accumulation_steps} part(s), "
         f"{training.steps} steps, attention {attention_kernel(config, plan.program.mesh)}, "
-        f"remat {config.model.remat}, matmuls {config.model.matmuls}",
+        f"remat {config.model.remat}, quantization {config.model.quantization}",
     )
     _say(console, f"{topology.text}: {topology.chips} chip(s) ({shape})")
     measured = f"compiled for this topology in {plan.seconds:.0f} s"

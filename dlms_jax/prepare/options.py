@@ -7,8 +7,8 @@ DATA, TOKENIZER = DataConfig(), TokenizerConfig()  # the defaults
 
 
 def add_reading(parser):
-    add_option(parser, "--field", "data.field", default=DATA.field)
-    add_option(parser, "--invalid", "data.invalid", default=DATA.invalid)
+    add_option(parser, "--text-field", "data.text_field", default=DATA.text_field)
+    add_option(parser, "--invalid-utf8", "data.invalid_utf8", default=DATA.invalid_utf8)
     add = parser.add_argument
     add("--piece-bytes", type=int, default=16384, metavar="N", help="cut text files into documents "
         "of about this size at line ends; 0: never (default: 16384)")  # fmt: skip
@@ -55,7 +55,7 @@ def add_beam(parser):
 def read_options(a):
     from dlms_jax.data.corpora.files import ReadOptions
 
-    return ReadOptions(a.field, a.invalid, at_least(a, "piece_bytes", 0))
+    return ReadOptions(a.text_field, a.invalid_utf8, at_least(a, "piece_bytes", 0))
 
 
 def at_least(a, name: str, least: int) -> int:

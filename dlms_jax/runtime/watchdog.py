@@ -15,7 +15,7 @@ import jax
 
 from dlms_jax.parallel import hosts
 
-HUNG = 76  # exit status of a run that config.training.hang_exit ended (EX_PROTOCOL: run it again)
+HUNG = 76  # exit status by config.training.watchdog_exit (EX_PROTOCOL: run it again)
 FOLDER = "logs"
 _GRACE = 5  # seconds for others to see that they hang too
 

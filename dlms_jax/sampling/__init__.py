@@ -43,11 +43,11 @@ def make_sampler(name: str, objective: Objective, config: SamplingConfig) -> Rul
     prediction = Prediction(
         objective.vocabulary, config.temperature, config.top_k, config.top_p, config.guidance
     )
-    steps, grid = config.steps, config.grid
+    steps, grid = config.steps, config.timestep_spacing
     if name == "autoregressive":
         return NextToken(prediction, config.cache)
     if name == "gaussian":
-        common = (prediction, objective, steps, grid, config.rounding)
+        common = (prediction, objective, steps, grid, config.clamp)
         if sampler in ("ancestral", "ddim"):
             return gaussian.DDIM(*common, eta=1.0 if sampler == "ancestral" else config.eta)
         return gaussian.ProbabilityFlow(*common, order=sampler)
@@ -69,9 +69,9 @@ def settings_of(name: str, config: SamplingConfig) -> set[str]:
     if name in ("autoregressive", "block"):
         used.add("cache")
     if name != "autoregressive" and sampler != "first_hitting":
-        used |= {"steps", "grid"}
+        used |= {"steps", "timestep_spacing"}
     if name == "gaussian":
-        used.add("rounding")
+        used.add("clamp")
     if sampler == "ddim" or sampler.startswith("remdm"):
         used.add("eta")
     if sampler == "predictor_corrector":
@@ -90,7 +90,7 @@ def _sampler_of(name, config):
 
 
 def _masked_rule(sampler, prediction, schedule, config) -> Rule:
-    steps, grid = config.steps, config.grid
+    steps, grid = config.steps, config.timestep_spacing
     if sampler == "ancestral":
         return Ancestral(prediction, schedule, steps, grid)
     if sampler == "first_hitting":

@@ -27,7 +27,7 @@ def make_train_step(config: Config, model: Network, objective: Objective, tx, me
     does any after training.max_skipped_steps of them in a row.
     """
     shardings = abstract_shardings(config, model, tx, mesh)
-    learning = model.clone(config=config.model)  # with config.model.matmuls
+    learning = model.clone(config=config.model)  # with config.model.quantization
     accumulate = config.training.accumulation_steps
 
     def microbatch(params, batch, key, step, scored_per_routed):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dlms_jax.checkpoints.checkpoint import open_checkpoint
+from dlms_jax.config import SETTINGS
 from dlms_jax.conversion.importing import import_model
 from dlms_jax.conversion.source import open_source
 from dlms_jax.data.feed.dataset import build_dataset
@@ -27,6 +28,28 @@ from dlms_jax.training.step import as_batch
 FOLDER = pathlib.Path(__file__).parents[1] / "fixtures/format_0"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
 STEP = 4
+# What format 1 renamed, with the values that it changed.
+RENAMED = {
+    "model.matmuls": ("model.quantization", {"dtype": "none"}),
+    "model.source": ("model.prompt_encoder", {"concatenation": "none"}),
+    "model.source_layers": ("model.prompt_encoder_layers", {}),
+    "data.repeat": ("data.max_epochs", {}),
+    "data.short_rows": ("data.random_length_probability", {}),
+    "data.field": ("data.text_field", {}),
+    "data.invalid": ("data.invalid_utf8", {}),
+    "training.head": ("training.loss_implementation", {}),
+    "training.head_chunk": ("training.loss_chunk_size", {}),
+    "training.hang_minutes": ("training.watchdog_minutes", {}),
+    "training.hang_exit": ("training.watchdog_exit", {}),
+    "sampling.grid": ("sampling.timestep_spacing", {}),
+    "sampling.rounding": ("sampling.clamp", {}),
+}
+# What each run was given besides the defaults, of what was renamed.
+GIVEN = {
+    "masked": {"data.random_length_probability": 0.25, "training.loss_implementation": "plain"},
+    "block": {"data.max_epochs": 9},
+    "gaussian": {"sampling.clamp": True},
+}
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +101,23 @@ def loss_and_inputs(lm, batch):
 def bound_of(lm, batch) -> float:
     denoise = make_denoiser(lm.config, lm.network, lm.params, lm.objective, lm.mesh)
     return float(jnp.sum(lm.objective.bound(denoise, batch, jax.random.key(7), 1, 4)))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_settings_keep_their_values_under_their_new_names(name, old):
+    folder = old / name / "checkpoints/4"
+    config = open_checkpoint(folder).config
+    saved = json.loads((folder / "about/metadata").read_text(encoding="utf-8"))["config"]
+    number = 1
+    for section, settings in saved.items():
+        for leaf, value in settings.items() if isinstance(settings, dict) else ():
+            key, values = RENAMED.get(f"{section}.{leaf}", (f"{section}.{leaf}", {}))
+            value = tuple(value) if isinstance(value, list) else value
+            assert config.value(key) == (values[value] if values else value), key
+            number += 1
+    assert number == len(SETTINGS) and saved["name"] == config.name == f"fixture-{name}"
+    assert {key: config.value(key) for key in GIVEN.get(name, {})} == GIVEN.get(name, {})
+    assert config.model.quantization == config.model.prompt_encoder == "none"
 
 
 def test_corruption_is_the_same_and_losses_agree(loaded):

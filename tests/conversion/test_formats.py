@@ -135,7 +135,11 @@ def test_format_computes_the_same(case, tmp_path, any_mask):
         ("megadlms", BLOCK, "objective.name=block"),
         ("llada", {}, "qk_norm=True"),
         ("llada", PLAIN | {"model__head_size": 6}, "head_size=6"),
-        ("llada", PLAIN | {"model__source": "cross_attention"}, "source=cross_attention"),
+        (
+            "llada",
+            PLAIN | {"model__prompt_encoder": "cross_attention"},
+            "prompt_encoder=cross_attention",
+        ),
         ("dream", PLAIN | {"model__qkv_bias": True}, "objective.shift=False"),
         ("dream", PLAIN | {"objective__shift": True}, "qkv_bias=False"),
         ("llada", PLAIN | {"model__name": "unet"}, "model.name=unet"),

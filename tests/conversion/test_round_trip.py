@@ -45,7 +45,7 @@ ARCHITECTURES = {
     "adaLN, classes, an encoder of prompts": {
         "model__conditioning": "adaln_zero",
         "model__conditioning_size": 12,
-        "model__source": "cross_attention",
+        "model__prompt_encoder": "cross_attention",
         "model__classes": 2,
         "data__mixture": {"a": 1.0, "b": 2.0},
     },
@@ -133,12 +133,12 @@ def random_architecture(seed: int) -> dict:
     else:
         model["tie_embeddings"] = pick(True, False)
     if objective in ("masked", "uniform", "gaussian"):
-        model["source"] = pick("concatenation", "cross_attention")
+        model["prompt_encoder"] = pick("none", "cross_attention")
         if pick(True, False):
             levels = int(rng.integers(1, 4))
             model |= {
                 "name": "unet",
-                "source": "concatenation",
+                "prompt_encoder": "none",
                 "unet_levels": levels,
                 "unet_blocks": pick(1, 2),
                 "unet_attention_levels": int(rng.integers(levels + 1)),

@@ -158,9 +158,13 @@ def pair(objective: str, schedule="linear", mask_share=0.0, head="logits"):
         (
             ("masked", "cosine"),
             {0: 1},
-            {"steps": 3, "grid": "cosine", "temperature": 0.7, "guidance": 2.0},
+            {"steps": 3, "timestep_spacing": "cosine", "temperature": 0.7, "guidance": 2.0},
         ),
-        (("masked", "polynomial"), {1: 2}, {"steps": 2, "grid": "quantile", "top_p": 0.8}),
+        (
+            ("masked", "polynomial"),
+            {1: 2},
+            {"steps": 2, "timestep_spacing": "quantile", "top_p": 0.8},
+        ),
         (("masked",), None, {"steps": 2, "sampler": "confidence", "top_k": 2}),
         (("masked",), None, {"steps": 3, "sampler": "margin"}),
         (("masked",), None, {"steps": 2, "sampler": "entropy", "temperature": 1.5}),
@@ -177,7 +181,11 @@ def pair(objective: str, schedule="linear", mask_share=0.0, head="logits"):
             {1: 1},
             {"steps": 5, "sampler": "ddim", "eta": 0.5, "guidance": 0.5},
         ),
-        (("gaussian", "linear"), None, {"steps": 4, "grid": "quantile", "temperature": 0.7}),
+        (
+            ("gaussian", "linear"),
+            None,
+            {"steps": 4, "timestep_spacing": "quantile", "temperature": 0.7},
+        ),
     ],
 )
 def test_the_same_distribution_as_jax(of, given, settings):
@@ -186,6 +194,8 @@ def test_the_same_distribution_as_jax(of, given, settings):
     rule = make_sampler(of[0], objective, config)
     expected = sample(JOINT, rule, denoise, given, rows=ROWS)
     theirs = dict(settings)
+    if "timestep_spacing" in theirs:
+        theirs["grid"] = theirs.pop("timestep_spacing")
     if "guidance" in theirs:
         theirs["guidance_scale"] = theirs.pop("guidance")
     theirs = {"temperature": 1.0, **theirs}

@@ -157,7 +157,7 @@ INVALID = b"good\ncaf\xe9 \xff\xfe\x80 bad\n"
 def test_policies_of_a_text_file(ending, tmp_path):
     path = write(tmp_path, f"bad{ending}", INVALID)
     assert "byte 8 " in error_of(path)
-    assert "--invalid" in error_of(path)
+    assert "--invalid-utf8" in error_of(path)
     assert counted(path, invalid="replace") == ([INVALID.decode(errors="replace")], ["replaced"])
     assert counted(path, invalid="skip") == ([], ["skipped"])
     texts, counts = counted(path, invalid="keep")

@@ -137,9 +137,12 @@ TRAINED = {
     "autoregressive": dict(objective__name="autoregressive"),
     "annealed": dict(objective__shift=True, objective__anneal_steps=2),
     "gaussian": dict(objective__name="gaussian", gaussian__embedding_size=16),
-    "source": dict(model__source="cross_attention", objective__random_context=0.5),
+    "source": dict(model__prompt_encoder="cross_attention", objective__random_context=0.5),
     "block, plain head": dict(
-        objective__name="block", block__size=16, training__head="plain", model__remat="none"
+        objective__name="block",
+        block__size=16,
+        training__loss_implementation="plain",
+        model__remat="none",
     ),
 }
 

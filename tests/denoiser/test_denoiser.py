@@ -49,7 +49,8 @@ def test_shifted_both_heads_agree_and_are_the_straight_one_rolled(batch, one_dev
         return compute(jax.random.key(2))
 
     fused, plain = (
-        measured(training__head=head, objective__shift=True) for head in ("fused", "plain")
+        measured(training__loss_implementation=head, objective__shift=True)
+        for head in ("fused", "plain")
     )
     for a, b in zip(fused, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

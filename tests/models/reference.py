@@ -53,7 +53,7 @@ def _row(p, c, x, t, class_id, positions, own, source_mask):
     source = None
     if source_mask is not None:
         source = x
-        for n in range(c.source_layers):
+        for n in range(c.prompt_encoder_layers):
             source = _layer(_at(p["source_layers"], n), c, source, positions, own=source_mask)
         source = _norm(p["source_norm"], c, source), source_mask
     for n in range(c.num_layers):

@@ -11,7 +11,7 @@ from dlms_jax.models import Transformer
 
 SMALL = dict(
     width=32, num_layers=2, num_heads=4, num_kv_heads=2, feed_forward=48, dtype="float32",
-    conditioning_size=16, source_layers=1,
+    conditioning_size=16, prompt_encoder_layers=1,
 )  # fmt: skip
 ROWS, L = 128, 12
 

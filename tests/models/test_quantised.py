@@ -113,7 +113,7 @@ def test_zeros_and_bfloat16():
 
 def test_parameters_and_what_samples_are_the_same_with_and_without(one_device):
     """Of a network: names, shapes and types; and what is not the train step reads no int8."""
-    plain, low = small_config(), small_config(model__matmuls="int8")
+    plain, low = small_config(), small_config(model__quantization="int8")
     shapes = [initial(Transformer(config.model, ROWS), jax.eval_shape) for config in (plain, low)]
     assert shapes[0] == shapes[1]
     assert (
@@ -134,7 +134,7 @@ def dots(program) -> list[str]:
 def test_two_of_three_products_of_a_layers_matrix_are_quantised(remat, number, one_device):
     """Seven matrices, forward and backward (and again, where remat repeats: all but the last, whose
     result is only added; dots repeats none); the head and attention are not."""
-    config = small_config(model__matmuls="int8", model__remat=remat)
+    config = small_config(model__quantization="int8", model__remat=remat)
     found = dots(make_program(config, one_device))
     assert found.count(("i8", "i8")) == number
     plain = dots(make_program(small_config(model__remat=remat), one_device))
@@ -145,8 +145,8 @@ def test_dots_keeps_the_same_with_and_without():
     """Not the int32 that an int8 product is before its scales, nor what was quantised."""
     layout = packed()
 
-    def kept(matmuls):
-        model, params = network(matmuls=matmuls, remat="dots")
+    def kept(quantization):
+        model, params = network(quantization=quantization, remat="dots")
 
         def loss(p):
             logits = model.apply({"params": p}, tokens_of(layout), times_of(layout), layout, "full")
@@ -155,7 +155,7 @@ def test_dots_keeps_the_same_with_and_without():
         found = jax.tree.leaves(jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params))
         return sorted((x.shape, str(x.dtype)) for x in found)
 
-    plain = kept("dtype")
+    plain = kept("none")
     assert ((2, 3, 12, 48), "float32") in plain and kept("int8") == plain
 
 
@@ -173,8 +173,8 @@ def test_a_quantised_networks_gradient_points_the_same_way():
     layout = packed()
     tokens, times = tokens_of(layout), times_of(layout)
 
-    def gradient(matmuls):
-        model, params = network(matmuls=matmuls)
+    def gradient(quantization):
+        model, params = network(quantization=quantization)
 
         def loss(p):
             logits = model.apply({"params": p}, tokens, times, layout, "full")
@@ -183,7 +183,7 @@ def test_a_quantised_networks_gradient_points_the_same_way():
         leaves = jax.tree.leaves(jax.jit(jax.grad(loss))(params))
         return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
-    exact = gradient("dtype")
+    exact = gradient("none")
     for matmuls, least in (("int8", 0.9995), ("fp8", 0.99)):
         found = gradient(matmuls)
         assert least < found @ exact / np.linalg.norm(found) / np.linalg.norm(exact) < 1 - 1e-9

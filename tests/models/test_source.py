@@ -11,7 +11,7 @@ from dlms_jax.diffusion import Noisy
 
 LAYOUT = packed(((5, 5), (9, 1), (12,)))
 TOKENS, TIMES = tokens_of(LAYOUT), times_of(LAYOUT)
-CROSS = {"source": "cross_attention"}
+CROSS = {"prompt_encoder": "cross_attention"}
 HEARD = (LAYOUT.segments_BxL > 0) & ~LAYOUT.given_BxL  # whose outputs count
 
 
@@ -22,7 +22,7 @@ def changed_documents(before, after):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"conditioning": "adaln_zero", "qkv_bias": True, "source_layers": 2}]
+    "settings", [{}, {"conditioning": "adaln_zero", "qkv_bias": True, "prompt_encoder_layers": 2}]
 )
 def test_network_is_the_reference(settings):
     model, params = network(**CROSS, **settings)

@@ -76,7 +76,7 @@ def test_scan_and_remat_change_nothing():
     heard = (LAYOUT.segments_BxL > 0) & ~LAYOUT.given_BxL
 
     def gradient(**settings):
-        model, params = network(conditioning="film", source="cross_attention", **settings)
+        model, params = network(conditioning="film", prompt_encoder="cross_attention", **settings)
 
         def loss(p):
             logits = model.apply({"params": p}, TOKENS, TIMES, LAYOUT, "full")
@@ -132,7 +132,7 @@ def test_logits_are_the_heads_kernel_times_the_features(tied):
 
 
 GAUSSIAN = {"objective__name": "gaussian", "gaussian__embedding_size": 24}
-CROSS = {"model__source": "cross_attention", "model__source_layers": 3}
+CROSS = {"model__prompt_encoder": "cross_attention", "model__prompt_encoder_layers": 3}
 FILM = {"model__conditioning": "film", "model__conditioning_size": 16}
 ADALN = FILM | {"model__conditioning": "adaln_zero", "model__classes": 2,
                 "data__mixture": {"a": 1.0, "b": 1.0}}  # fmt: skip

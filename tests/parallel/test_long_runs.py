@@ -103,8 +103,8 @@ def hanging(tmp_path_factory):
         *arguments,
         "--config.training.steps=1000",
         "--config.checkpoint.every=1000",
-        "--config.training.hang_minutes=0.35",
-        "--config.training.hang_exit=true",
+        "--config.training.watchdog_minutes=0.35",
+        "--config.training.watchdog_exit=true",
     ]
 
 

@@ -23,10 +23,10 @@ EVERYTHING = dict(
     classes=2,
     unet_levels=2,
     unet_blocks=1,
-    source_layers=1,
+    prompt_encoder_layers=1,
 )
 NETWORKS = {
-    "transformer": (Transformer, {"source": "cross_attention"}, None),
+    "transformer": (Transformer, {"prompt_encoder": "cross_attention"}, None),
     "transformer, gaussian": (Transformer, {}, GaussianConfig(embedding_size=16)),
     "transformer, vectors": (Transformer, {}, GaussianConfig(embedding_size=16, head="embedding")),
     "unet": (UNet, {"name": "unet"}, None),

@@ -36,9 +36,11 @@ SEQUENCE = MESHES["sequence, mixed"]
     [
         dict(objective__name="autoregressive"),
         dict(objective__name="block", block__size=4),
-        dict(objective__name="masked", objective__shift=True, training__head="plain"),
+        dict(
+            objective__name="masked", objective__shift=True, training__loss_implementation="plain"
+        ),
         dict(objective__name="gaussian", gaussian__embedding_size=16),
-        dict(model__source="cross_attention", objective__random_context=0.5),
+        dict(model__prompt_encoder="cross_attention", objective__random_context=0.5),
     ],
     ids=lambda settings: " ".join(map(str, settings.values())),
 )

@@ -23,7 +23,7 @@ found = []
 for settings in json.loads(sys.argv[1]):
     config = from_dict({
         "name": "small", "model": model | settings, "data": {"sequence_length": 512},
-        "training": {"batch_size": 16, "head_chunk": 256},
+        "training": {"batch_size": 16, "loss_chunk_size": 256},
     })
     program = make_program(config, mesh)
     compiled = compiling.compile_step(program, topology)
@@ -58,6 +58,6 @@ def test_what_is_offloaded_leaves_the_chip():
 
 def test_int8_products_are_int8_on_the_chip():
     """Two of three: the dots of the same step in bfloat16, less those, are bfloat16."""
-    plain, low = compiled({"remat": "dots"}, {"remat": "dots", "matmuls": "int8"})
+    plain, low = compiled({"remat": "dots"}, {"remat": "dots", "quantization": "int8"})
     assert "s8" not in plain["dots"] and low["dots"].count("s8") >= 14
     assert low["dots"].count("bf16") < 0.6 * plain["dots"].count("bf16")

@@ -162,15 +162,22 @@ def test_moments_in_bfloat16_are_half_of_the_optimizers_memory_and_traffic():
 def test_int8_is_two_of_three_products_of_the_layers_matrices():
     """And of four, where remat repeats the first; it travels as it is multiplied."""
     found = {}
-    for matmuls, remat in (("dtype", "none"), ("int8", "none"), ("int8", "full"), ("fp8", "none")):
-        config = small_config(training__batch_size=16, model__matmuls=matmuls, model__remat=remat)
+    for quantization, remat in (
+        ("none", "none"),
+        ("int8", "none"),
+        ("int8", "full"),
+        ("fp8", "none"),
+    ):
+        config = small_config(
+            training__batch_size=16, model__quantization=quantization, model__remat=remat
+        )
         program = make_program(config, make_mesh(MeshConfig(1, 8, 1)))
         sent = formulas.sent_bytes(program)["fsdp",]["all-gather"]
-        found[matmuls, remat] = formulas.int8_flops(program), sent
+        found[quantization, remat] = formulas.int8_flops(program), sent
     once = 16 * 32 * 2 * memory.gathered_parameters(program)
     assert [flops for flops, _ in found.values()] == [0, 2 * once, 3 * once, 0]
     gathered = 2 * memory.gathered_parameters(program) * 7 / 8
-    assert found["dtype", "none"][1] - found["int8", "none"][1] == (4 - 1) * gathered
+    assert found["none", "none"][1] - found["int8", "none"][1] == (4 - 1) * gathered
 
 
 def test_roofline_by_hand():

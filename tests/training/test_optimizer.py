@@ -99,10 +99,10 @@ HIDDEN = {
 def test_every_parameter_of_a_network_is_in_its_group(network, gaussian):
     """Muon has the hidden matrices; decay pulls at all matrices and at nothing else."""
     name = network.__name__.lower()
-    source = "cross_attention" if name == "transformer" else "concatenation"
+    encoder = "cross_attention" if name == "transformer" else "none"
     config = ModelConfig(
         name=name, width=32, num_layers=2, num_heads=4, feed_forward=48, qkv_bias=True, classes=2,
-        conditioning="adaln_zero", source=source, unet_levels=2, unet_blocks=1,
+        conditioning="adaln_zero", prompt_encoder=encoder, unet_levels=2, unet_blocks=1,
     )  # fmt: skip
     model = network(config, 128, gaussian=gaussian, schedule_size=5 if gaussian else 0)
     params = jax.eval_shape(lambda: initial_params(model, jax.random.key(0)))

@@ -55,7 +55,9 @@ def test_the_loss_has_the_routers_parts_over_all_tokens_that_are_routed():
 
 
 OBJECTIVES = {
-    "autoregressive, plain head": dict(objective__name="autoregressive", training__head="plain"),
+    "autoregressive, plain head": dict(
+        objective__name="autoregressive", training__loss_implementation="plain"
+    ),
     "gaussian, first estimates": dict(objective__name="gaussian", gaussian__embedding_size=16),
     "uniform": dict(objective__name="uniform"),
     "block": dict(objective__name="block", block__size=4),
@@ -82,7 +84,7 @@ def test_every_objective_trains_the_routers_and_is_the_same_accumulated(name):
 
 @pytest.mark.slow
 def test_the_fused_head_trains_as_the_plain_one():
-    assert_same_training(after(2, training__head="plain", **MOE), after(2, **MOE))
+    assert_same_training(after(2, training__loss_implementation="plain", **MOE), after(2, **MOE))
 
 
 def test_muon_takes_each_expert_for_a_matrix_and_leaves_the_router_to_adam():

@@ -104,7 +104,7 @@ def test_a_shifted_and_annealed_run_is_the_same_on_a_mixed_mesh_and_accumulated(
 
 
 def test_the_plain_head_trains_as_the_fused_one(reference):
-    assert_same_training(after(2, training__head="plain"), reference["masked"])
+    assert_same_training(after(2, training__loss_implementation="plain"), reference["masked"])
 
 
 def test_unrolled_layers_train_as_scanned_ones(reference):

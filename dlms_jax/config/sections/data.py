@@ -82,23 +82,23 @@ class DataConfig:
         0, "Train on this many tokens, the first ones of a corpus, again and again. 0: on all.",
         AT_LEAST_0,
     )  # fmt: skip
-    repeat: int = setting(
+    max_epochs: int = setting(
         0,
         "Epochs that training may see of a corpus: a run whose steps ask for more is refused. "
         "0: no limit.",
         AT_LEAST_0, changeable=True,
     )  # fmt: skip
-    short_rows: float = setting(
+    random_length_probability: float = setting(
         0.0, "Probability that a row is cut to a random length, at least 2 tokens (LLaDA: 0.01).",
         SHARE,
     )  # fmt: skip
     synthetic_documents: int = setting(
         20_000, "Documents of the corpus `synthetic`.", AT_LEAST_1
     )  # fmt: skip
-    field: str = setting(
+    text_field: str = setting(
         "text", "Field that holds the text, in JSON lines, CSV and Parquet."
     )  # fmt: skip
-    invalid: Literal["strict", "replace", "skip", "keep"] = setting(
+    invalid_utf8: Literal["strict", "replace", "skip", "keep"] = setting(
         "strict",
         "What to do with bytes that are not UTF-8: stop with an error, write U+FFFD, leave the "
         "text out, or keep them.",

@@ -83,10 +83,10 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = setting(
         "bfloat16", "Type of the computation. Weights and optimizer state are float32."
     )
-    matmuls: Literal["dtype", "int8", "fp8"] = setting(
-        "dtype",
-        "Type of the layers' matrix products in the train step: model.dtype, or quantised to int8 "
-        "or fp8. For a Transformer without experts.",
+    quantization: Literal["none", "int8", "fp8"] = setting(
+        "none",
+        "Quantisation of the layers' matrix products in the train step. none: they are computed in "
+        "model.dtype. For a Transformer without experts.",
         changeable=True,
     )
     attention: Literal["auto", "xla", "splash", "cudnn"] = setting(
@@ -120,15 +120,16 @@ class ModelConfig:
         0, "Classes to condition on: the corpora of data.mixture, in order. 0: none.", AT_LEAST_0,
         shapes=OBJECTIVES,
     )  # fmt: skip
-    source: Literal["concatenation", "cross_attention"] = setting(
-        "concatenation",
-        "Where the network reads prompts: in the same sequence as the text, or in an encoder that "
-        "the layers attend to.",
+    prompt_encoder: Literal["none", "cross_attention"] = setting(
+        "none",
+        "How prompts are read. none: in the same sequence as the text. cross_attention: by an "
+        "encoder, to whose outputs the layers attend.",
         shapes=OBJECTIVES,
     )
-    source_layers: int = setting(
-        2, "Layers of the encoder of model.source=cross_attention.", AT_LEAST_1, shapes=OBJECTIVES
-    )
+    prompt_encoder_layers: int = setting(
+        2, "Layers of the encoder of model.prompt_encoder=cross_attention.", AT_LEAST_1,
+        shapes=OBJECTIVES,
+    )  # fmt: skip
     unet_levels: int = setting(
         3, "U-Net: levels. Each is half as long as the one above.", AT_LEAST_1, shapes=OBJECTIVES
     )

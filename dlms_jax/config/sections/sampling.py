@@ -52,7 +52,7 @@ class SamplingConfig:
         "better.",
         AT_LEAST_1, changeable=True,
     )  # fmt: skip
-    grid: Literal["uniform", "cosine", "quantile"] = setting(
+    timestep_spacing: Literal["uniform", "cosine", "quantile"] = setting(
         "uniform",
         "Where in time the steps lie: evenly, closer together near t = 1 (cosine), or so that each "
         "removes the same share of the noise (quantile).",
@@ -84,7 +84,7 @@ class SamplingConfig:
     corrector_steps: int = setting(
         1, "Corrections after each step of predictor_corrector.", AT_LEAST_1, changeable=True
     )
-    rounding: bool = setting(
+    clamp: bool = setting(
         False, "Gaussian diffusion: moves every estimate to the nearest embedding.", changeable=True
     )
     cache: bool = setting(

@@ -102,15 +102,16 @@ class TrainingConfig:
     max_rollbacks: int = setting(
         3, "How often a run goes back to a checkpoint before it stops.", AT_LEAST_0, changeable=True
     )
-    hang_minutes: float = setting(
+    watchdog_minutes: float = setting(
         30.0,
         "Minutes without a finished step after which the stacks of all processes are printed. "
         "0: never.",
         AT_LEAST_0, changeable=True,
     )  # fmt: skip
-    hang_exit: bool = setting(
+    watchdog_exit: bool = setting(
         False,
-        "Whether the run then ends with status 76, for a launcher to start it again.",
+        "Whether a run without a finished step for training.watchdog_minutes ends with status 76, "
+        "for a launcher to start it again.",
         changeable=True,
     )
     goodput_job: str = setting(
@@ -123,14 +124,15 @@ class TrainingConfig:
         False, "Refuse devices that may compute other bits when the run is repeated.",
         changeable=True,
     )  # fmt: skip
-    head: Literal["fused", "plain"] = setting(
+    loss_implementation: Literal["fused", "plain"] = setting(
         "fused",
         "How the loss is computed: fused makes logits only of the positions that it scores, chunk "
         "by chunk; plain makes all.",
         changeable=True,
     )
-    head_chunk: int = setting(
-        1024, "Positions whose logits a device holds at once, with training.head=fused.",
+    loss_chunk_size: int = setting(
+        1024,
+        "Positions whose logits a device holds at once, with training.loss_implementation=fused.",
         AT_LEAST_1, changeable=True,
     )  # fmt: skip
 

@@ -267,7 +267,7 @@ def _parquet(path, options, count):
             if options.field not in file.schema_arrow.names:
                 raise UserError(
                     f"{path} has no column {options.field!r}; it has "
-                    f"{', '.join(file.schema_arrow.names)} (say which with --field)"
+                    f"{', '.join(file.schema_arrow.names)} (say which with --text-field)"
                 )
             number = 0
             for batch in file.iter_batches(batch_size=256, columns=[options.field]):
@@ -305,7 +305,7 @@ def _field(record, where: str, options: ReadOptions, count: Count) -> str:
     if field not in record:
         raise UserError(
             f"{where} has no field {field!r}; it has {', '.join(map(str, record))} "
-            "(say which with --field)"
+            "(say which with --text-field)"
         )
     text = record[field]
     if not isinstance(text, str):
@@ -328,7 +328,7 @@ def _field(record, where: str, options: ReadOptions, count: Count) -> str:
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # JSON may spell half of a pair
-_POLICIES = "--invalid=replace, skip or keep goes on"
+_POLICIES = "--invalid-utf8=replace, skip or keep goes on"
 _READERS = {
     ".txt": _text,
     ".md": _text,

@@ -156,7 +156,7 @@ def _read(corpus, data):
             f"the corpus {corpus} has {size / 2**30:.1f} GiB, too much to make ready in memory: "
             f"python -m dlms_jax.prepare dataset {corpus} --out DIR, and give DIR as the corpus"
         )
-    documents = read_sorted(sources, ReadOptions(data.field, data.invalid), data.seed)
+    documents = read_sorted(sources, ReadOptions(data.text_field, data.invalid_utf8), data.seed)
     if not documents:
         raise UserError(f"the corpus {corpus} holds no text")
     return documents

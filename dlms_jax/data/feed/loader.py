@@ -98,7 +98,7 @@ def train_batches(dataset: Dataset, config: Config, local_rows: np.ndarray) -> T
     training = config.training
     return TrainBatches(
         [split.rows for split in dataset.train], dataset.weights, training.batch_size,
-        training.seed, local_rows, dataset.tokenizer.pad_id, config.data.short_rows,
+        training.seed, local_rows, dataset.tokenizer.pad_id, config.data.random_length_probability,
     )  # fmt: skip
 
 
