@@ -187,12 +187,9 @@ def show_run(recipe, steps):
     import jax
 
     from dlms_jax.data.feed.dataset import build_dataset
-    from dlms_jax.denoiser import make_network, vocabulary_of
-    from dlms_jax.diffusion import make_objective
+    from dlms_jax.denoiser import vocabulary_of
     from dlms_jax.parallel.mesh import local_rows, make_mesh, to_global
-    from dlms_jax.training.optimizer import make_optimizer
-    from dlms_jax.training.state import sharded_state
-    from dlms_jax.training.step import make_train_step
+    from dlms_jax.training.assembly import assemble
 
     config = load_config(recipe)
     mesh = make_mesh(devices=jax.devices()[:1])
@@ -203,21 +200,17 @@ def show_run(recipe, steps):
         )
         config = load_config(recipe, {"data.corpus": folder})
         dataset = build_dataset(config)
-        vocabulary = vocabulary_of(dataset.tokenizer)
-        model = make_network(config, vocabulary.rows, mesh)
-        tx = make_optimizer(config.optimizer, config.training.steps)
-        objective = make_objective(config, vocabulary)
-        state = sharded_state(config, model, tx, mesh)
-        step = make_train_step(config, model, objective, tx, mesh)
+        assembly = assemble(config, vocabulary_of(dataset.tokenizer), mesh)
+        state, step = assembly.initial_state(), assembly.step()
         loader = train_batches(dataset, config, local_rows(mesh, config.training.batch_size))
         batches = loader.iterate(0, data.prefetch)
-        state, _ = jax.block_until_ready(step(state, to_global(next(batches), mesh)))
+        state, _ = jax.block_until_ready(step(state, (), to_global(next(batches), mesh)))
         waited = worked = 0.0
         for _ in range(steps):
             start = time.perf_counter()
             batch = next(batches)
             got = time.perf_counter()
-            state, _ = jax.block_until_ready(step(state, to_global(batch, mesh)))
+            state, _ = jax.block_until_ready(step(state, (), to_global(batch, mesh)))
             waited, worked = waited + got - start, worked + time.perf_counter() - got
         start = time.perf_counter()
         for number in range(steps):

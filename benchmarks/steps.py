@@ -9,12 +9,11 @@ import newcomer
 import numpy as np
 from timing import program_bytes
 
-from dlms_jax.config import Config
+from dlms_jax.config import Config, traits_of
 from dlms_jax.data.packing import Rows
 from dlms_jax.errors import UserError
 from dlms_jax.parallel.mesh import make_mesh, to_global
 from dlms_jax.planning.program import make_program
-from dlms_jax.training.state import sharded_state
 
 NEWCOMER = "newcomer"
 VARIANTS = {
@@ -57,17 +56,17 @@ def prepare(config: Config, name: str = "dlms_jax") -> Step:
         part = dataclasses.replace(getattr(config, section), **values)
         config = dataclasses.replace(config, **{section: part})
     program = make_program(config, make_mesh(config.mesh))
-    state = sharded_state(config, program.network, program.tx, program.mesh)
-    rows = to_global(_rows(program), program.mesh)
-    compiled = program.step().lower(state, rows).compile()
-    return _step(compiled, state, (rows,), program.flops())
+    state, rows = program.initial_state(), to_global(_rows(program), program.mesh)
+    compiled = program.step().lower(state, (), rows).compile()
+    return _step(compiled, state, ((), rows), program.flops)
 
 
 def check_newcomer(config: Config):
     """Raises UserError where a config has what the newcomer's step has nothing like."""
-    c = config.model
+    c, traits = config.model, traits_of(config)
     plain = c.source == "concatenation" and c.conditioning == "none" and not c.experts
-    if config.objective.name != "masked" or c.name != "transformer" or not plain:
+    masked = traits.order == "any" and not traits.needs_time
+    if not masked or c.name != "transformer" or not plain:
         raise UserError(
             f"the recipe {config.name!r} is no masked Transformer without experts, conditioning "
             f"and encoder, which the newcomer's step is; name --variants without {NEWCOMER!r}"
@@ -88,7 +87,7 @@ def _newcomer(config: Config) -> Step:
     arguments = jax.device_put(_rows(program).tokens_RxL), jax.random.key(1)
     step = newcomer.make_step(vocabulary.mask_id)
     compiled = step.lower(state, *arguments).compile()
-    return _step(compiled, state, arguments, program.flops())
+    return _step(compiled, state, arguments, program.flops)
 
 
 def _step(compiled, state, arguments, flops) -> Step:

@@ -10,8 +10,8 @@ consume their state, and the newcomer's, with AdamW, does the same job. On a CPU
 in each, so that "plain attention, unscanned" differs in scanning only.
 
 seconds   the median; the steps of a size run in turns, in one process
-MFU       the FLOPs that the step needs by formula (models/sizes.py: of masked diffusion half the
-          logits), whatever it does, over the peak: on a CPU the best matmul of all those timed
+MFU       the FLOPs that the step needs by formula (models/sizes.py: of logits those that the loss
+          reads), whatever it does, over the peak: on a CPU the best matmul of all those timed
           before, between and after the steps; elsewhere the data sheet's
 program   MiB of the compiled program: its arguments, results and temporary arrays
 process   MiB of a process that only takes a step, at most, once it is compiled: libraries and what

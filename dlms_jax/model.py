@@ -162,7 +162,7 @@ class DiffusionLM:
         model was trained on: its held-out documents. samples: Monte-Carlo strata a document.
         rows: use the first so many packed rows only (0: all).
         """
-        if self.objective.exact and (samples, seed) != (None, None):
+        if self.objective.traits.exact and (samples, seed) != (None, None):
             raise UserError(
                 "an autoregressive model's likelihood is exact: leave samples and seed out"
             )
@@ -194,8 +194,8 @@ class DiffusionLM:
         """Returns the bits per byte that no model of this kind can beat on a split, where the
         text's own distribution is known; a denoiser is told where documents end, so less is left.
         """
-        key = "best_bits_per_byte" if self.objective.exact else "best_bits_per_byte_given_length"
-        return split.fingerprint.get(key)
+        given = "" if self.objective.traits.exact else "_given_length"
+        return split.fingerprint.get(f"best_bits_per_byte{given}")
 
     def _last(self, rows, seed, sampling):
         *_, canvas = self.stream(rows, seed=seed, **sampling)

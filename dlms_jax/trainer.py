@@ -27,7 +27,6 @@ from dlms_jax.data.feed.loader import train_batches
 from dlms_jax.errors import UserError, optional_import
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
 from dlms_jax.model import DiffusionLM
-from dlms_jax.models import train_flops
 from dlms_jax.parallel import hardware, hosts
 from dlms_jax.parallel.mesh import check_rows, local_rows, make_mesh, to_global
 from dlms_jax.plot import draw_curves
@@ -46,9 +45,9 @@ from dlms_jax.runtime.same_run import check_same_run
 from dlms_jax.runtime.watchdog import Watchdog
 from dlms_jax.terminal import say
 from dlms_jax.training import router
-from dlms_jax.training.optimizer import learning_rate, make_optimizer
-from dlms_jax.training.state import TrainState, abstract_state, sharded_state
-from dlms_jax.training.step import make_train_step
+from dlms_jax.training.assembly import assemble
+from dlms_jax.training.optimizer import learning_rate
+from dlms_jax.training.state import TrainState
 from dlms_jax.training.warm_start import check_fits, find_start
 
 
@@ -134,7 +133,6 @@ class _Run:
             )
 
         self.rollbacks = Rollbacks()
-        self.tx = make_optimizer(config.optimizer, training.steps, training.seed)
         self.lm = DiffusionLM(config, self.dataset.tokenizer, None, self.mesh, self.metadata)
         self.rows = self.lm.objective.vocabulary.rows
         self.batches = train_batches(
@@ -147,17 +145,10 @@ class _Run:
         self.rate = learning_rate(
             config.optimizer, training.steps, config.optimizer.peak_learning_rate
         )
-        self.flops = (
-            training.batch_size * config.data.sequence_length
-            * train_flops(
-                config, self.rows, config.data.sequence_length,
-                head_share=0.5 if config.objective.name in ("masked", "block") else 1.0,
-            )
-        )  # fmt: skip
         # Refuses sizes that do not divide over the mesh, before anything is written or compiled.
-        self.abstract_state = abstract_state(config, self.lm.network, self.tx, self.mesh)
+        self.assembly = assemble(config, self.lm.objective.vocabulary, self.mesh)
         if self.start:
-            check_fits(self.start, self.abstract_state.params, config)
+            check_fits(self.start, self.assembly.state.params, config)
         self.peak = hardware.peak_flops()
         workdir.mkdir(parents=True, exist_ok=True)
         hosts.check_shared(workdir)
@@ -184,7 +175,7 @@ class _Run:
             return self._finish(state)
 
     def _restore_or_begin(self) -> TrainState:
-        restored = self.checkpoints.restore_latest(self.abstract_state)
+        restored = self.checkpoints.restore_latest(self.assembly.state)
         if restored is None:
             return self._begin()
         state, saved = restored
@@ -196,12 +187,12 @@ class _Run:
         params = None
         if self.start:
             say(self.console, self.start.text(self.config))
-            params = self.start.checkpoint.load_params(self.abstract_state.params)
-        return sharded_state(self.config, self.lm.network, self.tx, self.mesh, params)
+            params = self.start.checkpoint.load_params(self.assembly.state.params)
+        return self.assembly.initial_state(params)
 
     def _loop(self, state: TrainState, first: int, writer: MetricWriter) -> TrainState:
         config, steps = self.config, self.config.training.steps
-        step_fn = make_train_step(config, self.lm.network, self.lm.objective, self.tx, self.mesh)
+        step_fn = self.assembly.step()
         batches, clock, done = self._batches_after(first), None, first
         goodput, training = self.goodput, config.training
         say(self.console, "compiling the train step ...")
@@ -219,11 +210,11 @@ class _Run:
                 profile.before(done)
                 if clock is None:
                     with CacheHits() as found:
-                        step_fn = step_fn.lower(state, batch).compile()
+                        step_fn = step_fn.lower(state, (), batch).compile()
                     hosts.wait_long_for_all()
                     if found.number:
                         self._say(f"the train step was found compiled, in {self.compiled}")
-                state, metrics = step_fn(state, batch)
+                state, metrics = step_fn(state, (), batch)
                 if clock is None:
                     jax.block_until_ready(metrics)  # what comes now is the speed
                     clock = Clock(first_step=done, last_step=steps)
@@ -306,7 +297,7 @@ class _Run:
                 "lower config.optimizer.peak_learning_rate"
             )
         jax.tree.map(lambda x: x.delete(), state)  # there may be no room for two
-        state, _ = self.checkpoints.restore_latest(self.abstract_state)
+        state, _ = self.checkpoints.restore_latest(self.assembly.state)
         self.rollbacks.made.append(Rollback(step, first_bad, last_bad))
         say(
             self.console,
@@ -319,7 +310,7 @@ class _Run:
     def _metrics(self, done: int, metrics: dict[str, Any], clock: Clock) -> dict[str, float]:
         metrics = {name: float(value) for name, value in metrics.items()}
         tokens = self.config.training.batch_size * self.config.data.sequence_length
-        flops = self.flops * clock.steps_per_second(done)
+        flops = self.assembly.flops * clock.steps_per_second(done)
         return metrics | {
             "learning_rate": float(self.rate(done - 1 - metrics["skipped"])),
             "tokens": float(done * tokens),

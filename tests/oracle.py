@@ -36,7 +36,8 @@ class Joint:
         segments = np.ones_like(tokens)
         positions = np.tile(np.arange(self.length + 1, dtype=np.int32), (rows, 1))
         layout = Layout(jnp.asarray(segments), jnp.asarray(positions))
-        return Batch(jnp.asarray(tokens), layout, jnp.arange(rows), layout.positions_BxL > 0)
+        weights_BxL = (layout.positions_BxL > 0).astype(jnp.float32)
+        return Batch(jnp.asarray(tokens), layout, jnp.arange(rows), weights_BxL)
 
     def masked_denoiser(self) -> Denoiser:
         """Returns p(x_i | the tokens that are not masked), exact for any set of masks."""

@@ -55,7 +55,8 @@ def test_the_same_draw_and_logits_have_the_same_loss(load):
         ours = objective.loss(
             Denoiser.from_logits(lambda inputs_BxL, *_: logits(inputs_BxL)), batch, key
         )
-        inputs_BxL, t_BxL, masked_BxL = objective.corrupt(batch, key)
+        t_BxL = objective.draw_times(batch, key)
+        inputs_BxL, _, masked_BxL = objective.corrupt(batch, t_BxL, key)
         theirs = newcomer.masked_loss(logits(inputs_BxL), tokens_BxL, masked_BxL, t_BxL[:, 0])
         return ours.total / tokens_BxL.size, theirs
 

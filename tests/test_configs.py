@@ -7,12 +7,11 @@ import jax
 import pytest
 
 from dlms_jax.config import load_config
-from dlms_jax.denoiser import make_network
 from dlms_jax.diffusion import schedule_size
 from dlms_jax.models import count_parameters
 from dlms_jax.parallel.mesh import make_mesh
-from dlms_jax.training.optimizer import make_optimizer
-from dlms_jax.training.state import abstract_state
+from dlms_jax.planning.program import vocabulary_from
+from dlms_jax.training.assembly import assemble
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 PARAMETERS = {
@@ -44,12 +43,8 @@ def test_every_recipe_is_tested():
 def test_recipe_builds_at_full_size(name):
     config = load_config(CONFIGS / f"{name}.py")
     assert config.name == name.replace("/", "-")
-    size = 260 if config.tokenizer.name == "bytes" else config.tokenizer.vocab_size
-    rows = -(-size // 128) * 128
-    mesh = make_mesh(config.mesh)
-    model = make_network(config, rows, mesh)
-    tx = make_optimizer(config.optimizer, config.training.steps)
-    state = abstract_state(config, model, tx, mesh)
+    vocabulary = vocabulary_from(config)
+    rows, state = vocabulary.rows, assemble(config, vocabulary, make_mesh(config.mesh)).state
     assert sum(x.size for x in jax.tree.leaves(state.params)) == PARAMETERS[name]
     assert count_parameters(config, rows, schedule_size(config)) == PARAMETERS[name]
     if config.model.name == "transformer" and not config.model.experts:

@@ -7,6 +7,7 @@ errors, files, terminal <- config <- {data, diffusion, models, parallel} <- chec
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -138,6 +139,31 @@ def uses_of(sources: dict[str, str], attribute: str) -> set[str]:
     return found
 
 
+def names_asked(source: str) -> list[str]:
+    """Returns the expressions that decide something by `objective.name`: where it is compared, or
+    chooses from a table. (Printing it, or passing it on, is fine.)"""
+
+    def holds(node):
+        return any(
+            isinstance(x, ast.Attribute) and re.search(r"\bobjective\.name$", ast.unparse(x))
+            for x in ast.walk(node)
+        )
+
+    def decides(node):
+        match node:
+            case ast.Compare():
+                return holds(node)
+            case ast.Match():
+                return holds(node.subject)
+            case ast.Subscript():
+                return holds(node.slice)
+            case ast.Call(func=ast.Attribute(attr="get")):
+                return any(map(holds, node.args))
+        return False
+
+    return [ast.unparse(node) for node in ast.walk(ast.parse(source)) if decides(node)]
+
+
 # The package
 
 
@@ -179,6 +205,12 @@ def test_diffusion_and_models_do_not_know_one_another():
             assert concepts_used(source, name, four) & four <= {concept_of(name)}, name
     for name in importers_of(SOURCES, "dlms_jax.models"):
         assert concept_of(name) != "sampling"  # a sampler is given its denoiser
+
+
+def test_only_config_decides_by_the_name_of_an_objective():
+    """Others ask for its traits (config/traits.py)."""
+    asked = {name for name, source in SOURCES.items() if names_asked(source)}
+    assert {concept_of(name) for name in asked} == {"config"}
 
 
 @pytest.mark.parametrize("name", ["pmap", "with_logical_constraint"])
@@ -229,6 +261,23 @@ def test_module_is_short_and_says_what_it_is(name):
 )
 def test_wrong_arrows_are_found(name, source):
     assert len(wrong_arrows({name: source, "model.py": "", "trainer.py": ""})) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "number"),
+    [
+        ("if config.objective.name == 'block': pass", 1),
+        ("copies = 2 if c.objective.name in ('masked', 'block') else 1", 1),
+        ("x = {'block': 2}.get(lm.config.objective.name, 1)", 1),
+        ("x = TABLE[objective.name]", 1),
+        ("match config.objective.name:\n    case 'block': pass", 1),
+        ("print(f'{config.objective.name}: {other.name == 1}')", 0),
+        ("sampler = make_sampler(config.objective.name, objective, sampling)", 0),
+        ("same = config.model.name == 'unet'", 0),
+    ],
+)
+def test_questions_for_the_name_are_found(source, number):
+    assert len(names_asked(source)) == number
 
 
 def test_right_arrows_are_none():

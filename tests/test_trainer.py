@@ -239,14 +239,13 @@ class TestRollback:
                 hit = jnp.isin(jnp.sum(batch.tokens_BxL), bad)
                 return loss._replace(total=jnp.where(hit, jnp.nan, loss.total))
 
-        make = trainer_module.make_train_step
-        monkeypatch.setattr(
-            trainer_module,
-            "make_train_step",
-            lambda config, network, objective, tx, mesh: make(
-                config, network, Poisoned(objective), tx, mesh
-            ),
-        )
+        assemble = trainer_module.assemble
+
+        def poisoned(*arguments):
+            assembly = assemble(*arguments)
+            return dataclasses.replace(assembly, objective=Poisoned(assembly.objective))
+
+        monkeypatch.setattr(trainer_module, "assemble", poisoned)
         return config
 
     def test_it_goes_on_past_them_and_says_so_whenever_it_looks_or_is_cut(self, poisoned, tmp_path):

@@ -2,7 +2,7 @@
 
 WORKDIR/checkpoints/STEP/ holds, through orbax: params, ema (if the run keeps a moving average),
 rest (optimizer state and counters), recent (if the run looks for spikes), and metadata (config,
-tokenizer, data fingerprints, versions, rollbacks, as JSON).
+tokenizer, data fingerprints, versions, rollbacks, frozen weights, as JSON).
 """
 
 from collections.abc import Iterator
@@ -45,6 +45,12 @@ class Checkpoint:
     def config(self) -> Config:
         """The config of the run that wrote it."""
         return from_dict(self.metadata["config"])
+
+    @property
+    def frozen(self) -> dict[str, str] | None:
+        """The path and SHA-256 of the weights that its loss read and did not train; None where
+        there were none."""
+        return self.metadata.get("frozen")
 
     @property
     def portable_config(self) -> Config:

@@ -30,6 +30,7 @@ from dlms_jax.config.sections import (
     TokenizerConfig,
     TrainingConfig,
 )
+from dlms_jax.config.traits import Traits, traits_of
 
 __all__ = [
     "BlockConfig",
@@ -45,6 +46,7 @@ __all__ = [
     "SamplingConfig",
     "TokenizerConfig",
     "TrainingConfig",
+    "Traits",
     "changed_settings",
     "default_config",
     "from_dict",
@@ -52,4 +54,5 @@ __all__ = [
     "load_config",
     "settings_help",
     "to_plain",
+    "traits_of",
 ]

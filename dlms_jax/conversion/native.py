@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from dlms_jax.config import Config
+from dlms_jax.config import Config, traits_of
 from dlms_jax.data.tokenizers import ROLES, Tokenizer
-from dlms_jax.denoiser import vocabulary_of
-from dlms_jax.diffusion import make_objective, schedule_size
+from dlms_jax.diffusion import schedule_size
 from dlms_jax.diffusion.gaussian import make_schedule
 from dlms_jax.models import gaussian_of
 
@@ -58,7 +57,7 @@ def native_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
         "unet_blocks": m.unet_blocks,
         "unet_attention_levels": m.unet_attention_levels,
         "objective": objective.name,
-        "attention": make_objective(config, vocabulary_of(tokenizer)).attention,
+        "attention": traits_of(config).attention,
         "shift": objective.shift,
         "schedule": objective.schedule,
         "schedule_power": objective.schedule_power,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import transformers
 
-from dlms_jax.config import Config
+from dlms_jax.config import Config, traits_of
 from dlms_jax.conversion.folder import read_json
 from dlms_jax.conversion.probes import cases, prompts
 from dlms_jax.conversion.pytorch.modeling_dlms import DLMForDiffusion
@@ -121,10 +121,12 @@ class Native:
 
     def texts(self, ours: Ours) -> bool:
         """Returns whether greedy texts are the same, under guidance, from the same noise."""
-        # Uniform diffusion moves at random but in its only step; of the others nothing is random.
-        sampler, steps = {
-            "masked": ("confidence", 4), "block": ("confidence", 3), "gaussian": ("ddim", 4),
-        }.get(ours.config.objective.name, ("default", 1))  # fmt: skip
+        traits = traits_of(ours.config)
+        sampler, steps = "default", 1  # not random: left to right, or uniform in its only step
+        if traits.inputs == "embeddings":
+            sampler, steps = "ddim", 4
+        elif not (traits.needs_time or traits.exact):
+            sampler, steps = "confidence", 4
         common = {
             "sampler": sampler, "steps": steps, "grid": "uniform", "temperature": 0.0, "top_k": 0,
             "top_p": 1.0, "eta": 0.0,
@@ -133,8 +135,10 @@ class Native:
             ours.config.sampling, **common, guidance=_GUIDANCE, rounding=False, cache=True
         )
         canvas, first, expected = ours.sample(sampling, prompts(ours.config, ours.tokenizer))
-        noise = {"gaussian": lambda: first.extra.z_BxLxE, "uniform": lambda: first.tokens_BxL}
-        noise = noise.get(ours.config.objective.name, lambda: None)()
+        noise = None
+        if traits.needs_time:  # it starts from noise, which is handed over
+            embeddings = traits.inputs == "embeddings"
+            noise = first.extra.z_BxLxE if embeddings else first.tokens_BxL
         inputs = np.where(canvas.holes_BxL, ours.tokenizer.mask_id, canvas.tokens_BxL)
         valid = canvas.layout.segments_BxL > 0
         longest = int(valid.sum(axis=1).max())  # ours is padded further
@@ -208,10 +212,7 @@ class Stock:
         return cls(model, f"{kind.__name__} in place of {architecture}", config)
 
     def logits(self, inputs, t_BxL, rows: Layout):
-        kind = {"autoregressive": "causal", "block": "block"}.get(
-            self.config.objective.name, "full"
-        )
-        mask = np.asarray(attention_mask(rows, rows, kind))
+        mask = np.asarray(attention_mask(rows, rows, traits_of(self.config).attention))
         found = self.model(
             _tensor(inputs), attention_mask=_tensor(mask), position_ids=_tensor(rows.positions_BxL)
         ).logits

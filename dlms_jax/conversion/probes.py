@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dlms_jax.config import Config
+from dlms_jax.config import Config, traits_of
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.diffusion import Layout, Noisy
 from dlms_jax.diffusion.block import beside_clean
@@ -53,24 +53,24 @@ def _tokens(rng, tokenizer: Tokenizer, known: int, positions_BxL):
 def _inputs(rng, config, tokenizer, known, tokens_BxL, segments_BxL, positions_BxL):
     """Returns (inputs, t_BxL, layout): half of the tokens masked, some of the others given, each
     with a time and each row with a class of its own."""
-    shape, objective = tokens_BxL.shape, config.objective.name
+    shape, traits = tokens_BxL.shape, traits_of(config)
     hidden_BxL = (rng.random(shape) < 0.5) & (positions_BxL > 0) & (tokenizer.mask_id < known)
     masked_BxL = np.where(hidden_BxL, tokenizer.mask_id, tokens_BxL)
     t_BxL = rng.random(shape, np.float32)
     given_BxL = (positions_BxL > 0) & ~hidden_BxL & (rng.random(shape) < 0.3)
     class_B = rng.integers(0, config.model.classes + 1, len(tokens_BxL), np.int32)
     layout = Layout(segments_BxL, positions_BxL, given_BxL, class_B)
-    if objective == "gaussian":
+    if traits.inputs == "embeddings":
         size = config.gaussian.embedding_size
         return Noisy(*rng.normal(size=(2, *shape, size)).astype(np.float32)), t_BxL, layout
-    if objective == "block":  # what is being denoised, and beside it the clean text
+    if traits.copies == 2:  # what is being denoised, and beside it the clean text
         layout = layout._replace(
             blocks_BxL=positions_BxL // config.block.size, clean_BxL=np.zeros(shape, bool)
         )
         both_BxL = np.concatenate([masked_BxL, tokens_BxL], axis=1)
         t_BxL = np.concatenate([t_BxL, np.zeros(shape, np.float32)], axis=1)
         return both_BxL, t_BxL, beside_clean(layout)
-    return (tokens_BxL if objective == "autoregressive" else masked_BxL), t_BxL, layout
+    return (tokens_BxL if traits.exact else masked_BxL), t_BxL, layout
 
 
 def prompts(config: Config, tokenizer: Tokenizer) -> list[list[Any]]:
@@ -78,7 +78,7 @@ def prompts(config: Config, tokenizer: Tokenizer) -> list[list[Any]]:
     and, where the objective fills holes before given text, some of that."""
     room = config.data.sequence_length - 1  # beside BOS
     hole = max(1, min(12, room - 5))
-    after = [] if config.objective.name in ("autoregressive", "block") else ["e"]
+    after = ["e"] if traits_of(config).order == "any" else []
     rows = [["a", hole, *after], ["The ", max(1, hole // 2), *after]]
     return [row for row in rows if _length(tokenizer, row) <= room] or [[room]]
 

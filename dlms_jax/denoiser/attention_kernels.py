@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
-from dlms_jax.config import Config
+from dlms_jax.config import Config, traits_of
 from dlms_jax.errors import UserError
 from dlms_jax.models.attention import Seen, attend
 from dlms_jax.models.splash import LONGEST_DOUBLED, TILE, splash, splash_fits
@@ -41,16 +41,16 @@ def _platform(mesh: Mesh | AbstractMesh) -> str:
 
 def _splash_misfit(config: Config, mesh: Mesh) -> str | None:
     """Returns why the rows of training do not fit JAX's TPU kernel, and what would."""
-    length, doubled = config.data.sequence_length, config.objective.name == "block"
+    length, copies = config.data.sequence_length, traits_of(config).copies
     if config.model.name == "unet":
         return "takes no U-Net, whose levels are shorter than rows; leave it"
-    here = length * (2 if doubled else 1) // mesh.shape[SEQUENCE_AXIS]
+    here = length * copies // mesh.shape[SEQUENCE_AXIS]
     if here % TILE:
         return (
             f"takes multiples of {TILE} places, and a device holds {here} of a row; change "
             f"config.data.sequence_length={length} or config.mesh.sequence"
         )
-    if doubled and 2 * length > LONGEST_DOUBLED:
+    if copies == 2 and 2 * length > LONGEST_DOUBLED:
         return (
             f"takes rows of at most {LONGEST_DOUBLED // 2} places in block diffusion; change "
             f"config.data.sequence_length={length}"

@@ -4,34 +4,52 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from dlms_jax.config import Traits
+from dlms_jax.config.traits import AUTOREGRESSIVE
+from dlms_jax.diffusion.objective import Objective
 from dlms_jax.diffusion.prompts import Prompts
-from dlms_jax.diffusion.protocol import Loss, Vocabulary
+from dlms_jax.diffusion.protocol import Batch, Corrupted, Denoiser, Loss, Nll
 from dlms_jax.diffusion.shift import shifted
 
 
 @dataclasses.dataclass(frozen=True)
-class Autoregressive:
-    """Position i predicts token i + 1; normalised over every exported symbol, as a stock Qwen3."""
+class Autoregressive(Objective):
+    """Position i predicts token i + 1; normalised over every exported symbol, as a stock Qwen3.
 
-    vocabulary: Vocabulary
+    Nothing is corrupted: the network reads the text itself, at t = 0.
+    """
+
     prompts: Prompts = Prompts()
-    attention = "causal"
-    exact = True
-    protocol = "exact likelihood, one pass"
+
+    @property
+    def traits(self) -> Traits:
+        return AUTOREGRESSIVE
+
+    @property
+    def protocol(self) -> str:
+        return "exact likelihood, one pass"
+
+    def draw_times(self, batch, key):
+        return jnp.zeros(batch.tokens_BxL.shape, jnp.float32)
+
+    def corrupt(self, batch, t_BxL, key, denoise=None):
+        hidden_BxL = jnp.zeros(batch.tokens_BxL.shape, bool)
+        return Corrupted(batch.tokens_BxL, jnp.zeros_like(t_BxL), hidden_BxL)
 
     def loss(self, denoise, batch, key, step=0):
         """Returns -log p of every scored token, summed; only what is given is random."""
+        count = batch.num_scored
         batch = self.prompts(batch, key, self.vocabulary.mask_id)
-        total, _ = self._nll(denoise, batch)
-        return Loss(total, {})
+        found = self._nll(denoise, batch, key)
+        return Loss(found.total, count, {}, found.routers)
 
     def bound(self, denoise, batch, key, sample, num_samples):
         """Returns nats_BxL of the exact -log p, the same at every sample."""
-        return self._nll(denoise, batch)[1]
+        return self._nll(denoise, batch, key).nll_BxL
 
-    def _nll(self, denoise, batch):
-        t_BxL = jnp.zeros(batch.tokens_BxL.shape, jnp.float32)
+    def _nll(self, denoise: Denoiser, batch: Batch, key) -> Nll:
+        inputs_BxL, t_BxL, _ = self.corrupt(batch, self.draw_times(batch, key), key)
         return shifted(denoise).nll(
-            batch.tokens_BxL, t_BxL, batch.layout, batch.tokens_BxL,
-            batch.scored_BxL.astype(jnp.float32), self.vocabulary.exported_bias_V(),
+            inputs_BxL, t_BxL, batch.layout, batch.tokens_BxL, batch.weights_BxL,
+            self.vocabulary.exported_bias_V(),
         )  # fmt: skip

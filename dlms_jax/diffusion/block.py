@@ -6,36 +6,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlms_jax.config import BlockConfig
+from dlms_jax.config import BlockConfig, Traits
+from dlms_jax.config.traits import block_traits
 from dlms_jax.diffusion.annealing import Annealing
 from dlms_jax.diffusion.masked import Masked
+from dlms_jax.diffusion.objective import Objective
 from dlms_jax.diffusion.prompts import Prompts
-from dlms_jax.diffusion.protocol import Batch, Denoiser, Layout, Loss, Vocabulary
+from dlms_jax.diffusion.protocol import Batch, Denoiser, Layout
 from dlms_jax.diffusion.schedules import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
+class Block(Objective):
     """Masked diffusion of each block, given the clean blocks of its document before it.
 
     Blocks are counted from BOS, which stands in the first. One pass does all: the network reads
     [x_t, x_0], whose first half sees of the second the blocks before its own; t is one a block, and
     0 in the second half, where nothing is scored. With blocks as long as documents this is
     `Masked`, draw by draw; with blocks of one token the bound is the chain rule.
+
+    A batch whose layout has blocks (`in_blocks`) is corrupted by these, else by blocks of
+    config.size. What `corrupt` returns is x_t.
     """
 
-    vocabulary: Vocabulary
     schedule: Schedule
     config: BlockConfig = dataclasses.field(hash=False)  # it holds a dict
     prompts: Prompts = Prompts()
     annealing: Annealing = Annealing()
-    exact = False
-    protocol = "block bound in its count form"
 
     @property
-    def attention(self) -> str:
-        """With context="causal" the second half, of which samplers keep keys, is token-causal."""
-        return "block" if self.config.context == "bidirectional" else "block_causal"
+    def traits(self) -> Traits:
+        return block_traits(self.schedule.masked_share, self.config.context)
+
+    @property
+    def protocol(self) -> str:
+        return "block bound in its count form"
 
     def size_at(self, step: jax.Array | int) -> jax.Array:
         """Returns the size of the blocks at a step of training (may be traced): that of the last
@@ -45,7 +50,16 @@ class Block:
         sizes = np.array([self.config.size, *(size for _, size in curriculum)], np.int32)
         return jnp.asarray(sizes)[jnp.searchsorted(jnp.asarray(steps), step, side="right")]
 
-    def loss(self, denoise: Denoiser, batch: Batch, key: jax.Array, step=0) -> Loss:
+    def draw_times(self, batch, key):
+        return self._masked().draw_times(self._cut(batch), key)
+
+    def corrupt(self, batch, t_BxL, key, denoise=None):
+        return self._masked().corrupt(batch, t_BxL, key)
+
+    def corrupt_with(self, batch, hidden_BxL):
+        return self._masked().corrupt_with(self._cut(batch), hidden_BxL)
+
+    def loss(self, denoise, batch, key, step=0):
         """Returns the loss of `Masked` at one t a block, of blocks of the step's size."""
         batch = in_blocks(batch, self.size_at(step))
         return self._masked().loss(_beside_clean(denoise), batch, key, step)
@@ -55,6 +69,9 @@ class Block:
         scored tokens of a block are masked, k uniform on 1..n and stratified over the samples."""
         batch = in_blocks(batch, self.config.size)
         return self._masked().bound(_beside_clean(denoise), batch, key, sample, num_samples)
+
+    def _cut(self, batch: Batch) -> Batch:
+        return batch if batch.layout.blocks_BxL is not None else in_blocks(batch, self.config.size)
 
     def _masked(self):
         return Masked(self.vocabulary, self.schedule, self.prompts, self.annealing)
@@ -79,11 +96,11 @@ def _beside_clean(denoise: Denoiser) -> Denoiser:
 
     def nll(inputs_BxL, t_BxL, layout, targets_BxL, weights_BxL, bias_V):
         zeros_BxL = jnp.zeros_like(t_BxL)
-        total, nll_Bx2L = denoise.nll(
+        found = denoise.nll(
             _join(inputs_BxL, targets_BxL), _join(t_BxL, zeros_BxL), beside_clean(layout),
             _join(targets_BxL, targets_BxL), _join(weights_BxL, zeros_BxL), bias_V,
         )  # fmt: skip
-        return total, nll_Bx2L[:, : targets_BxL.shape[1]]
+        return found._replace(nll_BxL=found.nll_BxL[:, : targets_BxL.shape[1]])
 
     return denoise._replace(nll=nll)  # the one that `Masked` asks
 

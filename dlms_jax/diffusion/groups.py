@@ -22,6 +22,14 @@ def groups(layout: Layout) -> jax.Array:
     return jnp.cumsum(starts(layout.segments_BxL) | starts(layout.blocks_BxL), axis=1)
 
 
+def group_mean(x_BxL, counted_BxL, groups_BxL) -> jax.Array:
+    """Returns, at every token, the mean of x over the counted tokens of the token's group; 0 where
+    no token of it is counted."""
+    total_BxL = _per_group(segment_sum, jnp.where(counted_BxL, x_BxL, 0.0), groups_BxL)
+    number_BxL = _per_group(segment_sum, counted_BxL.astype(x_BxL.dtype), groups_BxL)
+    return total_BxL / jnp.maximum(number_BxL, 1.0)
+
+
 def masks_by_count(fraction_BxL, uniform_BxL, scored_BxL, groups_BxL):
     """Returns (masked_BxL, weights_BxL, p_BxL): k of a group's n scored tokens masked, k uniform on
     1..n as `fraction` (equal within a group) is on [0, 1); the weight n / k where masked, else 0;

@@ -5,50 +5,65 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from dlms_jax.config import Traits
+from dlms_jax.config.traits import masked_traits
 from dlms_jax.diffusion.annealing import Annealing
-from dlms_jax.diffusion.groups import groups, masks_by_count
+from dlms_jax.diffusion.groups import group_mean, groups, masks_by_count
+from dlms_jax.diffusion.objective import Objective
 from dlms_jax.diffusion.prompts import Prompts
-from dlms_jax.diffusion.protocol import Batch, Denoiser, Loss, Vocabulary, example_uniform
+from dlms_jax.diffusion.protocol import Batch, Corrupted, Denoiser, Loss, Nll, example_uniform
 from dlms_jax.diffusion.schedules import Schedule
 from dlms_jax.diffusion.times import document_fractions, document_times
 
 
 @dataclasses.dataclass(frozen=True)
-class Masked:
+class Masked(Objective):
     """Each token is masked with probability 1 - alpha(t); the network predicts what was there.
 
     The symbols that no text holds (mask, BOS, padding) have probability 0 in the prediction. t is
     one a document; where the batch's layout has blocks (block.py), one a block.
     """
 
-    vocabulary: Vocabulary
     schedule: Schedule
     prompts: Prompts = Prompts()
     annealing: Annealing = Annealing()
-    attention = "full"
-    exact = False
-    protocol = "masked bound in its count form"
 
-    def corrupt(self, batch: Batch, key: jax.Array):
-        """Returns (inputs_BxL, t_BxL, masked_BxL): one draw of the forward process."""
-        time_key, mask_key = jax.random.split(key)
+    @property
+    def traits(self) -> Traits:
+        return masked_traits(self.schedule.masked_share)
+
+    @property
+    def protocol(self) -> str:
+        return "masked bound in its count form"
+
+    def draw_times(self, batch, key):
+        time_key, _ = jax.random.split(key)
         layout = batch.layout
-        t_BxL = document_times(time_key, batch.row_B, layout.segments_BxL, layout.blocks_BxL)
-        uniform_BxL = example_uniform(mask_key, batch.row_B, t_BxL.shape[1])
-        masked_BxL = batch.scored_BxL & (uniform_BxL < self.schedule.masked(t_BxL))
-        return self._hide(batch, masked_BxL), t_BxL, masked_BxL
+        return document_times(time_key, batch.row_B, layout.segments_BxL, layout.blocks_BxL)
 
-    def loss(self, denoise: Denoiser, batch: Batch, key: jax.Array, step=0) -> Loss:
+    def corrupt(self, batch, t_BxL, key, denoise=None):
+        _, mask_key = jax.random.split(key)
+        uniform_BxL = example_uniform(mask_key, batch.row_B, t_BxL.shape[1])
+        hidden_BxL = batch.scored_BxL & (uniform_BxL < self.schedule.masked(t_BxL))
+        return Corrupted(self._hide(batch, hidden_BxL), t_BxL, hidden_BxL)
+
+    def corrupt_with(self, batch, hidden_BxL):
+        """Returns the batch with the given tokens masked, at the time at which as many of the
+        document's (or block's) scored tokens are masked on average."""
+        share_BxL = group_mean(
+            hidden_BxL.astype(jnp.float32), batch.scored_BxL, groups(batch.layout)
+        )
+        return Corrupted(self._hide(batch, hidden_BxL), self.schedule.time(share_BxL), hidden_BxL)
+
+    def loss(self, denoise, batch, key, step=0):
         """Returns the bound at one t a document: sum of -alpha'/(1 - alpha) * -log p over masks."""
-        batch = self.prompts(batch, key, self.vocabulary.mask_id)
-        batch = self.annealing(batch, key, step)
-        inputs_BxL, t_BxL, masked_BxL = self.corrupt(batch, key)
-        weights_BxL = jnp.where(masked_BxL, self.schedule.weight(t_BxL), 0.0)
-        total, nll_BxL = denoise.nll(
-            inputs_BxL, t_BxL, batch.layout, batch.tokens_BxL, weights_BxL,
-            self.vocabulary.text_bias_V(),
-        )  # fmt: skip
-        return Loss(total, {"masked": jnp.sum(masked_BxL), "masked_nll": jnp.sum(nll_BxL)})
+        count = batch.num_scored
+        batch = self.annealing(self.prompts(batch, key, self.vocabulary.mask_id), key, step)
+        inputs_BxL, t_BxL, masked_BxL = self.corrupt(batch, self.draw_times(batch, key), key)
+        weights_BxL = batch.weights_BxL * jnp.where(masked_BxL, self.schedule.weight(t_BxL), 0.0)
+        found = self._nll(denoise, batch, inputs_BxL, t_BxL, weights_BxL)
+        metrics = {"masked": jnp.sum(masked_BxL), "masked_nll": jnp.sum(found.nll_BxL)}
+        return Loss(found.total, count, metrics, found.routers)
 
     def bound(self, denoise, batch, key, sample, num_samples):
         """Returns nats_BxL of the bound in its count form (`masks_by_count`): k of a document's n
@@ -65,11 +80,14 @@ class Masked:
         masked_BxL, weights_BxL, p_BxL = masks_by_count(
             fraction_BxL, uniform_BxL, batch.scored_BxL, groups(layout)
         )
-        _, nll_BxL = denoise.nll(
-            self._hide(batch, masked_BxL), self.schedule.time(p_BxL), layout,
-            batch.tokens_BxL, weights_BxL, self.vocabulary.text_bias_V(),
-        )  # fmt: skip
-        return weights_BxL * nll_BxL
+        inputs_BxL, t_BxL = self._hide(batch, masked_BxL), self.schedule.time(p_BxL)
+        return weights_BxL * self._nll(denoise, batch, inputs_BxL, t_BxL, weights_BxL).nll_BxL
 
     def _hide(self, batch, masked_BxL):
         return jnp.where(masked_BxL, self.vocabulary.mask_id, batch.tokens_BxL)
+
+    def _nll(self, denoise: Denoiser, batch: Batch, inputs_BxL, t_BxL, weights_BxL) -> Nll:
+        return denoise.nll(
+            inputs_BxL, t_BxL, batch.layout, batch.tokens_BxL, weights_BxL,
+            self.vocabulary.text_bias_V(),
+        )  # fmt: skip

@@ -48,7 +48,7 @@ class Prompts:
         given_BxL &= batch.scored_BxL
         return batch._replace(
             layout=layout._replace(given_BxL=layout.given_BxL | given_BxL),
-            scored_BxL=batch.scored_BxL & ~given_BxL,
+            weights_BxL=jnp.where(given_BxL, 0.0, batch.weights_BxL),
         )
 
     def _hide(self, batch, key, mask_id):

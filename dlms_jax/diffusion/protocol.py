@@ -5,7 +5,7 @@ Shapes are written in the names; their legend stands in models/layers.py.
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,21 +37,47 @@ class Layout(NamedTuple):
 class Batch(NamedTuple):
     """Clean rows of tokens.
 
-    row_B: each row's index in the global batch. scored_BxL: True where a token is corrupted and
-    scored, by every objective alike: of a text all but its BOS, of a dialogue what is answered.
+    row_B: each row's index in the global batch.
+    weights_BxL: what each token's loss is multiplied by, in float32: 0 where it is neither
+        corrupted nor scored, by any objective; 1 where it is, of a text all but its BOS, of a
+        dialogue the answers; any other number is an advantage.
     """
 
     tokens_BxL: jax.Array
     layout: Layout
     row_B: jax.Array
-    scored_BxL: jax.Array
+    weights_BxL: jax.Array
+
+    @property
+    def scored_BxL(self) -> jax.Array:
+        """True where a token is corrupted and scored: where its weight is not 0."""
+        return self.weights_BxL != 0
+
+    @property
+    def num_scored(self) -> jax.Array:
+        """The number of scored tokens, an integer, so that parts of a batch add up exactly."""
+        return jnp.sum(self.scored_BxL)
 
 
 def make_batch(tokens_BxL, segments_BxL, positions_BxL, scored_BxL, row_B, class_B=None) -> Batch:
-    """Returns a Batch of packed rows; what is not scored, but for BOS, is given."""
+    """Returns a Batch of packed rows, whose weights are 1 where `scored_BxL` is True; other tokens,
+    except BOS, are given."""
     given_BxL = ~scored_BxL & (segments_BxL > 0) & (positions_BxL > 0)
     layout = Layout(segments_BxL, positions_BxL, given_BxL, class_B)
-    return Batch(tokens_BxL, layout, row_B, scored_BxL)
+    return Batch(tokens_BxL, layout, row_B, scored_BxL.astype(jnp.float32))
+
+
+class Corrupted(NamedTuple):
+    """What a network reads in place of a batch's tokens.
+
+    inputs: tokens_BxL, or a Noisy.
+    t_BxL: the times that the network is told.
+    hidden_BxL: True where the inputs hide the token: at masks and noise. Nowhere, autoregressively.
+    """
+
+    inputs: Any
+    t_BxL: jax.Array
+    hidden_BxL: jax.Array
 
 
 class Noisy(NamedTuple):
@@ -95,34 +121,54 @@ class Vocabulary:
         return np.where(np.arange(self.rows) < self.size, 0, -np.inf).astype(np.float32)
 
 
+class Nll(NamedTuple):
+    """What `Denoiser.nll` returns.
+
+    total: sum(weights * nll), the only part that is differentiable.
+    nll_BxL: -log softmax(logits + bias)[target] where the weight is not 0, and 0 elsewhere.
+    routers: what the routers of a network with experts did, as sums over tokens; else None.
+    """
+
+    total: jax.Array
+    nll_BxL: jax.Array
+    routers: Any = None
+
+
 class Denoiser(NamedTuple):
     """The network with its weights, as objectives and samplers see it.
 
-    logits: (inputs, t_BxL, layout) -> logits_BxLxV in float32. inputs are tokens_BxL or a Noisy.
-        (Gaussian diffusion with head="embedding" gets a vector_BxLxE.)
-    nll: (inputs, t_BxL, layout, targets_BxL, weights_BxL, bias_V) -> (total, nll_BxL), where
-        nll is -log softmax(logits + bias)[target] where the weight is not 0 and 0 elsewhere, and
-        total = sum(weights * nll). Only `total` is differentiable.
+    forward: (inputs, t_BxL, layout) -> (logits_BxLxV in float32, routers as in `Nll`). inputs are
+        tokens_BxL or a Noisy. (Gaussian diffusion with head="embedding" gets a vector_BxLxE.)
+    nll: (inputs, t_BxL, layout, targets_BxL, weights_BxL, bias_V) -> Nll.
     table_VxE: Gaussian diffusion's embeddings, rows of length 1.
     schedule: the parameters of a noise schedule that is learned, a vector; of size 0 where fixed.
     cached: what samples with a cache of keys and values need; None where the network has none.
     """
 
-    logits: Callable[..., jax.Array]
-    nll: Callable[..., tuple[jax.Array, jax.Array]]
+    forward: Callable[..., tuple[jax.Array, Any]]
+    nll: Callable[..., Nll]
     table_VxE: jax.Array | None = None
     schedule: jax.Array | None = None
     cached: "Cached | None" = None
 
+    def logits(self, inputs, t_BxL, layout: Layout) -> jax.Array:
+        """Returns the logits of `forward`."""
+        return self.forward(inputs, t_BxL, layout)[0]
+
     @classmethod
-    def from_logits(cls, logits, **others) -> "Denoiser":
+    def from_forward(cls, forward, **others) -> "Denoiser":
         """Returns a Denoiser whose `nll` is computed from all logits: the plain form."""
 
         def nll(inputs, t_BxL, layout, targets_BxL, weights_BxL, bias_V):
-            logits_BxLxV = logits(inputs, t_BxL, layout)
-            return plain_nll(logits_BxLxV, targets_BxL, weights_BxL, bias_V)
+            logits_BxLxV, routers = forward(inputs, t_BxL, layout)
+            return Nll(*plain_nll(logits_BxLxV, targets_BxL, weights_BxL, bias_V), routers)
 
-        return cls(logits, nll, **others)
+        return cls(forward, nll, **others)
+
+    @classmethod
+    def from_logits(cls, logits, **others) -> "Denoiser":
+        """Returns the plain form of a function (inputs, t_BxL, layout) -> logits_BxLxV."""
+        return cls.from_forward(lambda *inputs: (logits(*inputs), None), **others)
 
 
 class Cached(NamedTuple):
@@ -139,7 +185,7 @@ class Cached(NamedTuple):
 
 
 def plain_nll(logits_BxLxV, targets_BxL, weights_BxL, bias_V):
-    """Returns (total, nll_BxL) of `Denoiser.nll` from logits."""
+    """Returns (total, nll_BxL) of `Nll` from logits."""
     logits_BxLxV = logits_BxLxV.astype(jnp.float32) + bias_V[None, None, :]
     target_BxL = jnp.take_along_axis(logits_BxLxV, targets_BxL[..., None], axis=-1)[..., 0]
     nll_BxL = jax.nn.logsumexp(logits_BxLxV, axis=-1) - target_BxL
@@ -149,35 +195,19 @@ def plain_nll(logits_BxLxV, targets_BxL, weights_BxL, bias_V):
 
 
 class Loss(NamedTuple):
-    """total: what training minimises, summed over tokens; the caller divides by the global number
-    of scored tokens. metrics: further sums over tokens, by name."""
+    """What training minimises, as sums: those of micro-batches and devices add up.
+
+    total: the sum over tokens (or pairs, or whatever is counted); the caller divides by the global
+        sum of `count`.
+    count: how many tokens `total` is over, an integer.
+    metrics: further sums over the same, by name.
+    routers: as in `Nll`, of the pass that is learned from.
+    """
 
     total: jax.Array
+    count: jax.Array
     metrics: dict[str, jax.Array]
-
-
-class Objective(Protocol):
-    """A way to learn the distribution of documents. Implementations are frozen dataclasses."""
-
-    vocabulary: Vocabulary
-    attention: str  # which positions the network lets attend: models/attention.py has the kinds
-    exact: bool  # whether `bound` is -log p itself, the same at every sample
-    protocol: str  # how the bound is made, in a few words
-
-    def loss(
-        self, denoise: Denoiser, batch: Batch, key: jax.Array, step: jax.Array | int = 0
-    ) -> Loss:
-        """Returns the training loss of one draw of the corruption, at a step of training.
-
-        A row's corruption is a function of (key, batch.row_B, step) alone, whatever rows stand
-        beside it.
-        """
-
-    def bound(
-        self, denoise: Denoiser, batch: Batch, key: jax.Array, sample: int, num_samples: int
-    ) -> jax.Array:
-        """Returns nats_BxL whose mean over the samples 0..num_samples-1 estimates, without bias,
-        each document's upper bound on -log p (summed over its tokens), with 0 where not scored."""
+    routers: Any = None
 
 
 def example_keys(key: jax.Array, row_B: jax.Array) -> jax.Array:

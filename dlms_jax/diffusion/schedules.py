@@ -6,9 +6,15 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from dlms_jax.config.traits import masked_share
+
 
 class Schedule(Protocol):
     """alpha falls from 1 at t=0 to 0 at t=1. All methods are elementwise."""
+
+    @property
+    def masked_share(self) -> float:
+        """The mean of 1 - alpha(t) over t: the share of tokens that training masks."""
 
     def alpha(self, t: jax.Array) -> jax.Array:
         """Returns the probability that a token is clean at time t."""
@@ -30,6 +36,10 @@ class Schedule(Protocol):
 class Linear:
     """alpha(t) = 1 - t."""
 
+    @property
+    def masked_share(self):
+        return masked_share("linear")
+
     def alpha(self, t):
         return 1 - t
 
@@ -49,6 +59,10 @@ class Linear:
 @dataclasses.dataclass(frozen=True)
 class Cosine:
     """alpha(t) = 1 - cos(pi/2 (1 - t)) (MD4, table 1)."""
+
+    @property
+    def masked_share(self):
+        return masked_share("cosine")
 
     def alpha(self, t):
         return 1 - self.masked(t)
@@ -71,6 +85,10 @@ class Polynomial:
     """alpha(t) = 1 - t^power (MD4, table 1)."""
 
     power: float = 2.0
+
+    @property
+    def masked_share(self):
+        return masked_share("polynomial", self.power)
 
     def alpha(self, t):
         return 1 - self.masked(t)

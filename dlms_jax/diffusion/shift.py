@@ -14,16 +14,18 @@ def shifted(denoise: Denoiser) -> Denoiser:
     positions are the network's own.
     """
 
-    def logits(inputs, t_BxL, layout):
-        return jnp.roll(denoise.logits(inputs, t_BxL, layout), 1, axis=1)
+    def forward(inputs, t_BxL, layout):
+        logits_BxLxV, routers = denoise.forward(inputs, t_BxL, layout)
+        return jnp.roll(logits_BxLxV, 1, axis=1), routers
 
     def nll(inputs, t_BxL, layout, targets_BxL, weights_BxL, bias_V):
-        total, nll_BxL = denoise.nll(
+        found = denoise.nll(
             inputs, t_BxL, layout, _shift_left(targets_BxL), _shift_left(weights_BxL), bias_V
         )
-        return total, jnp.pad(nll_BxL[:, :-1], ((0, 0), (1, 0)))  # back onto what was predicted
+        # Back onto what was predicted.
+        return found._replace(nll_BxL=jnp.pad(found.nll_BxL[:, :-1], ((0, 0), (1, 0))))
 
-    return denoise._replace(logits=logits, nll=nll, cached=None)
+    return denoise._replace(forward=forward, nll=nll, cached=None)
 
 
 def _shift_left(x_BxL):

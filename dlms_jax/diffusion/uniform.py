@@ -13,15 +13,18 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from dlms_jax.config import Traits
+from dlms_jax.config.traits import UNIFORM
 from dlms_jax.diffusion.annealing import Annealing
+from dlms_jax.diffusion.objective import Objective
 from dlms_jax.diffusion.prompts import Prompts
-from dlms_jax.diffusion.protocol import Batch, Denoiser, Loss, Vocabulary, example_keys
+from dlms_jax.diffusion.protocol import Batch, Corrupted, Loss, example_keys
 from dlms_jax.diffusion.schedules import Schedule
 from dlms_jax.diffusion.times import document_fractions, document_times
 
 
 @dataclasses.dataclass(frozen=True)
-class Uniform:
+class Uniform(Objective):
     """Each token is noise with probability 1 - alpha(t); the network is told t, 0 where the token
     is not noisy (BOS, prompts), for the text itself does not show how much of it is noise.
 
@@ -29,18 +32,57 @@ class Uniform:
     text may hold.
     """
 
-    vocabulary: Vocabulary
     schedule: Schedule
     mask_share: float = 0.0
     prompts: Prompts = Prompts()
     annealing: Annealing = Annealing()
-    attention = "full"
-    exact = False
-    protocol = "uniform bound in continuous time"
 
-    def corrupt(self, batch: Batch, noise_BxL, key: jax.Array) -> jax.Array:
-        """Returns z_BxL, one draw of the forward process at 1 - alpha = noise; a row's by
-        (key, row_B) alone."""
+    @property
+    def traits(self) -> Traits:
+        return UNIFORM
+
+    @property
+    def protocol(self) -> str:
+        return "uniform bound in continuous time"
+
+    def draw_times(self, batch, key):
+        time_key, _ = jax.random.split(key)
+        return document_times(time_key, batch.row_B, batch.layout.segments_BxL)
+
+    def corrupt(self, batch, t_BxL, key, denoise=None):
+        _, noise_key = jax.random.split(key)
+        return self._corrupt(batch, t_BxL, self.schedule.masked(t_BxL), noise_key)
+
+    def loss(self, denoise, batch, key, step=0):
+        """Returns the bound at one t a document."""
+        count = batch.num_scored
+        batch = self.annealing(self.prompts(batch, key, self.vocabulary.mask_id), key, step)
+        t_BxL = self.draw_times(batch, key)
+        corrupted = self.corrupt(batch, t_BxL, key)
+        integrand_BxL, routers = self._integrand(
+            denoise, batch, corrupted, self.schedule.masked(t_BxL)
+        )
+        # d log(1 - alpha) / dt is the weight.
+        total = jnp.sum(batch.weights_BxL * self.schedule.weight(t_BxL) * integrand_BxL)
+        return Loss(total, count, {"changed": jnp.sum(corrupted.hidden_BxL)}, routers)
+
+    def bound(self, denoise, batch, key, sample, num_samples):
+        """Returns nats_BxL of the bound at one alpha a document: 1 - alpha = s^2, s uniform and
+        stratified over the samples.
+
+        By any schedule the integral is the same. By this one its estimate has a finite variance:
+        near alpha = 1 the few tokens that are noise weigh 1 / (1 - alpha).
+        """
+        stratum_key, noise_key = jax.random.split(key)
+        fraction_BxL = document_fractions(stratum_key, batch.row_B, batch.layout.segments_BxL)
+        s_BxL = 1 - (fraction_BxL + sample / num_samples) % 1.0
+        noise_BxL = s_BxL**2
+        noise_key = jax.random.fold_in(noise_key, sample)
+        corrupted = self._corrupt(batch, self.schedule.time(noise_BxL), noise_BxL, noise_key)
+        return 2 / s_BxL * self._integrand(denoise, batch, corrupted, noise_BxL)[0]
+
+    def _corrupt(self, batch: Batch, t_BxL, noise_BxL, key) -> Corrupted:
+        """Returns one draw of the forward process at 1 - alpha = noise."""
         text = jnp.asarray(self.vocabulary.text_ids())
 
         def row(key, x_L, noise_L):
@@ -55,44 +97,18 @@ class Uniform:
             return jnp.where(uniform_L < noise_L, symbol_L, x_L)
 
         z_BxL = jax.vmap(row)(example_keys(key, batch.row_B), batch.tokens_BxL, noise_BxL)
-        return jnp.where(batch.scored_BxL, z_BxL, batch.tokens_BxL)
-
-    def loss(self, denoise: Denoiser, batch: Batch, key: jax.Array, step=0) -> Loss:
-        """Returns the bound at one t a document."""
-        batch = self.prompts(batch, key, self.vocabulary.mask_id)
-        batch = self.annealing(batch, key, step)
-        time_key, noise_key = jax.random.split(key)
-        t_BxL = document_times(time_key, batch.row_B, batch.layout.segments_BxL)
-        noise_BxL = self.schedule.masked(t_BxL)
-        z_BxL = self.corrupt(batch, noise_BxL, noise_key)
-        integrand_BxL = self._integrand(denoise, batch, z_BxL, t_BxL, noise_BxL)
-        # d log(1 - alpha) / dt is the weight.
-        total = jnp.sum(self.schedule.weight(t_BxL) * integrand_BxL)
-        return Loss(total, {"changed": jnp.sum(z_BxL != batch.tokens_BxL)})
-
-    def bound(self, denoise, batch, key, sample, num_samples):
-        """Returns nats_BxL of the bound at one alpha a document: 1 - alpha = s^2, s uniform and
-        stratified over the samples.
-
-        By any schedule the integral is the same. By this one its estimate has a finite variance:
-        near alpha = 1 the few tokens that are noise weigh 1 / (1 - alpha).
-        """
-        stratum_key, noise_key = jax.random.split(key)
-        fraction_BxL = document_fractions(stratum_key, batch.row_B, batch.layout.segments_BxL)
-        s_BxL = 1 - (fraction_BxL + sample / num_samples) % 1.0
-        noise_BxL = s_BxL**2
-        z_BxL = self.corrupt(batch, noise_BxL, jax.random.fold_in(noise_key, sample))
-        t_BxL = self.schedule.time(noise_BxL)
-        return 2 / s_BxL * self._integrand(denoise, batch, z_BxL, t_BxL, noise_BxL)
-
-    def _integrand(self, denoise, batch, z_BxL, t_BxL, noise_BxL):
-        """Returns `integrand` of what the network says of z; 0 where not scored."""
+        z_BxL = jnp.where(batch.scored_BxL, z_BxL, batch.tokens_BxL)
         t_BxL = jnp.where(batch.scored_BxL, t_BxL, 0.0)
-        logits_BxLxV = denoise.logits(z_BxL, t_BxL, batch.layout).astype(jnp.float32)
-        logits_BxLxV += self.vocabulary.text_bias_V()[None, None]
+        return Corrupted(z_BxL, t_BxL, z_BxL != batch.tokens_BxL)
+
+    def _integrand(self, denoise, batch, corrupted: Corrupted, noise_BxL):
+        """Returns (`integrand` of what the network says of z, 0 where not scored; routers)."""
+        logits_BxLxV, routers = denoise.forward(corrupted.inputs, corrupted.t_BxL, batch.layout)
+        logits_BxLxV = logits_BxLxV.astype(jnp.float32) + self.vocabulary.text_bias_V()[None, None]
         u = (1 - self.mask_share) / len(self.vocabulary.text_ids())
-        integrand_BxL = integrand(logits_BxLxV, batch.tokens_BxL, z_BxL, noise_BxL, u)
-        return jnp.where(batch.scored_BxL, integrand_BxL, 0.0)
+        x_BxL, z_BxL = batch.tokens_BxL, corrupted.inputs
+        integrand_BxL = integrand(logits_BxLxV, x_BxL, z_BxL, noise_BxL, u)
+        return jnp.where(batch.scored_BxL, integrand_BxL, 0.0), routers
 
 
 @jax.checkpoint  # of what is B x L x V, the logits alone are kept for the gradient

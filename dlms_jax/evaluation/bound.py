@@ -81,7 +81,7 @@ class BoundEvaluator:
 
     def protocol(self) -> str:
         """Returns, in a sentence, how the numbers were made."""
-        if self._objective.exact:
+        if self._objective.traits.exact:
             how = self._objective.protocol
         else:
             how = (
@@ -139,7 +139,7 @@ def _bound_step(config, model, objective, mesh, samples, bytes_of_ids_V):
             nats_BxL = objective.bound(denoise, batch, key, sample, samples)
             return nats_B + jnp.sum(nats_BxL, axis=1), None
 
-        if objective.exact:
+        if objective.traits.exact:
             nats_B = jnp.sum(objective.bound(denoise, batch, key, 0, 1), axis=1)
         else:
             zeros = jnp.zeros(row_B.shape, jnp.float32)

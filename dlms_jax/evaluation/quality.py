@@ -86,7 +86,7 @@ class TwinLoss:
 
     def __init__(self, twin):
         """Raises UserError for a model whose likelihood is not exact."""
-        if not twin.objective.exact:
+        if not twin.objective.traits.exact:
             raise UserError(
                 f"a {twin.config.objective.name} model gives a bound, not a likelihood; samples "
                 "are judged by an autoregressive model"

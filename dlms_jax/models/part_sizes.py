@@ -1,12 +1,12 @@
 """Parameters of what the Transformer and the U-Net have in common, by formula."""
 
-from dlms_jax.config import Config, GaussianConfig, ModelConfig
+from dlms_jax.config import Config, GaussianConfig, ModelConfig, traits_of
 from dlms_jax.models.conditioning import FEATURES
 
 
 def gaussian_of(config: Config) -> GaussianConfig | None:
     """Returns the settings of Gaussian diffusion; None where the network reads tokens."""
-    return config.gaussian if config.objective.name == "gaussian" else None
+    return config.gaussian if traits_of(config).inputs == "embeddings" else None
 
 
 def attention_matrices(c: ModelConfig) -> int:

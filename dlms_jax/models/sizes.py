@@ -1,6 +1,6 @@
 """Parameters and FLOPs by formula (a compiler counts a scanned layer once)."""
 
-from dlms_jax.config import Config, ModelConfig
+from dlms_jax.config import Config, ModelConfig, traits_of
 from dlms_jax.models.inputs import output_size
 from dlms_jax.models.part_sizes import (
     attention_matrices,
@@ -37,19 +37,18 @@ def count_parameters(
     return total + inputs + schedule_size + c.width * output_size(rows, gaussian)
 
 
-def train_flops(config: Config, rows: int, length: int, head_share: float) -> float:
+def train_flops(config: Config, rows: int, length: int) -> float:
     """Returns the FLOPs that a training step needs for one token of a row of `length` tokens.
 
     Forward and backward of one pass through the network, 2 FLOPs a multiply-add, without
     recomputation; nor is self-conditioning's pass counted, which has no backward. Of experts those
-    count that a token goes through. A row is taken
-    for one document; pairs that a causal or a block mask hides do not count. head_share: the part
-    of positions whose logits the loss needs (0.5 for masked diffusion).
+    count that a token goes through, and of logits those that the loss needs. A row is taken for one
+    document; pairs that a causal or a block mask hides do not count.
     """
     if config.model.name == "unet":
-        return unet_flops(config, rows, length, head_share)
-    c, gaussian = config.model, gaussian_of(config)
-    copies = 2 if config.objective.name == "block" else 1  # a noisy and a clean one of each token
+        return unet_flops(config, rows, length)
+    c, gaussian, traits = config.model, gaussian_of(config), traits_of(config)
+    copies = traits.copies
     pair = 2 * c.num_heads * c.per_head  # q k^T and the sum over values
     total = copies * c.num_layers * _layer_matrices(c, active=True)
     total += c.num_layers * pair * attended_pairs(config, length)
@@ -59,7 +58,7 @@ def train_flops(config: Config, rows: int, length: int, head_share: float) -> fl
     total += copies * conditioning_matrices(c)
     if gaussian is not None:
         total += input_matrices(c, gaussian)
-    return 6 * (total + head_share * c.width * output_size(rows, gaussian))
+    return 6 * (total + traits.logits_share * c.width * output_size(rows, gaussian))
 
 
 def attended_pairs(config: Config, length: int) -> float:
@@ -69,13 +68,13 @@ def attended_pairs(config: Config, length: int) -> float:
     There the noisy copy attends to its block and to the (L - S) / 2 clean tokens before, the clean
     one to (L + S) / 2 tokens, to L / 2 where it sees none after itself.
     """
-    if config.objective.name == "autoregressive":
-        return length / 2
-    if config.objective.name != "block":
+    attention = traits_of(config).attention
+    if attention == "full":
         return length
-    size = min(config.block.size, length)
-    clean = length / 2 if config.block.context == "causal" else (length + size) / 2
-    return (length + size) / 2 + clean
+    if attention == "causal":
+        return length / 2
+    noisy = (length + min(config.block.size, length)) / 2
+    return noisy + (length / 2 if attention == "block_causal" else noisy)
 
 
 def _layer_matrices(c: ModelConfig, active: bool, encoder: bool = False) -> int:

@@ -1,6 +1,6 @@
 """Parameters and FLOPs of the U-Net by formula."""
 
-from dlms_jax.config import Config, ModelConfig
+from dlms_jax.config import Config, ModelConfig, traits_of
 from dlms_jax.models.inputs import output_size
 from dlms_jax.models.part_sizes import (
     attention_matrices,
@@ -40,14 +40,14 @@ def unet_parameters(config: Config, rows: int, schedule_size: int = 0) -> int:
     return total + schedule_size + input_parameters(c, gaussian, rows)
 
 
-def unet_flops(config: Config, rows: int, length: int, head_share: float) -> float:
+def unet_flops(config: Config, rows: int, length: int) -> float:
     """Returns the FLOPs that a training step needs for one token of a row of `length` tokens.
 
     Forward and backward of one pass through the network, 2 FLOPs a multiply-add, without
-    recomputation. head_share: the part of positions whose logits the loss needs.
+    recomputation. Of logits those count that the loss needs.
     """
-    c, gaussian = config.model, gaussian_of(config)
-    token = conditioning_matrices(c) + head_share * c.width * output_size(rows, gaussian)
+    c, gaussian, share = config.model, gaussian_of(config), traits_of(config).logits_share
+    token = conditioning_matrices(c) + share * c.width * output_size(rows, gaussian)
     if gaussian is not None:
         token += input_matrices(c, gaussian)
     total, cells = token * length, length

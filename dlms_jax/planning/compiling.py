@@ -55,7 +55,7 @@ def compile_step(program: Program, topology: Topology) -> Compiled:
     Raises TooLarge where the chip's memory does not hold it."""
     start = time.perf_counter()
     try:
-        compiled = program.step().lower(program.state, program.rows).compile()
+        compiled = program.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if (needed := needed_bytes(str(error))) is not None:
             raise TooLarge(needed, "temporaries" in first_line(error)) from None

@@ -23,7 +23,7 @@ _PAIR_BYTES = {"forward": 16, "again": 21, "backward": 21}
 
 def executed_flops(program: Program) -> float:
     """Returns the FLOPs of a step with those that remat computes a second time."""
-    c, useful = program.config.model, program.flops()
+    c, useful = program.config.model, program.flops
     if c.name == "unet":
         return useful
     pair = 2 * 2 * c.num_heads * c.per_head * attended_pairs(
@@ -54,9 +54,8 @@ def int8_flops(program: Program) -> float:
 
 def _layers_flops(program: Program) -> float:
     """Returns the FLOPs of the layers' matrices in one forward pass of a step."""
-    copies = 2 if program.config.objective.name == "block" else 1
     whole = memory.gathered_parameters(program) * program.mesh.shape["tensor"]
-    return program.tokens * copies * 2 * whole
+    return program.tokens * program.copies * 2 * whole
 
 
 def hbm_bytes(program: Program) -> float:
@@ -88,7 +87,7 @@ def read_again(program: Program) -> float:
         return 0
     config = program.config
     c, size = config.model, 2 if config.model.dtype == "bfloat16" else 4
-    keys = config.data.sequence_length * (2 if config.objective.name == "block" else 1)
+    keys = config.data.sequence_length * program.copies
     passes = 4 if c.remat == "full" else 3
     per_pair = passes * 2 * c.per_head * size / tile_of(keys) * (1 - tile_of(keys) / keys)
     layers = config.training.accumulation_steps * memory.depth(program)

@@ -168,9 +168,8 @@ def feed_forward(program: Program) -> float:
 
 def local_tokens(program: Program) -> float:
     """Returns how many places a device works on at one time; block diffusion's are two a token."""
-    copies = 2 if program.config.objective.name == "block" else 1
     length = program.config.data.sequence_length / program.mesh.shape.get("sequence", 1)
-    return program.local_rows * length * copies
+    return program.local_rows * length * program.copies
 
 
 def in_kernel(program: Program) -> bool:
@@ -188,7 +187,7 @@ def pairs(program: Program) -> float:
 def _head(program: Program, tokens: float, size: int) -> float:
     config, tensor = program.config, program.mesh.shape["tensor"]
     columns = program.head_rows / tensor
-    if config.training.head == "plain" or config.objective.name == "gaussian":
+    if config.training.head == "plain" or program.objective.traits.inputs == "embeddings":
         return 3 * 4 * tokens * columns
     chunk = min(config.training.head_chunk, tokens)
     return columns * (3 * 4 * chunk + (size + 4) * config.model.width)

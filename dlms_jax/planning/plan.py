@@ -97,7 +97,7 @@ def _roofline(program: Program, topology: Topology, sent: Sent, moved: float) ->
     within, across = roofline.over_networks(sent)
     return roofline.estimate(
         topology, formulas.executed_flops(program), moved, within, across,
-        program.flops(), program.tokens, program.config.training.steps,
+        program.flops, program.tokens, program.config.training.steps,
         formulas.int8_flops(program),
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The train step that is planned: the same network, objective, optimizer and layout as Trainer's,
 with shapes in place of arrays. No corpus is read and no tokenizer trained."""
 
-from typing import Any, NamedTuple
+import dataclasses
 
 import jax
 from jax.sharding import AbstractMesh, Mesh
@@ -10,24 +10,16 @@ import numpy as np
 from dlms_jax.config import Config
 from dlms_jax.data.packing import Rows
 from dlms_jax.data.tokenizers import SPECIAL_TOKENS, make_tokenizer
-from dlms_jax.denoiser import make_network, vocabulary_of
-from dlms_jax.diffusion import Objective, Vocabulary, make_objective
-from dlms_jax.models import Network, train_flops
+from dlms_jax.denoiser import vocabulary_of
+from dlms_jax.diffusion import Vocabulary
 from dlms_jax.parallel.mesh import batch_sharding, batch_shards, check_rows
-from dlms_jax.training.optimizer import make_optimizer
-from dlms_jax.training.state import TrainState, abstract_state
-from dlms_jax.training.step import make_train_step
+from dlms_jax.training.assembly import Assembly, assemble
 
 
-class Program(NamedTuple):
-    """state, rows: what the step takes, as ShapeDtypeStructs with their shardings."""
+@dataclasses.dataclass(frozen=True)
+class Program(Assembly):
+    """rows: what the step takes beside the state, as ShapeDtypeStructs with their shardings."""
 
-    config: Config
-    mesh: Mesh | AbstractMesh
-    objective: Objective
-    network: Network
-    tx: Any
-    state: TrainState
     rows: Rows
 
     @property
@@ -41,35 +33,25 @@ class Program(NamedTuple):
         return training.batch_size // training.accumulation_steps // batch_shards(self.mesh)
 
     @property
-    def tokens(self) -> int:
-        """Tokens of a step."""
-        return self.config.training.batch_size * self.config.data.sequence_length
+    def copies(self) -> int:
+        """How many copies of each row the network reads."""
+        return self.objective.traits.copies
 
     @property
     def head_share(self) -> float:
-        """The part of positions whose logits the loss needs, on average."""
-        some = self.config.objective.name in ("masked", "block")
-        return 0.5 if some and self.config.training.head == "fused" else 1.0
+        """The share of positions whose logits the step computes, on average."""
+        fused = self.config.training.head == "fused"
+        return self.objective.traits.logits_share if fused else 1.0
 
-    def flops(self) -> float:
-        """Returns the FLOPs of a step by formula, of all devices, as `mfu` in a run counts them."""
-        share = 0.5 if self.config.objective.name in ("masked", "block") else 1.0
-        length = self.config.data.sequence_length
-        return self.tokens * train_flops(self.config, self.head_rows, length, head_share=share)
-
-    def step(self):
-        """Returns the jitted train step."""
-        return make_train_step(self.config, self.network, self.objective, self.tx, self.mesh)
+    def lower(self):
+        """Returns the step, traced and lowered for these shapes."""
+        return self.step().lower(self.state, (), self.rows)
 
 
 def make_program(config: Config, mesh: Mesh | AbstractMesh) -> Program:
     """Returns the step of a config on a mesh. Raises UserError for sizes that do not divide."""
     training = config.training
     check_rows(mesh, training.batch_size // training.accumulation_steps, "training.batch_size")
-    objective = make_objective(config, vocabulary_from(config))
-    network = make_network(config, objective.vocabulary.rows, mesh)
-    tx = make_optimizer(config.optimizer, training.steps)
-    state = abstract_state(config, network, tx, mesh)
     cells = training.batch_size, config.data.sequence_length
 
     def rows(shape, dtype):
@@ -78,7 +60,7 @@ def make_program(config: Config, mesh: Mesh | AbstractMesh) -> Program:
     batch = Rows(
         *(rows(cells, np.int32) for _ in range(3)), rows(cells, bool), rows(cells[:1], np.int32)
     )
-    return Program(config, mesh, objective, network, tx, state, batch)
+    return Program(**vars(assemble(config, vocabulary_from(config), mesh)), rows=batch)
 
 
 def vocabulary_from(config: Config) -> Vocabulary:

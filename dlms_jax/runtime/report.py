@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dlms_jax.checkpoints.metrics import read_metrics
-from dlms_jax.config import Config
+from dlms_jax.config import Config, traits_of
 from dlms_jax.data.feed.dataset import Dataset
 from dlms_jax.denoiser.attention_kernels import attention_kernel
 from dlms_jax.diffusion import schedule_size
@@ -45,7 +45,7 @@ def show_start(
         f"{layers}, width {model.width}, "
         f"vocabulary {dataset.tokenizer.size} ({config.tokenizer.name})",
     )
-    if config.objective.name in ("uniform", "gaussian") and model.conditioning == "none":
+    if traits_of(config).needs_time and model.conditioning == "none":
         say(
             console,
             f"note: {config.objective.name} diffusion learns more where the network is told how "
@@ -136,7 +136,7 @@ def _epochs(history: list[dict[str, str]]) -> str:
 def show_next(console: Console, config: Config, workdir: pathlib.Path):
     """Prints the commands that a reader may want next."""
     commands = [f'python -m dlms_jax.sample --checkpoint {workdir} --prompt "The "']
-    if config.objective.name != "autoregressive":
+    if traits_of(config).order != "left_to_right":
         commands.append(
             f'python -m dlms_jax.sample --checkpoint {workdir} --infill "The {{}} of {{}} is"'
         )

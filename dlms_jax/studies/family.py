@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from dlms_jax.config import Config, changed_settings, from_dict
+from dlms_jax.config import Config, changed_settings, from_dict, traits_of
 from dlms_jax.data.feed.dataset import Dataset, build_dataset
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.quality import (
@@ -84,7 +84,7 @@ def run_family(
         metrics = train(workdir / name, _with_steps(recipes[name], log[name]["steps"]))
         log.put(name, metrics=metrics)
 
-    exact = [name for name in recipes if recipes[name].objective.name == "autoregressive"]
+    exact = [name for name in recipes if traits_of(recipes[name]).exact]
     trained = [name for name in exact if "metrics" in log[name]]
     twin = TwinLoss(load(workdir / trained[0])) if trained else None
     length = recipes[only[0]].data.sequence_length - 1
@@ -119,7 +119,7 @@ def ways_to_sample(
     if "steps" not in used:
         return [(length, shared)]
     # Blocks begin at BOS.
-    blocks = -(-(length + 1) // config.block.size) if config.objective.name == "block" else 1
+    blocks = -(-(length + 1) // config.block.size) if traits_of(config).order == "blocks" else 1
     each = sorted({steps // blocks for steps in settings.steps} - {0})
     return [(blocks * steps, shared | {"steps": steps}) for steps in each]
 

@@ -8,12 +8,9 @@ import jax
 from dlms_jax.config import Config
 from dlms_jax.data.feed.dataset import Dataset
 from dlms_jax.data.feed.loader import train_batches
-from dlms_jax.denoiser import make_network, vocabulary_of
-from dlms_jax.diffusion import make_objective
+from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.parallel.mesh import local_rows, make_mesh, to_global
-from dlms_jax.training.optimizer import make_optimizer
-from dlms_jax.training.state import sharded_state
-from dlms_jax.training.step import make_train_step
+from dlms_jax.training.assembly import assemble
 
 _ROUNDS, _STEPS = 5, 6  # each config takes so many steps a round
 
@@ -40,12 +37,8 @@ class _Stepper:
 
     def __init__(self, config: Config, dataset: Dataset):
         self._mesh = make_mesh(config.mesh)
-        vocabulary = vocabulary_of(dataset.tokenizer)
-        objective = make_objective(config, vocabulary)
-        network = make_network(config, vocabulary.rows, self._mesh)
-        tx = make_optimizer(config.optimizer, config.training.steps)
-        self._state = sharded_state(config, network, tx, self._mesh)
-        self._step = make_train_step(config, network, objective, tx, self._mesh)
+        assembly = assemble(config, vocabulary_of(dataset.tokenizer), self._mesh)
+        self._state, self._step = assembly.initial_state(), assembly.step()
         rows = local_rows(self._mesh, config.training.batch_size)
         self._batches = train_batches(dataset, config, rows)
         self._done = 0
@@ -55,7 +48,7 @@ class _Stepper:
         begun = time.perf_counter()
         for _ in range(steps):
             rows = to_global(self._batches[self._done], self._mesh)
-            self._state, metrics = self._step(self._state, rows)
+            self._state, metrics = self._step(self._state, (), rows)
             self._done += 1
         jax.block_until_ready(metrics)
         return time.perf_counter() - begun

@@ -7,7 +7,7 @@ micro-batches and of devices add up to.
 import jax
 import jax.numpy as jnp
 
-from dlms_jax.config import Config, ModelConfig
+from dlms_jax.config import ModelConfig
 from dlms_jax.diffusion import Batch
 from dlms_jax.models import RouterSums
 
@@ -22,10 +22,9 @@ def router_loss(c: ModelConfig, sums: RouterSums | None) -> jax.Array | float:
     return jnp.mean(c.load_balance_weight * sums.balance + c.z_loss_weight * sums.z)
 
 
-def routed_tokens(config: Config, batch: Batch) -> jax.Array:
-    """Returns how many tokens a pass over a batch routes: all but padding; in block diffusion, of
-    which the network reads a noisy and a clean copy, twice as many."""
-    copies = 2 if config.objective.name == "block" else 1
+def routed_tokens(batch: Batch, copies: int) -> jax.Array:
+    """Returns how many tokens a pass over a batch routes: all but padding, of each copy of a row
+    that the network reads."""
     return jnp.maximum(copies * jnp.sum(batch.layout.segments_BxL > 0), 1).astype(jnp.float32)
 
 

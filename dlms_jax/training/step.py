@@ -1,5 +1,10 @@
-"""One optimizer step, a single jitted program."""
+"""One optimizer step, a single jitted program, of any loss.
 
+A loss is a function loss_fn(params, frozen, batch, key, step) -> Loss: of the weights that are
+learned, of those that are not (a teacher, a reference, the base of an adapter), and of some rows.
+"""
+
+from collections.abc import Callable
 import functools
 from typing import Any
 
@@ -8,67 +13,73 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
-from dlms_jax.config import Config
-from dlms_jax.denoiser import make_denoiser
-from dlms_jax.diffusion import Batch, Objective, make_batch
-from dlms_jax.models import Network
+from dlms_jax.config import TrainingConfig
+from dlms_jax.diffusion import Loss
 from dlms_jax.parallel.mesh import batch_sharding, batch_shards, constrain, replicated
-from dlms_jax.training.router import routed_tokens, router_loss, router_metrics
 from dlms_jax.training.spikes import is_good, with_step
-from dlms_jax.training.state import TrainState, abstract_shardings
+from dlms_jax.training.state import TrainState
+
+LossFn = Callable[[Any, Any, Any, jax.Array, jax.Array], Loss]
 
 
-def make_train_step(config: Config, model: Network, objective: Objective, tx, mesh: Mesh):
-    """Returns step(state, rows) -> (state, metrics), jitted; the state passed in is consumed.
+def means(loss: Loss, count: jax.Array) -> dict[str, jax.Array]:
+    """Returns a batch's metrics, each as a mean over what is counted."""
+    return {name: value / count for name, value in loss.metrics.items()}
 
-    rows: data.packing.Rows of global arrays. metrics: float32 scalars by name. The corruption is a
-    function of (training.seed, state.step, row) alone: neither the mesh nor accumulation enters.
+
+def make_train_step(
+    config: TrainingConfig, loss_fn: LossFn, tx: optax.GradientTransformation, mesh: Mesh,
+    state: TrainState, frozen: Any = (),
+    prepare: Callable[[Any], Any] | None = None,
+    summarise: Callable[[Loss, jax.Array], dict[str, jax.Array]] = means,
+):  # fmt: skip
+    """Returns step(state, frozen, batch) -> (state, metrics), jitted; the state passed in is
+    consumed.
+
+    The loss that is minimised is the sum of all `total` over that of all `count`, of all devices
+    and micro-batches. metrics: float32 scalars by name. Randomness is a function of (config.seed,
+    state.step) and of what `loss_fn` adds of a row's own: neither the mesh nor accumulation enters.
     A step whose loss or gradient is not finite, or a spike, changes nothing but the counters; nor
-    does any after training.max_skipped_steps of them in a row.
+    does any after config.max_skipped_steps of them in a row.
+
+    Args:
+      config: the section config.training.
+      loss_fn: (params, frozen, batch, key, step) -> Loss, of a micro-batch as `prepare` leaves it.
+      tx: the optimizer.
+      mesh: of the arrays.
+      state: the state, or its ShapeDtypeStructs, with shardings.
+      frozen: the same of the weights that are not learned; () where there are none.
+      prepare: batch -> batch, of the whole global batch, before accumulation splits it by rows: for
+        what depends on all of it. It may add scalars, which every part gets. None: nothing is.
+      summarise: (the Loss of the whole batch, its count as a float32 of at least 1) -> metrics.
     """
-    shardings = abstract_shardings(config, model, tx, mesh)
-    learning = model.clone(config=config.model)  # with config.model.matmuls
-    accumulate = config.training.accumulation_steps
+    shardings, frozen_shardings = jax.tree.map(lambda x: x.sharding, (state, frozen))
 
-    def microbatch(params, batch, key, step, scored_per_routed):
-        routed = {}
-        denoise = make_denoiser(config, learning, params, objective, mesh, routed)
-        loss = objective.loss(denoise, batch, key, step)
-        routers = routed.get("sums")
-        # The sums over routed tokens will be divided by the number of scored ones, as all is.
-        total = loss.total + scored_per_routed * router_loss(config.model, routers)
-        return total, (loss.metrics, routers)
+    def total_and_all(params, frozen, batch, key, step):
+        loss = loss_fn(params, frozen, batch, key, step)
+        return loss.total, loss
 
-    grad = jax.value_and_grad(microbatch, has_aux=True)
+    grad = jax.grad(total_and_all, has_aux=True)
 
     @functools.partial(
         jax.jit,
-        in_shardings=(shardings, batch_sharding(mesh)),
+        in_shardings=(shardings, frozen_shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    def step(state: TrainState, rows) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(config.training.seed), state.step)
-        batch = as_batch(rows)
-        tokens = jnp.maximum(jnp.sum(batch.scored_BxL), 1).astype(jnp.float32)
-        same = key, state.step, tokens / routed_tokens(config, batch)
-        if accumulate == 1:
-            (total, (sums, routers)), grads = grad(state.params, batch, *same)
-        else:
-            batches = jax.tree.map(lambda x: _split_rows(x, accumulate, mesh), batch)
-            first = jax.tree.map(lambda x: x[0], batches)
-            zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(grad, state.params, first, *same))
+    def step(state: TrainState, frozen, batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        batch = batch if prepare is None else prepare(batch)
 
-            def add(sums, part):
-                part = jax.tree.map(lambda x: constrain(x, mesh), part)
-                return jax.tree.map(jnp.add, sums, grad(state.params, part, *same)), None
+        def graded(batch):
+            return grad(state.params, frozen, batch, key, state.step)
 
-            ((total, (sums, routers)), grads), _ = jax.lax.scan(add, zeros, batches)
-
-        loss, grads = total / tokens, jax.tree.map(lambda g: g / tokens, grads)
+        grads, summed = _in_parts(graded, batch, config.accumulation_steps, mesh)
+        count = jnp.maximum(summed.count, 1).astype(jnp.float32)
+        loss, grads = summed.total / count, jax.tree.map(lambda g: g / count, grads)
         grad_norm = optax.tree.norm(grads)
-        good = is_good(loss, grad_norm, state.recent, config.training.spike_factor)
-        good &= state.skipped_in_a_row < config.training.max_skipped_steps
+        good = is_good(loss, grad_norm, state.recent, config.spike_factor)
+        good &= state.skipped_in_a_row < config.max_skipped_steps
         updated = _updated(config, tx, state, grads)
         if state.recent is not None:
             updated = updated._replace(recent=with_step(state.recent, loss, grad_norm))
@@ -79,32 +90,41 @@ def make_train_step(config: Config, model: Network, objective: Objective, tx, me
             "param_norm": optax.tree.norm(state.params),
             "skipped": state.skipped,
             "skipped_in_a_row": state.skipped_in_a_row,
-            **{name: value / tokens for name, value in sums.items()},
-            **router_metrics(routers),
+            **summarise(summed, count),
         }
         return state, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
 
     return step
 
 
-def as_batch(rows) -> Batch:
-    """Returns the rows of a step's global batch as a Batch, numbered from 0."""
-    row_B = jnp.arange(rows.tokens_RxL.shape[0])
-    return make_batch(*rows.cells, row_B, rows.class_R)
+def _in_parts(function, batch, parts: int, mesh: Mesh):
+    """Returns the sum of a function's results on the parts of a batch, one part at a time."""
+    if parts == 1:
+        return function(batch)
+    batches = jax.tree.map(lambda x: _split_rows(x, parts, mesh), batch)
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], batches))
+
+    def add(sums, part):
+        part = jax.tree.map(lambda x: constrain(x, mesh) if x.ndim else x, part)
+        return jax.tree.map(jnp.add, sums, function(part)), None
+
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, shapes), batches)[0]
 
 
 def _split_rows(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
     """Returns x[B, ...] as [parts, B / parts, ...]: of every device's rows a contiguous piece to
-    each part, so that no row moves to another device."""
+    each part, so that no row moves to another device; a scalar as it is, for each part."""
+    if not x.ndim:
+        return jnp.broadcast_to(x, parts)
     shards = batch_shards(mesh)
     x = x.reshape(shards, parts, -1, *x.shape[1:])
     return jnp.swapaxes(x, 0, 1).reshape(parts, -1, *x.shape[3:])
 
 
-def _updated(config: Config, tx, state: TrainState, grads: Any) -> TrainState:
+def _updated(config: TrainingConfig, tx, state: TrainState, grads: Any) -> TrainState:
     updates, optimizer = tx.update(grads, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema, decay = state.ema, config.training.ema_decay
+    ema, decay = state.ema, config.ema_decay
     if ema is not None:
         # A short memory at first, so that the average does not keep the initial weights.
         decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))

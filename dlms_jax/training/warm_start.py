@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from dlms_jax.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from dlms_jax.config import Config, ModelConfig, changed_settings
+from dlms_jax.config import Config, ModelConfig, changed_settings, traits_of
 from dlms_jax.errors import UserError
 from dlms_jax.parallel import rules
 
@@ -43,10 +43,9 @@ class Start(NamedTuple):
 
     def origin(self) -> dict[str, Any]:
         """Returns what the checkpoints of the new run say of it."""
-        objective = self.config.objective.name
         return {
             "path": str(self.folder), "step": self.folder.name,
-            "name": self.config.name, "objective": objective,
+            "name": self.config.name, "objective": self.config.objective.name,
         }  # fmt: skip
 
     def text(self, config: Config) -> str:
@@ -56,7 +55,7 @@ class Start(NamedTuple):
             for key, before, now in changed_settings(self.config, config)
             if key in _READING
         ]
-        if config.objective.name == "masked" and _says_next(self.config) != _says_next(config):
+        if traits_of(config).may_shift and _says_next(self.config) != _says_next(config):
             changed.append(f"config.objective.shift={config.objective.shift} is not its habit")
         text = f"starting from the weights of {self.folder} ({self.config.objective.name})"
         return f"{text}; {', '.join(changed)}" if changed else text
@@ -96,7 +95,7 @@ def check_fits(start: Start, shapes: Any, config: Config):
     else:
         return
     keys = _SHAPING
-    if "gaussian" in (was.objective.name, now.objective.name):
+    if "embeddings" in (traits_of(was).inputs, traits_of(now).inputs):
         keys += _SHAPING_GAUSSIAN
     settings = ", ".join(
         f"config.{key}={before}" for key, before, _ in changed_settings(was, now) if key in keys
@@ -109,7 +108,7 @@ def check_fits(start: Start, shapes: Any, config: Config):
 
 def _says_next(config: Config) -> bool:
     """Returns whether a network's output at a position predicts the next one's token."""
-    return config.objective.shift or config.objective.name == "autoregressive"
+    return config.objective.shift or traits_of(config).order == "left_to_right"
 
 
 def _by_path(tree) -> dict[str, tuple[int, ...]]:

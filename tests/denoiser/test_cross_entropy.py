@@ -71,6 +71,16 @@ def test_values_and_gradients_equal_the_plain_form(name, chunk):
     )
 
 
+def test_negative_weights_negate_total_and_gradients_exactly():
+    h, kernel, targets, weights, bias = inputs()
+    graded = jax.jit(jax.value_and_grad(lambda *a: make_fused("mixed", 5)(*a)[0], (0, 1)))
+    for given in (weights, weights.at[::2].multiply(-1)):
+        found = graded(h, kernel, targets, given, bias)
+        negated = graded(h, kernel, targets, -given, bias)
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, -b), found, negated)
+        assert found[0] != 0
+
+
 @pytest.mark.parametrize("scored", [0.0, 10.0])
 def test_nothing_is_dropped_when_all_or_none_is_scored(scored):
     arguments = inputs(scored=scored)

@@ -10,7 +10,7 @@ from dlms_jax.data.packing import join, pack
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.denoiser import initial_params, make_denoiser, make_network, vocabulary_of
 from dlms_jax.diffusion import make_objective
-from dlms_jax.training.step import as_batch
+from dlms_jax.training.pretraining import as_batch
 
 TOKENIZER = ByteTokenizer()
 
@@ -40,7 +40,7 @@ def test_shifted_both_heads_agree_and_are_the_straight_one_rolled(batch, one_dev
             t_BxL = jnp.zeros(batch.tokens_BxL.shape)
             logits_BxLxV = denoise.logits(batch.tokens_BxL, t_BxL, batch.layout)
             weights_BxL = batch.scored_BxL * (batch.layout.positions_BxL % 3 + 0.5)
-            total, nll_BxL = denoise.nll(
+            total, nll_BxL, _ = denoise.nll(
                 batch.tokens_BxL, t_BxL, batch.layout, batch.tokens_BxL,
                 weights_BxL, vocabulary.text_bias_V(),
             )  # fmt: skip

@@ -122,10 +122,10 @@ def test_the_loss_anneals_the_network_and_the_bound_never_does(name):
     for step in (0, STEPS):
         loss = functools.partial(objective.loss, step=step)
         for layout in seen_in(loss, batch):
-            own = attention_mask(layout._replace(ahead_B=None), layout, objective.attention)
+            own = attention_mask(layout._replace(ahead_B=None), layout, objective.traits.attention)
             q, k = layout.positions_BxL[:, None, :, None], layout.positions_BxL[:, None, None]
             expected = own & (k <= q) if step == 0 else own
-            found = attention_mask(layout, layout, objective.attention)
+            found = attention_mask(layout, layout, objective.traits.attention)
             np.testing.assert_array_equal(found, expected)
             assert (np.asarray(own) & ~np.asarray(k <= q)).any()
     bound = functools.partial(objective.bound, sample=1, num_samples=2)
@@ -154,7 +154,7 @@ def test_a_transformers_loss_is_causal_at_first_and_at_last_that_without_anneali
         denoise = Denoiser.from_logits(logits)
         return jax.jit(lambda step: objective.loss(denoise, batch, key, step).total)
 
-    own = objectives()[name].attention
+    own = objectives()[name].traits.attention
     annealed = loss_of(objectives()[name], own)
     at = [float(annealed(step)) for step in (0, STEPS, 3 * STEPS)]
     assert len(compiled) == 1

@@ -16,6 +16,7 @@ from dlms_jax.diffusion import (
     Denoiser,
     Linear,
     Masked,
+    Nll,
     Polynomial,
     Prompts,
     Vocabulary,
@@ -104,7 +105,7 @@ def both(objective, batch, make_denoiser=transformer_denoiser):
 
     @jax.jit
     def compute(key):
-        denoise = make_denoiser(objective.attention)
+        denoise = make_denoiser(objective.traits.attention)
         loss = objective.loss(denoise, batch, key)
         return loss.total, loss.metrics, objective.bound(denoise, batch, key, 1, 3)
 
@@ -129,7 +130,7 @@ def test_with_blocks_of_one_token_the_bound_is_the_networks_own_chain_rule(conte
     batch = packed(((13,),), 13)
     objective = block(VOCABULARY, 1, context=context)
     nats_L = both(objective, batch)[2][0]
-    denoise = transformer_denoiser(objective.attention)
+    denoise = transformer_denoiser(objective.traits.attention)
 
     # Row i asks for position i. Nothing sees what stands after it.
     place_L = np.arange(13)
@@ -150,7 +151,7 @@ def test_nothing_leaks_from_later_blocks_or_other_documents(context):
     """Another token in a block changes the nats of its own and of later ones, none before."""
     batch, size = packed(), 4
     objective = block(VOCABULARY, size, context=context)
-    denoise = transformer_denoiser(objective.attention)
+    denoise = transformer_denoiser(objective.traits.attention)
     bound = jax.jit(lambda batch: objective.bound(denoise, batch, jax.random.key(0), 1, 2))
     nats_BxL = np.asarray(bound(batch))
     segments_BxL, positions = map(np.asarray, batch.layout[:2])
@@ -177,7 +178,7 @@ def seen_by(objective, batch, key=7, step=0, kind="bound", sample=1, samples=3):
 
         def nll(*arguments):
             seen.append(arguments[:5])
-            return jnp.zeros(()), jnp.zeros(arguments[1].shape)
+            return Nll(jnp.zeros(()), jnp.zeros(arguments[1].shape))
 
         if kind == "loss":
             objective.loss(Denoiser(None, nll), batch, key, step)
@@ -303,7 +304,7 @@ def test_a_curriculum_sets_the_size_by_the_step_in_one_program():
 
 def test_documents_of_one_token_or_nothing_scored_give_0():
     batch = packed(((1, 1, 1), (3, 1)), 5)
-    batch = batch._replace(scored_BxL=batch.scored_BxL & (jnp.arange(2) == 0)[:, None])
+    batch = batch._replace(weights_BxL=batch.weights_BxL * (jnp.arange(2) == 0)[:, None])
     for size in (1, 2, 100):
         loss, metrics, nats_BxL = both(block(VOCABULARY, size), batch, flat)
         assert loss == 0 and metrics["masked"] == 0 and (nats_BxL == 0).all()

@@ -37,10 +37,10 @@ def test_masked_bound_is_the_entropy_by_enumeration_of_masks(symbols, length):
             continue
         masked_BxL = jnp.asarray([[False, *masks]] * len(joint.texts))
         inputs_BxL = jnp.where(masked_BxL, joint.vocabulary.mask_id, batch.tokens_BxL)
-        _, nll_BxL = denoise.nll(
+        nll_BxL = denoise.nll(
             inputs_BxL, jnp.ones(inputs_BxL.shape), batch.layout, batch.tokens_BxL,
             masked_BxL.astype(jnp.float32), bias_V,
-        )  # fmt: skip
+        ).nll_BxL  # fmt: skip
         # k uniform on 1..n, then a uniform subset of that size, weight n / k
         probability = 1 / length / len(list(itertools.combinations(range(length), k)))
         total += probability * length / k * mean_over_joint(joint, nll_BxL)
@@ -73,9 +73,9 @@ def test_training_loss_estimates_the_entropy_whatever_the_schedule(schedule):
     @jax.jit
     def estimate(key):
         # One row's share of the loss: the loss of each row alone, weighted by its text's p.
-        inputs, t, masked = objective.corrupt(batch, key)
+        inputs, t, masked = objective.corrupt(batch, objective.draw_times(batch, key), key)
         weights = jnp.where(masked, schedule.weight(t), 0.0)
-        _, nll = denoise.nll(
+        _, nll, _ = denoise.nll(
             inputs, t, batch.layout, batch.tokens_BxL, weights, joint.vocabulary.text_bias_V()
         )
         rows = jnp.sum(weights * nll, axis=1)

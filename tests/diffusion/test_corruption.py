@@ -1,5 +1,7 @@
 """Which tokens are masked, and when: times, rates, and what the draws depend on."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,13 @@ def packed(rows: int, lengths=(5, 9, 3)) -> Batch:
     tokens = np.where(segments == 0, 5, np.where(positions == 0, 6, 1))
     tile = lambda x: jnp.asarray(np.tile(x, (rows, 1)), jnp.int32)  # noqa: E731
     layout = Layout(tile(segments), tile(positions))
-    return Batch(tile(tokens), layout, jnp.arange(rows), layout.positions_BxL > 0)
+    weights_BxL = (layout.positions_BxL > 0).astype(jnp.float32)
+    return Batch(tile(tokens), layout, jnp.arange(rows), weights_BxL)
+
+
+def corrupt(objective, batch, key):
+    """Returns the corruption of one draw of the times, as of a loss."""
+    return objective.corrupt(batch, objective.draw_times(batch, key), key)
 
 
 def times(rows, key=0, documents=1):
@@ -64,7 +72,7 @@ def test_times_are_uniform_over_keys():
 
 def test_documents_of_a_row_have_their_own_time():
     batch = packed(4)
-    t_BxL = np.asarray(Masked(VOCABULARY, Linear()).corrupt(batch, jax.random.key(0))[1])
+    t_BxL = np.asarray(corrupt(Masked(VOCABULARY, Linear()), batch, jax.random.key(0)).t_BxL)
     segments_BxL = np.asarray(batch.layout.segments_BxL)
     for row in range(4):
         of_documents = [np.unique(t_BxL[row][segments_BxL[row] == s]) for s in (1, 2, 3)]
@@ -75,11 +83,10 @@ def test_documents_of_a_row_have_their_own_time():
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()])
 def test_masking_rate_is_that_of_the_schedule(schedule):
     batch = packed(64, lengths=(40, 40))
-    objective = Masked(VOCABULARY, schedule)
-    corrupt = jax.jit(objective.corrupt)
+    draw = jax.jit(functools.partial(corrupt, Masked(VOCABULARY, schedule)))
     expected, masked, variance = 0.0, 0.0, 0.0
     for step in range(20):
-        _, t_BxL, masked_BxL = corrupt(batch, jax.random.key(step))
+        _, t_BxL, masked_BxL = draw(batch, jax.random.key(step))
         p = np.where(batch.scored_BxL, schedule.masked(t_BxL), 0.0)
         expected, variance = expected + p.sum(), variance + (p * (1 - p)).sum()
         masked += np.asarray(masked_BxL).sum()
@@ -88,7 +95,7 @@ def test_masking_rate_is_that_of_the_schedule(schedule):
 
 def test_only_scored_tokens_are_masked():
     batch = packed(32)
-    inputs, _, masked = Masked(VOCABULARY, Linear()).corrupt(batch, jax.random.key(0))
+    inputs, _, masked = corrupt(Masked(VOCABULARY, Linear()), batch, jax.random.key(0))
     assert not (masked & ~batch.scored_BxL).any()
     np.testing.assert_array_equal(inputs == VOCABULARY.mask_id, masked)
     np.testing.assert_array_equal(inputs[~masked], batch.tokens_BxL[~masked])
@@ -100,13 +107,13 @@ def test_prompts_are_given_and_only_answers_are_scored(objective):
     would predict it changes neither loss nor bound."""
     batch = packed(8, lengths=(8, 10))
     answers_BxL = batch.layout.positions_BxL >= 4
-    batch = batch._replace(scored_BxL=answers_BxL)
+    batch = batch._replace(weights_BxL=answers_BxL.astype(jnp.float32))
 
     def denoiser(at_prompts):
         def logits(inputs_BxL, t_BxL, layout):
             assert not ((inputs_BxL == VOCABULARY.mask_id) & ~answers_BxL).any()
             here_BxL = answers_BxL
-            if objective.exact:  # position i predicts token i + 1
+            if objective.traits.exact:  # position i predicts token i + 1
                 here_BxL = jnp.pad(answers_BxL[:, 1:], ((0, 0), (0, 1)))
             flat_BxLxV = jnp.zeros((*inputs_BxL.shape, VOCABULARY.rows))
             peak_BxLxV = flat_BxLxV.at[..., 2].set(at_prompts)
@@ -129,7 +136,7 @@ def test_a_rows_corruption_does_not_depend_on_its_neighbours():
     part = jax.tree.map(lambda x: x[4:9], batch)
     objective = Masked(VOCABULARY, Linear())
     for whole, alone in zip(
-        objective.corrupt(batch, key), objective.corrupt(part, key), strict=True
+        corrupt(objective, batch, key), corrupt(objective, part, key), strict=True
     ):
         np.testing.assert_array_equal(whole[4:9], alone)
 
@@ -137,7 +144,8 @@ def test_a_rows_corruption_does_not_depend_on_its_neighbours():
 def test_masks_do_not_repeat_between_steps():
     batch, objective = packed(16), Masked(VOCABULARY, Linear())
     first, second = (
-        objective.corrupt(batch, jax.random.fold_in(jax.random.key(0), step))[2] for step in (7, 8)
+        corrupt(objective, batch, jax.random.fold_in(jax.random.key(0), step)).hidden_BxL
+        for step in (7, 8)
     )
     assert (first != second).mean() > 0.1
 

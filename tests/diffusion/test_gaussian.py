@@ -35,7 +35,7 @@ def with_prompts(batch, number=2):
     """Returns a batch whose documents' first tokens after BOS are given."""
     given_BxL = batch.scored_BxL & (batch.layout.positions_BxL <= number)
     layout = batch.layout._replace(given_BxL=given_BxL)
-    return batch._replace(layout=layout, scored_BxL=batch.scored_BxL & ~given_BxL)
+    return batch._replace(layout=layout, weights_BxL=batch.weights_BxL * ~given_BxL)
 
 
 TABLE_VxE = random_table(128, 4, seed=5)

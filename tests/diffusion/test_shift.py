@@ -90,7 +90,7 @@ def test_what_is_scored_is_predicted_from_the_position_before_it_in_its_own_docu
     rows = np.broadcast_to(np.arange(shape[0])[:, None], shape)
     for field, behind in ((layout.segments_BxL, 0), (layout.positions_BxL, 1)):
         assert (field[rows, source_BxL] == field - behind)[scored_BxL].all()
-    total, nll_BxL = denoise.nll(
+    total, nll_BxL, _ = denoise.nll(
         batch.tokens_BxL, jnp.ones(shape), batch.layout, jnp.asarray(source_BxL),
         scored_BxL.astype(jnp.float32), VOCABULARY.text_bias_V(),
     )  # fmt: skip
@@ -111,7 +111,7 @@ def test_where_attention_is_causal_an_autoregressive_network_predicts_what_it_di
             return Denoiser.from_logits(lambda *x: model.apply({"params": params}, *x, attention))
 
         causal = layout._replace(ahead_B=jnp.zeros(len(tokens_BxL), int))  # annealing's step 0
-        _, nll_BxL = shifted(denoiser("full")).nll(
+        _, nll_BxL, _ = shifted(denoiser("full")).nll(
             masked_BxL, jnp.zeros(masked_BxL.shape), causal, tokens_BxL,
             first_BxL.astype(jnp.float32), VOCABULARY.exported_bias_V(),
         )  # fmt: skip

@@ -184,7 +184,7 @@ def test_noise_has_its_law_and_no_other_token_has_noise(mask_share):
     batch, m = packed(400), 0.3
     objective = Uniform(VOCABULARY, Linear(), mask_share)
     corrupt = jax.jit(objective.corrupt)
-    z_BxL = corrupt(batch, jnp.full(batch.tokens_BxL.shape, m), jax.random.key(0))
+    z_BxL = corrupt(batch, jnp.full(batch.tokens_BxL.shape, m), jax.random.key(0)).inputs
     scored_BxL = np.asarray(batch.scored_BxL)
     np.testing.assert_array_equal(z_BxL[~scored_BxL], batch.tokens_BxL[~scored_BxL])
     counts = np.bincount(z_BxL[scored_BxL], minlength=9)

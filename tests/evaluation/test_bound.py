@@ -10,12 +10,10 @@ import pytest
 from dlms_jax.config import MeshConfig
 from dlms_jax.data.packing import join, pack
 from dlms_jax.data.tokenizers import BPETokenizer, ByteTokenizer
-from dlms_jax.denoiser import make_network, vocabulary_of
-from dlms_jax.diffusion import make_objective
+from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.evaluation.bound import BoundEvaluator
 from dlms_jax.parallel.mesh import make_mesh
-from dlms_jax.training.optimizer import make_optimizer
-from dlms_jax.training.state import sharded_state
+from dlms_jax.training.assembly import assemble
 
 TEXTS = [f"text {n}: " + "abcdefgh"[n % 8] * (3 + 5 * n) for n in range(13)]
 
@@ -25,11 +23,9 @@ def evaluator(tokenizer=None, mesh=None, objective="masked", **settings):
     tokenizer = tokenizer or ByteTokenizer()
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     config = small_config(objective__name=objective, **settings)
-    vocabulary = vocabulary_of(tokenizer)
-    model = make_network(config, vocabulary.rows, mesh)
-    state = sharded_state(config, model, make_optimizer(config.optimizer, 1), mesh)
-    objective = make_objective(config, vocabulary)
-    evaluate = BoundEvaluator(config, model, objective, tokenizer, mesh)
+    assembly = assemble(config, vocabulary_of(tokenizer), mesh)
+    state = assembly.initial_state()
+    evaluate = BoundEvaluator(config, assembly.network, assembly.objective, tokenizer, mesh)
 
     def report_on(texts):
         length = config.data.sequence_length

@@ -237,7 +237,7 @@ def test_sizes_of_all_and_of_active_parameters():
     assert count_parameters(config, ROWS, active=True) == number - idle
     # Twice 24 is 48, and the router is a matrix more.
     dense = small_config(model__feed_forward=48)
-    flops, expected = (train_flops(c, ROWS, 32, 0.5) for c in (config, dense))
+    flops, expected = (train_flops(c, ROWS, 32) for c in (config, dense))
     assert flops == expected + 6 * 2 * 32 * 4
 
 

@@ -123,7 +123,7 @@ def test_parameters_and_what_samples_are_the_same_with_and_without(one_device):
 
 def dots(program) -> list[str]:
     """Returns the types of what the matmuls of a lowered train step multiply; a scan's once."""
-    text = program.step().lower(program.state, program.rows).as_text()
+    text = program.lower().as_text()
     lines = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
     return [
         re.search(r": \(tensor<[\dx]*x(\w+)>, tensor<[\dx]*x(\w+)>\)", s).groups() for s in lines

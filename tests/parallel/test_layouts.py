@@ -11,7 +11,7 @@ import pytest
 from training.test_step import MESHES, TOKENIZER, after, assert_same_training, build, rows_of_text
 
 from dlms_jax.config import MeshConfig
-from dlms_jax.denoiser import initial_params, make_denoiser, make_network
+from dlms_jax.denoiser import initial_params, make_denoiser, make_network, vocabulary_of
 from dlms_jax.errors import UserError
 from dlms_jax.model import DiffusionLM
 from dlms_jax.parallel.mesh import (
@@ -23,9 +23,8 @@ from dlms_jax.parallel.mesh import (
 )
 from dlms_jax.parallel.rules import path_string
 from dlms_jax.planning.program import make_program
-from dlms_jax.training.optimizer import make_optimizer
-from dlms_jax.training.state import sharded_state
-from dlms_jax.training.step import as_batch
+from dlms_jax.training.assembly import assemble
+from dlms_jax.training.pretraining import as_batch
 
 SEQUENCE = MESHES["sequence, mixed"]
 
@@ -99,7 +98,7 @@ def test_a_long_row_takes_less_memory_of_each_device_where_it_is_split():
         settings = dict(data__sequence_length=length, training__batch_size=1, model__width=64)
         mesh = make_mesh(MeshConfig(**shape), jax.devices()[: math.prod(shape.values())])
         program = make_program(small_config(**settings), mesh)
-        compiled = program.step().lower(program.state, program.rows).compile()
+        compiled = program.lower().compile()
         memory.append(compiled.memory_analysis().temp_size_in_bytes)
     assert memory[1] < memory[0] / 7
 
@@ -122,7 +121,7 @@ def test_what_a_step_keeps_is_split(name):
         kept = jax.tree_util.tree_leaves_with_path((state.params, state.ema, state.optimizer))
         whole = [path_string(path) for path, x in kept if x.size > 256 and share(x) != 1 / parts]
         assert not whole
-        state, _ = step(state, rows)
+        state, _ = step(state, (), rows)
 
     config = small_config()
     network = make_network(config, state.params["lm_head"]["kernel"].shape[1], mesh)
@@ -131,7 +130,8 @@ def test_what_a_step_keeps_is_split(name):
     def logits(params, rows):
         batch = as_batch(rows)
         denoise = make_denoiser(config, network, params, objective, mesh)
-        tokens, t, *_ = objective.corrupt(batch, jax.random.key(0))
+        key = jax.random.key(0)
+        tokens, t, _ = objective.corrupt(batch, objective.draw_times(batch, key), key)
         return denoise.logits(tokens, t, batch.layout)
 
     split = share(logits(state.params, rows))
@@ -141,7 +141,7 @@ def test_what_a_step_keeps_is_split(name):
 def collectives(shape) -> dict[str, int]:
     """Returns how many collectives of each kind a compiled step has."""
     state, step, _, mesh = build(shape)
-    text = step.lower(state, to_global(rows_of_text(), mesh)).compile().as_text()
+    text = step.lower(state, (), to_global(rows_of_text(), mesh)).compile().as_text()
     kinds = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
     return {kind: len(re.findall(rf"= .* {kind}(?:-start)?\(", text)) for kind in kinds}
 
@@ -166,9 +166,7 @@ def test_what_is_whole_on_every_process_is_what_was_split():
 def test_a_state_is_never_whole_on_one_device():
     """As it is created, too: the largest kernel of a device is a part."""
     mesh = make_mesh(MeshConfig(1, 8, 1))
-    config = small_config()
-    tx = make_optimizer(config.optimizer, 10)
-    state = sharded_state(config, make_network(config, 384, mesh), tx, mesh)
+    state = assemble(small_config(), vocabulary_of(TOKENIZER), mesh).initial_state()
     held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
     whole = sum(x.nbytes for x in jax.tree.leaves(state))
     assert held < 1.1 * whole / 8

@@ -17,13 +17,14 @@ pytestmark = pytest.mark.slow
 
 # The loss of the batches of steps 5 to 7 is NaN, whenever they are read.
 POISON = """
+import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import dlms_jax.trainer as trainer
 from dlms_jax.data.feed.dataset import build_dataset
 from dlms_jax.data.feed.loader import train_batches
 
-make = trainer.make_train_step
+assemble = trainer.assemble
 
 class Poisoned:
     def __init__(self, objective, bad):
@@ -37,12 +38,13 @@ class Poisoned:
         hit = jnp.isin(jnp.sum(batch.tokens_BxL), self._bad)
         return loss._replace(total=jnp.where(hit, jnp.nan, loss.total))
 
-def poisoned(config, network, objective, tx, mesh):
+def poisoned(config, vocabulary, mesh):
     rows = train_batches(build_dataset(config), config, np.arange(config.training.batch_size))
     bad = np.array([int(rows[batch].tokens_RxL.sum()) for batch in range(4, 7)])
-    return make(config, network, Poisoned(objective, bad), tx, mesh)
+    assembly = assemble(config, vocabulary, mesh)
+    return dataclasses.replace(assembly, objective=Poisoned(assembly.objective, bad))
 
-trainer.make_train_step = poisoned
+trainer.assemble = poisoned
 """
 # Process 1 never gets its 8th batch.
 HANG = """

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from dlms_jax.config import MeshConfig
-from dlms_jax.denoiser import make_network
+from dlms_jax.data.tokenizers import ByteTokenizer
+from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.errors import UserError
 from dlms_jax.parallel import rules
 from dlms_jax.parallel.mesh import batch_shards, check_rows, local_rows, make_mesh, to_global
-from dlms_jax.training.optimizer import make_optimizer
-from dlms_jax.training.state import abstract_state
+from dlms_jax.training.assembly import assemble
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,7 @@ def test_rows_are_split_over_data_and_fsdp_and_come_back():
 def test_every_parameter_and_moment_has_a_rule_and_matrices_are_split(optimizer, model):
     mesh = make_mesh(MeshConfig(2, 2, 2))
     config = small_config(optimizer__name=optimizer, training__ema_decay=0.9, **model)
-    tx = make_optimizer(config.optimizer, 10)
-    state = abstract_state(config, make_network(config, 384, mesh), tx, mesh)
+    state = assemble(config, vocabulary_of(ByteTokenizer()), mesh).state
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         split = leaf.size // np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=int)
         name = rules.path_string(path)

@@ -17,7 +17,6 @@ from dlms_jax.planning.collectives import SLICES, find_collectives
 from dlms_jax.planning.memory import Memory
 from dlms_jax.planning.plan import by_formula
 from dlms_jax.planning.program import make_program, vocabulary_from
-from dlms_jax.training.state import sharded_state
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def program():
 
 
 def test_memory_by_kind_is_that_of_the_state_to_the_byte(program):
-    state = sharded_state(program.config, program.network, program.tx, program.mesh)
+    state = program.initial_state()
 
     def on_first_device(tree):
         return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
@@ -63,7 +62,7 @@ def compiled_fsdp():
     """(program, what it sends) of a small float32 step, compiled for 8 fake devices along fsdp."""
     config = small_config(training__batch_size=16)
     program = make_program(config, make_mesh(MeshConfig(1, 8, 1)))
-    text = program.step().lower(program.state, program.rows).compile().as_text()
+    text = program.lower().compile().as_text()
     return program, find_collectives(hlo.parse(text), dict(program.mesh.shape))
 
 

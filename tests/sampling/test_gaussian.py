@@ -227,7 +227,7 @@ def padded(denoise: Denoiser, length: int) -> Denoiser:
         short = jax.tree.map(lambda x: x[:, :length], (noisy, t_BxL, layout))
         return jnp.pad(denoise.logits(*short), ((0, 0), (0, t_BxL.shape[1] - length), (0, 0)))
 
-    return denoise._replace(logits=logits)
+    return Denoiser.from_logits(logits, table_VxE=denoise.table_VxE)
 
 
 def test_rows_do_not_depend_on_their_neighbours_or_on_padding():
@@ -264,7 +264,7 @@ def test_what_the_network_reads_at_each_pass(guidance):
             exact.logits(noisy, t_BxL, layout) + hidden_B[:, None, None] * TABLE[None, None, :, 0]
         )
 
-    denoise = exact._replace(logits=logits)
+    denoise = Denoiser.from_logits(logits, table_VxE=exact.table_VxE)
     rule = make_rule("euler", 3, config=config, guidance=guidance, temperature=0.5)
 
     @jax.jit
@@ -306,7 +306,9 @@ def test_what_the_network_reads_at_each_pass(guidance):
 
 def test_a_row_without_holes_is_done_and_bfloat16_logits_will_do():
     exact = exact_denoiser(JOINT, CONFIG, TABLE)
-    denoise = exact._replace(logits=lambda *x: exact.logits(*x).astype(jnp.bfloat16))
+    denoise = Denoiser.from_logits(
+        lambda *x: exact.logits(*x).astype(jnp.bfloat16), table_VxE=exact.table_VxE
+    )
     rule, canvas = make_rule("dpm++", 3), open_canvas(JOINT, 2, {0: 1, 1: 2})
     state = rule.start(denoise, canvas, keys(2))
     assert state.done_B.all()

@@ -20,6 +20,7 @@ from sampling.sequential import (
     until,
 )
 
+from dlms_jax.diffusion import Denoiser
 from dlms_jax.errors import UserError
 from dlms_jax.sampling.decoding.next_token import NextToken
 from dlms_jax.sampling.prediction import Prediction
@@ -82,7 +83,7 @@ def test_the_loop_stops_when_every_row_has_ended():
         return jnp.broadcast_to(eos_V, (*tokens_BxL.shape, vocabulary.rows))
 
     rule = NextToken(Prediction(vocabulary), cache=False)
-    texts = fill(rule, DENOISE._replace(logits=logits), mixed_canvases(JOINT, [{}, {0: 1}], 3))
+    texts = fill(rule, Denoiser.from_logits(logits), mixed_canvases(JOINT, [{}, {0: 1}], 3))
     jax.effects_barrier()
     assert len(asked) == 2  # at place 0, and at 1 for the rows with a prompt
     assert texts.tolist() == [[2, 2, 2]] * 3 + [[1, 2, 2]] * 3

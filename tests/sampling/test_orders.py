@@ -15,7 +15,7 @@ from sampling.chains import (
     sample,
 )
 
-from dlms_jax.diffusion import Cosine, Linear
+from dlms_jax.diffusion import Cosine, Denoiser, Linear
 from dlms_jax.sampling.decoding.orders import Ordered
 from dlms_jax.sampling.prediction import Prediction
 
@@ -82,7 +82,7 @@ def test_at_temperature_0_nothing_is_random(order):
 def test_equally_sure_places_are_revealed_from_the_left():
     """A network that knows nothing: places are revealed in order, whatever is drawn there."""
     v = JOINT.vocabulary
-    flat = DENOISE._replace(logits=lambda tokens, t, layout: np.zeros((*tokens.shape, v.rows)))
+    flat = Denoiser.from_logits(lambda tokens, *_: np.zeros((*tokens.shape, v.rows)))
     canvas = open_canvas(JOINT, 4)
     keys_B = jax.random.split(jax.random.key(0), 4)
     for order in ORDERS:

@@ -11,8 +11,8 @@ from dlms_jax.denoiser import abstract_params, make_denoiser, make_network
 from dlms_jax.models import RouterSums
 from dlms_jax.parallel.mesh import to_global
 from dlms_jax.training.optimizer import make_optimizer, muon_or_adam
+from dlms_jax.training.pretraining import as_batch
 from dlms_jax.training.router import METRICS, router_loss, router_metrics
-from dlms_jax.training.step import as_batch
 
 MOE = dict(model__experts=4, model__experts_per_token=2, model__expert_feed_forward=24)
 SUMS = RouterSums(
@@ -45,10 +45,10 @@ def test_the_loss_has_the_routers_parts_over_all_tokens_that_are_routed():
     def alone(params, batch):
         denoise = make_denoiser(config, model, params, objective, mesh)
         key = jax.random.fold_in(jax.random.key(0), 0)
-        return objective.loss(denoise, batch, key).total / batch.scored_BxL.sum()
+        return objective.loss(denoise, batch, key).total / batch.num_scored
 
     expected = float(alone(state.params, as_batch(to_global(rows, mesh))))
-    metrics = jax.tree.map(float, step(state, to_global(rows, mesh))[1])
+    metrics = jax.tree.map(float, step(state, (), to_global(rows, mesh))[1])
     added = 0.5 * metrics["load_balance"] + 0.25 * metrics["router_z"]
     assert metrics["loss"] == pytest.approx(expected + added, rel=1e-5)
     assert metrics["unrouted"] == 0 and 0.25 <= metrics["busiest_expert"] <= 0.5

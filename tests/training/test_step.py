@@ -9,12 +9,10 @@ import pytest
 from dlms_jax.config import MeshConfig
 from dlms_jax.data.packing import Rows, join, pack
 from dlms_jax.data.tokenizers import ByteTokenizer
-from dlms_jax.denoiser import make_network, vocabulary_of
-from dlms_jax.diffusion import make_objective
+from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.parallel.mesh import batch_sharding, make_mesh, to_global
-from dlms_jax.training.optimizer import make_optimizer
-from dlms_jax.training.state import sharded_state
-from dlms_jax.training.step import as_batch, make_train_step
+from dlms_jax.training.assembly import assemble
+from dlms_jax.training.pretraining import as_batch
 
 ONE = dict(data=1, fsdp=1, tensor=1)
 MESHES = {
@@ -41,12 +39,8 @@ def build(mesh_shape=ONE, **settings):
     config = small_config(training__batch_size=16, **settings)
     devices = jax.devices()[: int(np.prod(list(mesh_shape.values())))]
     mesh = make_mesh(MeshConfig(**mesh_shape), devices)
-    vocabulary = vocabulary_of(TOKENIZER)
-    objective = make_objective(config, vocabulary)
-    model = make_network(config, vocabulary.rows, mesh)
-    tx = make_optimizer(config.optimizer, config.training.steps)
-    state = sharded_state(config, model, tx, mesh)
-    return state, make_train_step(config, model, objective, tx, mesh), objective, mesh
+    assembly = assemble(config, vocabulary_of(TOKENIZER), mesh)
+    return assembly.initial_state(), assembly.step(), assembly.objective, mesh
 
 
 def after(steps, mesh_shape=ONE, rows=None, **settings):
@@ -54,7 +48,7 @@ def after(steps, mesh_shape=ONE, rows=None, **settings):
     state, step, _, mesh = build(mesh_shape, **settings)
     rows, history = rows or rows_of_text(), []
     for _ in range(steps):
-        state, metrics = step(state, to_global(rows, mesh))
+        state, metrics = step(state, (), to_global(rows, mesh))
         history.append(jax.device_get(metrics))
     return jax.device_get(state.params), history
 
@@ -116,7 +110,12 @@ def test_corruption_is_bit_equal_on_every_mesh(shape):
     """Masks and times, not only their statistics: no layout may change what is learned."""
     _, _, objective, mesh = build(shape)
     rows, key = rows_of_text(), jax.random.key(5)
-    corrupt = jax.jit(lambda rows: objective.corrupt(as_batch(rows), key))
+
+    @jax.jit
+    def corrupt(rows):
+        batch = as_batch(rows)
+        return objective.corrupt(batch, objective.draw_times(batch, key), key)
+
     sharded = corrupt(to_global(rows, mesh))
     assert sharded[0].sharding.is_equivalent_to(batch_sharding(mesh), 2)
     expected = corrupt(jax.device_put(rows, jax.devices()[0]))
@@ -133,7 +132,7 @@ def test_state_and_batch_are_sharded_from_the_start():
         assert kernel.addressable_shards[0].data.size == kernel.size // 8
         moments = [x for x in jax.tree.leaves(state.optimizer) if x.shape == kernel.shape]
         assert moments and all(m.addressable_shards[0].data.size == m.size // 8 for m in moments)
-        state, _ = step(state, rows)
+        state, _ = step(state, (), rows)
 
 
 def test_bfloat16_computes_nearly_the_same_from_a_float32_state(reference):
@@ -178,7 +177,7 @@ class TestNonFinite:
     def test_a_bad_step_changes_nothing_but_the_counters(self):
         state, step, _, bad = self.prepare()
         before = jax.device_get(state)
-        state, metrics = step(state, bad)
+        state, metrics = step(state, (), bad)
         assert not np.isfinite(metrics["loss"])
         assert (int(state.step), int(state.skipped), int(state.skipped_in_a_row)) == (1, 1, 1)
         for part in ("params", "optimizer"):
@@ -191,7 +190,7 @@ class TestNonFinite:
     def test_a_good_step_ends_the_streak_and_keeps_the_count(self):
         state, step, good, bad = self.prepare()
         for rows in (bad, bad, good):
-            state, metrics = step(state, rows)
+            state, metrics = step(state, (), rows)
         assert np.isfinite(metrics["loss"])
         assert (int(state.step), int(state.skipped), int(state.skipped_in_a_row)) == (3, 2, 0)
 
@@ -199,6 +198,6 @@ class TestNonFinite:
 def test_moving_average_follows_the_weights():
     state, step, _, mesh = build(training__ema_decay=0.999)
     first = jax.device_get(state.params["lm_head"]["kernel"])
-    state, _ = step(state, to_global(rows_of_text(), mesh))
+    state, _ = step(state, (), to_global(rows_of_text(), mesh))
     new, ema = (jax.device_get(tree["lm_head"]["kernel"]) for tree in (state.params, state.ema))
     np.testing.assert_allclose(ema, 0.1 * first + 0.9 * new, rtol=1e-5)  # decay (1 + 0) / (10 + 0)

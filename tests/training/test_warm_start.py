@@ -14,13 +14,13 @@ from dlms_jax.checkpoints import checkpoint
 from dlms_jax.config import MeshConfig
 from dlms_jax.data import tokenizers
 from dlms_jax.data.build.builder import DatasetBuilder
-from dlms_jax.denoiser import make_network
+from dlms_jax.data.tokenizers import ByteTokenizer
+from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.errors import UserError
 from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.runtime.metric_writer import read_metrics
 from dlms_jax.trainer import Interrupted
-from dlms_jax.training.optimizer import make_optimizer
-from dlms_jax.training.state import abstract_state, sharded_state
+from dlms_jax.training.assembly import assemble
 from dlms_jax.training.warm_start import check_fits, find_start
 
 ADAPT = dict(objective__shift=True, objective__anneal_steps=4)
@@ -90,12 +90,12 @@ def test_the_moving_average_comes_onto_any_mesh_bit_for_bit(ar, mesh_shape):
         training__start_from=str(ar), training__ema_decay=0.5, model__dtype="bfloat16",
         model__scan_layers=False, model__remat="full",
     )  # fmt: skip
-    model, tx = make_network(config, 384, mesh), make_optimizer(config.optimizer, 6)
-    abstract = abstract_state(config, model, tx, mesh)
+    assembly = assemble(config, vocabulary_of(ByteTokenizer()), mesh)
+    abstract, tx = assembly.state, assembly.tx
     start = find_start(config, ar.parent / "new")
     check_fits(start, abstract.params, config)
     params = start.checkpoint.load_params(abstract.params)
-    state = sharded_state(config, model, tx, mesh, params)
+    state = assembly.initial_state(params)
     expected = saved_weights(ar, "ema")
     assert_equal(jax.device_get(state.params), expected)
     assert_equal(jax.device_get(state.ema), expected)

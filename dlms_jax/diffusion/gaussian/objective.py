@@ -9,9 +9,9 @@ import dataclasses
 import jax
 from jax.lax import stop_gradient
 import jax.numpy as jnp
-from jax.ops import segment_sum
 
-from dlms_jax.config import GaussianConfig
+from dlms_jax.config import GaussianConfig, Traits
+from dlms_jax.config.traits import GAUSSIAN
 from dlms_jax.diffusion.annealing import Annealing
 from dlms_jax.diffusion.gaussian.fit import (
     fit_loss,
@@ -21,17 +21,12 @@ from dlms_jax.diffusion.gaussian.fit import (
 )
 from dlms_jax.diffusion.gaussian.gamma import Schedule
 from dlms_jax.diffusion.gaussian.process import alpha_sigma, diffuse, logit_bias, prior_kl, to_x0
+from dlms_jax.diffusion.groups import group_mean
+from dlms_jax.diffusion.objective import Objective
 from dlms_jax.diffusion.prompts import Prompts
-from dlms_jax.diffusion.protocol import (
-    Batch,
-    Denoiser,
-    Layout,
-    Loss,
-    Noisy,
-    Vocabulary,
-    example_keys,
-)
+from dlms_jax.diffusion.protocol import Corrupted, Denoiser, Layout, Loss, Noisy, example_keys
 from dlms_jax.diffusion.times import document_fractions, document_times
+from dlms_jax.errors import UserError
 
 # Adam does not mind how small a gradient is. Beside the network's this one must not decide how far
 # the norm of all of them is clipped.
@@ -39,7 +34,7 @@ _FIT_WEIGHT = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Objective):
     """Embeddings are noised; the network estimates what they were, from all of them.
 
     schedule: the kind of its noise schedule (fit.py). Losses, per token, at a t that the schedule
@@ -52,14 +47,18 @@ class Gaussian:
         bound's integrand over gamma.
     """
 
-    vocabulary: Vocabulary
     config: GaussianConfig
     schedule: str = "linear"
     prompts: Prompts = Prompts()
     annealing: Annealing = Annealing()
-    attention = "full"
-    exact = False
-    protocol = "Gaussian bound: reconstruction, diffusion at log-SNRs drawn uniformly, prior"
+
+    @property
+    def traits(self) -> Traits:
+        return GAUSSIAN
+
+    @property
+    def protocol(self) -> str:
+        return "Gaussian bound: reconstruction, diffusion at log-SNRs drawn uniformly, prior"
 
     def noise_schedule(self, denoise: Denoiser) -> Schedule:
         """Returns gamma(t) with the present parameters; `loss` alone teaches them."""
@@ -83,10 +82,10 @@ class Gaussian:
         if estimate_BxLxE is None:
             estimate_BxLxE = self.first_estimate(denoise, z_BxLxE, gamma_BxL, noisy_BxL)
             if self.config.self_conditioning:
-                _, estimate_BxLxE = self._pass(
+                _, estimate_BxLxE, _ = self._pass(
                     denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL, estimate_BxLxE
                 )
-        return self._pass(denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL, estimate_BxLxE)
+        return self._pass(denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL, estimate_BxLxE)[:2]
 
     def first_estimate(self, denoise: Denoiser, z_BxLxE, gamma_BxL, noisy_BxL) -> jax.Array:
         """Returns x_hat_BxLxE without a network: each token's posterior mean under a flat prior."""
@@ -94,17 +93,33 @@ class Gaussian:
         mean_BxLxE = mean_embedding(log_p_BxLxV, denoise.table_VxE)
         return jnp.where(noisy_BxL[..., None], mean_BxLxE, z_BxLxE)
 
-    def loss(self, denoise: Denoiser, batch: Batch, key: jax.Array, step=0) -> Loss:
+    def draw_times(self, batch, key):
+        time_key, *_ = jax.random.split(key, 4)
+        return document_times(time_key, batch.row_B, batch.layout.segments_BxL)
+
+    def corrupt(self, batch, t_BxL, key, denoise=None):
+        """Returns z at gamma(t) as a Noisy, whose estimate is the first one."""
+        if denoise is None:
+            raise UserError("Gaussian diffusion noises a network's embeddings; give its Denoiser")
+        _, noise_key, *_ = jax.random.split(key, 4)
+        gamma_BxL, scored_BxL = self.noise_schedule(denoise).gamma(t_BxL), batch.scored_BxL
+        _, z_BxLxE = self._corrupt(denoise, batch, gamma_BxL, noise_key)
+        estimate_BxLxE = self.first_estimate(denoise, z_BxLxE, gamma_BxL, scored_BxL)
+        inputs = Noisy(z_BxLxE, estimate_BxLxE)
+        return Corrupted(inputs, self._told(gamma_BxL, scored_BxL), scored_BxL)
+
+    def loss(self, denoise, batch, key, step=0):
         """Returns the loss that the config names, at one t a document."""
-        batch = self.prompts(batch, key, self.vocabulary.mask_id)
-        batch = self.annealing(batch, key, step)
-        time_key, noise_key, first_noise_key, coin_key = jax.random.split(key, 4)
+        count = batch.num_scored
+        batch = self.annealing(self.prompts(batch, key, self.vocabulary.mask_id), key, step)
+        _, noise_key, first_noise_key, coin_key = jax.random.split(key, 4)
         schedule, scored_BxL = self.noise_schedule(denoise), batch.scored_BxL
-        t_BxL = document_times(time_key, batch.row_B, batch.layout.segments_BxL)
+        t_BxL = self.draw_times(batch, key)
         gamma_BxL = schedule.gamma(t_BxL)
+        # As `corrupt` does, but x and gamma, to which gradients flow, are made once.
         x_BxLxE, z_BxLxE = self._corrupt(denoise, batch, gamma_BxL, noise_key)
         estimate_BxLxE = self._training_estimate(denoise, batch, z_BxLxE, gamma_BxL, coin_key)
-        log_p_BxLxV, x_hat_BxLxE = self.predict(
+        log_p_BxLxV, x_hat_BxLxE, routers = self._pass(
             denoise, z_BxLxE, gamma_BxL, batch.layout, scored_BxL, estimate_BxLxE
         )
         nll_BxL = _nll(log_p_BxLxV, batch)
@@ -122,13 +137,13 @@ class Gaussian:
             else:
                 losses_BxL = 0.5 * error_BxL * self._error_weight(gamma_BxL)
             losses_BxL += reconstruction_BxL
-        total = jnp.sum(jnp.where(scored_BxL, losses_BxL, 0.0))
+        total = jnp.sum(batch.weights_BxL * jnp.where(scored_BxL, losses_BxL, 0.0))
         if schedule_size(self.schedule):
             fit = self._fit(denoise, batch, t_BxL, nll_BxL, integrand_BxL)
             metrics["schedule_fit"] = stop_gradient(fit)
             # Its gradient, but no part of the loss that is reported.
             total += _FIT_WEIGHT * (fit - stop_gradient(fit))
-        return Loss(total, metrics)
+        return Loss(total, count, metrics, routers)
 
     def bound(self, denoise, batch, key, sample, num_samples):
         """Returns nats_BxL of the bound, whatever the loss: reconstruction by a flat-prior decoder,
@@ -156,11 +171,10 @@ class Gaussian:
         return jnp.where(batch.scored_BxL, nats_BxL, 0.0)
 
     def _pass(self, denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL, estimate_BxLxE):
-        """Returns (log_p_BxLxV, x_hat_BxLxE) of one pass of the network."""
+        """Returns (log_p_BxLxV, x_hat_BxLxE, routers) of one pass of the network."""
         c, table_VxE = self.config, denoise.table_VxE
-        t_BxL = jnp.clip((gamma_BxL - c.gamma_min) / (c.gamma_max - c.gamma_min), 0.0, 1.0)
-        t_BxL = jnp.where(noisy_BxL, t_BxL, 0.0)
-        output = denoise.logits(Noisy(z_BxLxE, estimate_BxLxE), t_BxL, layout)
+        t_BxL = self._told(gamma_BxL, noisy_BxL)
+        output, routers = denoise.forward(Noisy(z_BxLxE, estimate_BxLxE), t_BxL, layout)
         if c.head == "logits":
             bias_BxLxV = logit_bias(z_BxLxE, gamma_BxL, table_VxE)
             log_p_BxLxV = self._decoded(output + bias_BxLxV)
@@ -170,7 +184,13 @@ class Gaussian:
             alpha, _ = alpha_sigma(gamma_BxL)
             seen_BxLxE = alpha[..., None] * x_hat_BxLxE
             log_p_BxLxV = self._decoded(logit_bias(seen_BxLxE, gamma_BxL, table_VxE))
-        return log_p_BxLxV, jnp.where(noisy_BxL[..., None], x_hat_BxLxE, z_BxLxE)
+        return log_p_BxLxV, jnp.where(noisy_BxL[..., None], x_hat_BxLxE, z_BxLxE), routers
+
+    def _told(self, gamma_BxL, noisy_BxL):
+        """Returns the t_BxL that the network is told: gamma's place in its range, 0 where clean."""
+        c = self.config
+        t_BxL = jnp.clip((gamma_BxL - c.gamma_min) / (c.gamma_max - c.gamma_min), 0.0, 1.0)
+        return jnp.where(noisy_BxL, t_BxL, 0.0)
 
     def _training_estimate(self, denoise, batch, z_BxLxE, gamma_BxL, coin_key):
         """Returns the estimate that the network reads in training: that of a first pass, through
@@ -211,10 +231,11 @@ class Gaussian:
         return weights[self.config.parameterisation]
 
     def _fit(self, denoise, batch, t_BxL, nll_BxL, integrand_BxL):
-        """Returns the misfit of the schedule's parameters, summed over tokens."""
+        """Returns the misfit of the schedule's parameters, summed over the scored tokens, each of
+        which counts once, whatever its weight."""
         nats_BxL = nll_BxL
         if self.schedule == "learned":
-            nats_BxL = _document_mean(integrand_BxL, batch)
+            nats_BxL = group_mean(integrand_BxL, batch.scored_BxL, batch.layout.segments_BxL)
         symbols = len(self.vocabulary.text_ids())
         fit_BxL = fit_loss(self.schedule, self.config, denoise.schedule, t_BxL, nats_BxL, symbols)
         return jnp.sum(jnp.where(batch.scored_BxL, fit_BxL, 0.0))
@@ -243,15 +264,3 @@ def _squared_error(x_BxLxE, x_hat_BxLxE):
 def _example_normal(key, row_B, shape):
     """Returns standard normal draws, [B, *shape], each row from its own key."""
     return jax.vmap(lambda k: jax.random.normal(k, shape))(example_keys(key, row_B))
-
-
-def _document_mean(x_BxL, batch):
-    """Returns, at every token, the mean of x over the scored tokens of the token's document."""
-
-    def row(x_L, scored_L, segments_L):
-        documents = x_L.shape[0] + 1  # and the padding
-        total = segment_sum(jnp.where(scored_L, x_L, 0.0), segments_L, num_segments=documents)
-        number = segment_sum(scored_L.astype(x_L.dtype), segments_L, num_segments=documents)
-        return (total / jnp.maximum(number, 1.0))[segments_L]
-
-    return jax.vmap(row)(x_BxL, batch.scored_BxL, batch.layout.segments_BxL)

@@ -118,7 +118,7 @@ class GaussianRule:
             return log_p_BxLxV
 
         log_p_BxLxV = self.prediction.log_p(
-            denoise._replace(logits=logits), state.tokens_BxL,
+            Denoiser.from_logits(logits), state.tokens_BxL,
             jnp.zeros(state.tokens_BxL.shape), state.layout,
         )  # fmt: skip
         return log_p_BxLxV, noised._replace(

@@ -1,0 +1,80 @@
+"""What a config trains on a mesh: objective, network, optimizer, state and step, put together."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, Mesh
+import optax
+
+from dlms_jax.config import Config
+from dlms_jax.denoiser import initial_params, make_network
+from dlms_jax.diffusion import Objective, Vocabulary, make_objective
+from dlms_jax.models import Network, train_flops
+from dlms_jax.training.first_weights import random_params, with_file_embeddings
+from dlms_jax.training.optimizer import make_optimizer
+from dlms_jax.training.pretraining import Pretraining
+from dlms_jax.training.state import TrainState, abstract_state, sharded_state
+from dlms_jax.training.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+    """state: as ShapeDtypeStructs with shardings; `initial_state` makes the arrays."""
+
+    config: Config
+    mesh: Mesh | AbstractMesh
+    objective: Objective
+    network: Network
+    tx: optax.GradientTransformation
+    state: TrainState
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step."""
+        return self.config.training.batch_size * self.config.data.sequence_length
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of a step by formula, of all devices: what MFU is counted by."""
+        rows, length = self.objective.vocabulary.rows, self.config.data.sequence_length
+        return self.tokens * train_flops(self.config, rows, length)
+
+    def initial_state(self, params: Any = None) -> TrainState:
+        """Returns the state at step 0.
+
+        Args:
+          params: on the mesh, and consumed; None: random ones. The table of
+            config.gaussian.embedding_file takes the place of either's.
+
+        Raises:
+          UserError: that file is not a table for this vocabulary.
+        """
+        if params is None:
+            params = random_params(self.network, self.mesh, self.config.training.seed)
+        params = with_file_embeddings(params, self.network)
+        return sharded_state(self.config.training, self.tx, self.mesh, params)
+
+    def step(self):
+        """Returns the jitted step of pre-training: (state, (), rows) -> (state, metrics)."""
+        learning = self.network.clone(config=self.config.model)  # with config.model.matmuls
+        loss = Pretraining(self.config, learning, self.objective, self.mesh)
+        return make_train_step(
+            self.config.training, loss.loss_fn, self.tx, self.mesh, self.state,
+            prepare=loss.prepare, summarise=loss.summarise,
+        )  # fmt: skip
+
+
+def assemble(config: Config, vocabulary: Vocabulary, mesh: Mesh | AbstractMesh) -> Assembly:
+    """Returns the assembly of a config, with no array made.
+
+    Raises:
+      UserError: sizes do not divide over the mesh.
+    """
+    objective = make_objective(config, vocabulary)
+    network = make_network(config, vocabulary.rows, mesh)
+    training = config.training
+    tx = make_optimizer(config.optimizer, training.steps, training.seed)
+    shapes = jax.eval_shape(lambda: initial_params(network, jax.random.key(0)))
+    state = abstract_state(training, tx, mesh, shapes)
+    return Assembly(config, mesh, objective, network, tx, state)

@@ -1,0 +1,56 @@
+"""The weights that pre-training begins with, if they are not another run's (warm_start.py)."""
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from dlms_jax.config import GaussianConfig
+from dlms_jax.denoiser import initial_params
+from dlms_jax.errors import UserError
+from dlms_jax.models import Network
+from dlms_jax.parallel import rules
+
+
+def random_params(network: Network, mesh: Mesh, seed: int) -> Any:
+    """Returns a network's random parameters, each device having computed its own part only."""
+
+    def begin():
+        return initial_params(network, jax.random.key(seed))
+
+    return jax.jit(begin, out_shardings=rules.shardings(jax.eval_shape(begin), mesh))()
+
+
+def with_file_embeddings(params: Any, network: Network) -> Any:
+    """Returns the parameters, with the table of config.gaussian.embedding_file, if it names one.
+
+    Raises:
+      UserError: the file is not a table for this vocabulary.
+    """
+    if network.gaussian is None or not network.gaussian.embedding_file:
+        return params
+    table_VxE, old = read_table(network.gaussian, network.rows), params["embed"]["table"]
+    table = jax.make_array_from_callback(old.shape, old.sharding, lambda index: table_VxE[index])
+    return params | {"embed": params["embed"] | {"table": table}}
+
+
+def read_table(gaussian: GaussianConfig, rows: int) -> np.ndarray:
+    """Returns the embeddings of a file (V x E, .npy), with noise in the head's unused rows: none of
+    them may be 0, for all are brought to length 1."""
+    where = f"config.gaussian.embedding_file={gaussian.embedding_file}"
+    try:
+        table_VxE = np.load(gaussian.embedding_file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where} cannot be read as .npy ({error})") from None
+    size = gaussian.embedding_size
+    fits = table_VxE.ndim == 2 and table_VxE.shape[1] == size
+    if not fits or not rows - 128 < len(table_VxE) <= rows:
+        raise UserError(
+            f"{where} has the shape {table_VxE.shape}; it should have a row for each symbol of the "
+            f"vocabulary ({rows - 127} to {rows}) and config.gaussian.embedding_size={size} columns"
+        )
+    if not np.isfinite(table_VxE).all() or not table_VxE.any(axis=1).all():
+        raise UserError(f"{where} has rows that are 0 or not finite, which have no direction")
+    unused = np.random.default_rng(0).normal(size=(rows - len(table_VxE), size))
+    return np.concatenate([table_VxE, unused]).astype(np.float32)
