@@ -1,18 +1,18 @@
-"""From an autoregressive model to masked diffusion: tiny's text and network, begun with AR weights.
+"""From an autoregressive model to masked diffusion: tiny's text and network, with AR weights.
 
-Reproduces: nothing published; the way of DiffuLLaMA (arXiv 2410.17891) and Dream (2508.15487).
+Reproduces: nothing published; follows DiffuLLaMA (arXiv 2410.17891) and Dream (arXiv 2508.15487).
 Command:    python -m dlms_jax.main --config=configs/tiny.py --workdir=runs/tiny-ar \\
                 --config.objective.name=autoregressive --config.training.steps=300
             python -m dlms_jax.main --config=configs/adapt.py --workdir=runs/adapt
             (from other weights: --config.training.start_from=DIR)
 Hardware:   2 CPU cores, 1.2 GB of memory, no network.
-Hours:      1 to 2 minutes measured, after 1.5 for the AR model (docs/adaptation.md).
-Expected:   held-out bound 3.48 +- 0.02 bits/byte; as many steps from random weights give 3.77.
+Hours:      1 to 2 minutes measured, after 1.5 minutes for the AR model (docs/adaptation.md).
+Expected:   held-out bound 3.48 +- 0.02 bits/byte; random weights reach 3.77 in the same steps.
 
 Budget: 150 steps x 16 rows x 256 bytes = 0.6M bytes, 0.3 epochs, after the AR model's 1.2M bytes.
 
-The output at a position goes on to predict the next one's token (shift), and attention looks ahead
-further from step to step (anneal_steps). How much either gives: docs/adaptation.md.
+The output at a position still predicts the next token (shift), and attention sees further ahead
+with each step (anneal_steps). docs/adaptation.md shows the effect of each setting.
 """
 
 import pathlib

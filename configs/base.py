@@ -1,16 +1,16 @@
 """The single-device recipe: 98M parameters, batch 64 x 512, AdamW 2e-4, cosine, 200k steps.
 
-Reproduces: the usual small setting of the masked-diffusion papers (MDLM arXiv 2406.07524 trains
-            110M parameters), on whatever text is given.
+Reproduces: the usual small setting of the masked-diffusion papers (MDLM, arXiv 2406.07524, trains
+            110M parameters), on your own text.
 Command:    python -m dlms_jax.main --config=configs/base.py --workdir=runs/base \\
                 --config.data.corpus=PATH_TO_TEXT
 Hardware:   one accelerator with 16 GB: 10.3 GiB as compiled for TPU v5e (docs/scale.md); less with
-            --config.training.accumulation_steps=4, which changes no update.
+            --config.training.accumulation_steps=4, which does not change the updates.
 Hours:      estimate, not measured: 3.8e18 FLOPs, so 10 hours at 110 TFLOP/s (40% of a TPU v4).
 Expected:   not measured here.
 
-Budget: 200k steps x 64 rows x 512 tokens = 6.6B tokens. The default corpus, the source of the
-standard library, is there so that the command runs anywhere; it is far too small for this budget.
+Budget: 200k steps x 64 rows x 512 tokens = 6.6B tokens. The default corpus is the source of the
+standard library, so that the command runs anywhere; it is far too small for this budget.
 """
 
 from dlms_jax.config import default_config

@@ -1,6 +1,6 @@
 """A 14M-parameter model of the standard library's source: minutes on an accelerator.
 
-Reproduces: nothing published; the size at which benchmarks and studies of this repository run.
+Reproduces: nothing published; the size for the benchmarks and studies of this repository.
 Command:    python -m dlms_jax.main --config=configs/small.py --workdir=runs/small
 Hardware:   any one GPU or TPU core; 0.22 GB of state, about 2 GB with activations.
 Hours:      estimate, not measured: 1.2e16 FLOPs, so about 10 minutes at 20 TFLOP/s, or 40 hours on

@@ -1,6 +1,6 @@
 """Some minutes on two CPU cores: a byte-level masked diffusion model of English prose about Python.
 
-Reproduces: nothing published; it shows that all parts work, on text that every Python carries.
+Reproduces: nothing published; it shows that all parts work, on text that every Python has.
 Command:    python -m dlms_jax.main --config=configs/tiny.py --workdir=runs/tiny
             (its AR twin: --workdir=runs/tiny-ar --config.objective.name=autoregressive)
 Hardware:   2 CPU cores, 1.2 GB of memory, no network.
@@ -9,9 +9,9 @@ Expected:   held-out bound 2.97 +- 0.02 bits/byte (CPython 3.11; the unigram ent
 
 Budget: 700 steps x 16 rows x 256 bytes = 2.9M bytes, 1.3 epochs of 2.2 MB.
 
-A bidirectional masked model first sits at the unigram entropy, until it learns to look at its
-neighbours. Muon on the layers' matrices leaves that plateau within 100 steps
-(docs/performance.md, "The plateau", has AdamW beside it).
+At first, a bidirectional masked model stays at the unigram entropy, until it learns to look at its
+neighbours. With Muon on the layers' matrices it leaves that plateau within 100 steps
+(docs/performance.md, "The plateau", compares AdamW).
 """
 
 from dlms_jax.config import default_config
@@ -25,9 +25,9 @@ def get_config():
     c.model.num_layers = 4
     c.model.num_heads = 2
     c.model.feed_forward = 352
-    c.model.dtype = "float32"  # CPUs compute bfloat16 no faster
-    c.model.scan_layers = False  # four layers compile fast enough, and run faster unrolled
-    c.model.remat = "none"  # and so few arrays need not be computed again
+    c.model.dtype = "float32"  # bfloat16 is no faster on CPUs
+    c.model.scan_layers = False  # four layers compile fast, and run faster unrolled
+    c.model.remat = "none"  # the activations are small enough to keep
 
     c.data.corpus = "python-prose"
     c.data.sequence_length = 256

@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
-# Trains on TPUs of a GKE cluster, by xpk (https://github.com/AI-Hypercomputer/xpk):
+# Trains on the TPUs of a GKE cluster, with xpk (https://github.com/AI-Hypercomputer/xpk):
 #
 #     launch/gke_xpk.sh image  --image=REGISTRY/dlms_jax:TAG
 #     launch/gke_xpk.sh start  --cluster=C --name=N --type=v5p-64 [--slices=S] --storage=STORAGE \
 #         --image=REGISTRY/dlms_jax:TAG -- --config=configs/large.py --workdir=/runs/large
 #     launch/gke_xpk.sh logs   --name=N
-#     launch/gke_xpk.sh resume (as start)      after it was stopped: deletes the job, starts it again
+#     launch/gke_xpk.sh resume (options as for start)
 #     launch/gke_xpk.sh delete --cluster=C --name=N
 #
 #   image   builds launch/Dockerfile.tpu and pushes it
-#   start   every pod runs `python -m dlms_jax.main` with the arguments after --; the storage is one
-#           of `xpk storage attach`, a bucket or a file system that all pods share, where the workdir
-#           must be. The job set starts again after a preemption (75), at most RESTARTS times (50).
+#   start   runs `python -m dlms_jax.main` with the arguments after -- on every pod. The storage
+#           comes from `xpk storage attach`: a bucket or a file system that all pods share. The
+#           workdir must be on it. The job set restarts after a preemption (75), at most RESTARTS
+#           times (50).
+#   resume  deletes a job that was stopped, and starts it again
 #
-# --project=P and --zone=Z where they are not gcloud's own; --dry-run prints every command.
+# --project=P and --zone=Z: if they differ from gcloud's own. --dry-run: prints every command and
+# runs none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,7 +42,7 @@ while (($#)); do
         main=("$@")
         break
         ;;
-    *) fail "$1 is no option" ;;
+    *) fail "unknown option $1" ;;
     esac
     shift
 done
@@ -85,5 +88,5 @@ logs)
     run kubectl logs --follow "--selector=jobset.sigs.k8s.io/jobset-name=$name,\
 jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
     ;;
-*) fail "$action is none of image, start, logs, resume, delete" ;;
+*) fail "unknown action $action; use image, start, logs, resume or delete" ;;
 esac

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Trains on this machine's CPU with N processes, as N machines would:
+# Trains on the CPU of this machine with N processes, as on N machines:
 #
 #     launch/local_cpu.sh [--dry-run] N --config=configs/tiny.py --workdir=runs/tiny
 #
-# What follows N goes to `python -m dlms_jax.main`. PYTHON: the interpreter (default: python).
-# PORT: of process 0 (default: a free one). RESTARTS: see launch/restart.sh. Each process has one
-# CPU device; DEVICES gives it more.
+# The arguments after N go to `python -m dlms_jax.main`. Environment variables:
+#   PYTHON    the interpreter (default: python)
+#   PORT      the port of process 0 (default: a free one)
+#   DEVICES   the number of CPU devices of each process (default: 1)
+#   RESTARTS  see launch/restart.sh
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -22,7 +24,7 @@ number=$1
 shift
 
 export JAX_PLATFORMS=cpu
-export NPROC=${NPROC:-32} # XLA's threads block in collectives, so let there be enough
+export NPROC=${NPROC:-32} # enough threads for XLA, whose collectives block them
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICES:-1}"
 python=${PYTHON:-python}
 port=${PORT:-}
@@ -51,7 +53,7 @@ worst=0
 for child in "${children[@]}"; do
     status=0
     wait "$child" || status=$?
-    while kill -0 "$child" 2>/dev/null; do # a signal came: only the waiting ended
+    while kill -0 "$child" 2>/dev/null; do # a signal interrupted the wait, and the child still runs
         status=0
         wait "$child" || status=$?
     done

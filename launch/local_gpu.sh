@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Trains on all GPUs of this machine, with one process:
+# Trains on all GPUs of this machine with one process:
 #
 #     launch/local_gpu.sh [--dry-run] --config=configs/small.py --workdir=runs/small
 #
-# Arguments go to `python -m dlms_jax.main`. PYTHON: the interpreter (default: python). RESTARTS:
-# see launch/restart.sh. CUDA_VISIBLE_DEVICES: the GPUs, where not all.
+# The arguments go to `python -m dlms_jax.main`. Environment variables:
+#   PYTHON                the interpreter (default: python)
+#   CUDA_VISIBLE_DEVICES  the GPUs to use (default: all)
+#   RESTARTS              see launch/restart.sh
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
-export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda} # no GPU is an error, not a run on the CPU
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda} # without a GPU, fail instead of training on the CPU
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
 command=("$here/restart.sh" "${PYTHON:-python}" -m dlms_jax.main)
 if [[ ${1:-} == --dry-run ]]; then

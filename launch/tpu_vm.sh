@@ -1,23 +1,24 @@
 #!/usr/bin/env bash
-# Trains on Cloud TPU VMs (one slice of any size; several: launch/tpu_multislice.sh):
+# Trains on Cloud TPU VMs (one slice of any size; for several slices, see launch/tpu_multislice.sh):
 #
 #     launch/tpu_vm.sh create  --name=N --zone=Z --type=v5litepod-16 --version=v2-alpha-tpuv5-lite
 #     launch/tpu_vm.sh install --name=N --zone=Z [--bucket=B]
 #     launch/tpu_vm.sh start   --name=N --zone=Z -- --config=configs/large.py --workdir=runs/large
 #     launch/tpu_vm.sh logs    --name=N --zone=Z
-#     launch/tpu_vm.sh stop    --name=N --zone=Z       saves, and ends
+#     launch/tpu_vm.sh stop    --name=N --zone=Z       the run saves and ends
 #     launch/tpu_vm.sh resume  (all of create, install and start)   after a preemption
 #     launch/tpu_vm.sh delete  --name=N --zone=Z
 #
-#   create   queues the request, and waits until the machines are there
-#   install  copies this commit to every worker, with Python 3.11 and the pinned packages; mounts
-#            the bucket (gcsfuse) at runs/, which all workers must share
+#   create   queues the request, and waits until the machines are ready
+#   install  copies this commit to every worker, installs Python 3.11 and the pinned packages, and
+#            mounts the bucket (gcsfuse) at runs/, which all workers must share
 #   start    runs `python -m dlms_jax.main` with the arguments after -- on every worker
-#   resume   deletes what a preemption left, and does create, install and start again; the run goes
-#            on from its newest checkpoint in the bucket
+#   resume   deletes what a preemption left, then runs create, install and start; the run resumes
+#            from its newest checkpoint in the bucket
 #
-# --project=P where it is not gcloud's own; --spot for machines that may be taken away; --slices=S;
-# --dry-run prints every command and runs none. POLL: seconds between looks at the queue (30).
+# --project=P: if it differs from gcloud's own. --spot: machines that may be taken away. --slices=S:
+# the number of slices. --dry-run: prints every command and runs none. POLL: seconds between two
+# checks of the queue (30).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -44,7 +45,7 @@ while (($#)); do
         main=("$@")
         break
         ;;
-    *) fail "$1 is no option" ;;
+    *) fail "unknown option $1" ;;
     esac
     shift
 done
@@ -94,7 +95,7 @@ install() {
 curl -LsSf https://astral.sh/uv/install.sh | sh && ~/.local/bin/uv venv -q --python 3.11 .venv &&
 ~/.local/bin/uv pip install -q -p .venv -c requirements.txt -e ".[tpu]"'
     [[ -n $bucket ]] || return 0
-    # shellcheck disable=SC2016  # for the worker to expand
+    # shellcheck disable=SC2016  # the worker expands it
     everywhere 'command -v gcsfuse >/dev/null || {
 curl -s https://packages.cloud.google.com/apt/doc/apt-key.gpg |
 sudo tee /usr/share/keyrings/cloud.google.asc >/dev/null &&
@@ -112,7 +113,7 @@ $(printf '%q ' "${main[@]}")</dev/null >>train.log 2>&1 & echo \$! >train.pid; }
 }
 
 stop() {
-    # shellcheck disable=SC2016  # for the worker to expand
+    # shellcheck disable=SC2016  # the worker expands it
     everywhere 'kill -s TERM "$(cat dlms_jax/train.pid)"'
 }
 
@@ -121,10 +122,10 @@ create | install | start | stop) "$action" ;;
 logs) queued ssh "$name" --node=0 --worker=0 '--command=tail -n 200 -F dlms_jax/train.log' ;;
 delete) queued delete "$name" --force --quiet ;;
 resume)
-    queued delete "$name" --force --quiet || true # gone already, perhaps
+    queued delete "$name" --force --quiet || true # it may be gone already
     create
     install
     start
     ;;
-*) fail "$action is none of create, install, start, logs, stop, resume, delete" ;;
+*) fail "unknown action $action; use create, install, start, logs, stop, resume or delete" ;;
 esac

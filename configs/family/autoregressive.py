@@ -1,11 +1,11 @@
 """The family, the autoregressive baseline: the same network with a causal mask.
 
-Reproduces: nothing published; its place in the table of docs/family.md.
+Reproduces: nothing published; one row of the table in docs/family.md.
 Command:    python -m dlms_jax.main \\
                 --config=configs/family/autoregressive.py --workdir=runs/family-autoregressive
-            (all of the family: python -m dlms_jax.experiment family --minutes 35)
+            (the whole family: python -m dlms_jax.experiment family --minutes 35)
 Hardware:   2 CPU cores, 1.5 GB of memory, no network.
-Hours:      1.0 times those of masked.py, step for step.
+Hours:      1.0 times those of masked.py for the same steps.
 Expected:   docs/family.md.
 
 Budget: as masked.py, its parent: 1200 steps x 64 rows x 64 tokens = 4.9M tokens.

@@ -1,11 +1,11 @@
-"""The family, block diffusion with blocks of 16 tokens: nearer to masked diffusion.
+"""The family, block diffusion with blocks of 16 tokens: closer to masked diffusion.
 
-Reproduces: nothing published; its place in the table of docs/family.md.
+Reproduces: nothing published; one row of the table in docs/family.md.
 Command:    python -m dlms_jax.main \\
                 --config=configs/family/block16.py --workdir=runs/family-block16
-            (all of the family: python -m dlms_jax.experiment family --minutes 35)
+            (the whole family: python -m dlms_jax.experiment family --minutes 35)
 Hardware:   2 CPU cores, 1.5 GB of memory, no network.
-Hours:      2.1 times those of masked.py, step for step; a step reads each row twice,
+Hours:      2.1 times those of masked.py for the same steps; a step reads each row twice,
             noisy and clean.
 Expected:   docs/family.md.
 

@@ -1,18 +1,18 @@
-"""The family, masked diffusion: the parent of the recipes beside it, which change the process only.
+"""The family, masked diffusion: the parent of the other recipes, which only change the process.
 
-Reproduces: nothing published; its place in the table of docs/family.md.
+Reproduces: nothing published; one row of the table in docs/family.md.
 Command:    python -m dlms_jax.main \\
                 --config=configs/family/masked.py --workdir=runs/family-masked
-            (all of the family: python -m dlms_jax.experiment family --minutes 35)
+            (the whole family: python -m dlms_jax.experiment family --minutes 35)
 Hardware:   2 CPU cores, 1.5 GB of memory, no network.
-Hours:      4 to 10 minutes of training (0.2 to 0.5 s a step, by the machine), 1 to 2 more to
-            compile and evaluate.
+Hours:      4 to 10 minutes of training (0.2 to 0.5 s per step, by the machine), and 1 to 2 minutes
+            to compile and evaluate.
 Expected:   docs/family.md.
 
 Budget: 1200 steps x 64 rows x 64 tokens = 4.9M tokens, about 13 MB of text, 6 epochs of 2.2 MB.
 
-1,024 symbols of 2.6 bytes each: of the sizes tried (bytes, 512, 1,024; docs/family.md) the one that
-learns most in minutes.
+The vocabulary has 1,024 symbols of 2.6 bytes each. Of the sizes that were tried (bytes, 512, 1,024;
+docs/family.md), this one learns most in minutes.
 """
 
 from dlms_jax.config import default_config
@@ -26,7 +26,7 @@ def get_config():
     c.model.num_layers = 4
     c.model.num_heads = 2
     c.model.feed_forward = 352
-    c.model.conditioning_size = 64  # where a process has conditioning on its time
+    c.model.conditioning_size = 64  # for processes that condition on the time
     c.model.dtype = "float32"
     c.model.scan_layers = False
     c.model.remat = "none"

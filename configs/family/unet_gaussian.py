@@ -1,18 +1,18 @@
 """The family, Gaussian diffusion with the U-Net: gaussian.py, its parent, with another denoiser.
 
-Reproduces: nothing published; its place in the table of docs/family.md.
+Reproduces: nothing published; one row of the table in docs/family.md.
 Command:    python -m dlms_jax.main \\
                 --config=configs/family/unet_gaussian.py --workdir=runs/family-unet_gaussian
-            (all of the family: python -m dlms_jax.experiment family --minutes 35)
+            (the whole family: python -m dlms_jax.experiment family --minutes 35)
 Hardware:   2 CPU cores, 1.5 GB of memory, no network.
-Hours:      1.4 times those of masked.py, step for step; every second step passes the network twice
-            (self-conditioning).
+Hours:      1.4 times those of masked.py for the same steps; every second step runs the network
+            twice (self-conditioning).
 Expected:   docs/family.md.
 
 Budget: as masked.py: 1200 steps x 64 rows x 64 tokens = 4.9M tokens.
 
-Two resolutions, of 128 and 64 places, with attention at both: about as many parameters as the
-Transformer's.
+The U-Net has two resolutions, with 128 and 64 positions, and attention at both. It has about as
+many parameters as the Transformer.
 """
 
 import pathlib

@@ -1,18 +1,18 @@
 """The family, uniform diffusion: every token may change at every step.
 
-Reproduces: nothing published; its place in the table of docs/family.md.
+Reproduces: nothing published; one row of the table in docs/family.md.
 Command:    python -m dlms_jax.main \\
                 --config=configs/family/uniform.py --workdir=runs/family-uniform
-            (all of the family: python -m dlms_jax.experiment family --minutes 35)
+            (the whole family: python -m dlms_jax.experiment family --minutes 35)
 Hardware:   2 CPU cores, 1.5 GB of memory, no network.
-Hours:      1.3 times those of masked.py, step for step.
+Hours:      1.3 times those of masked.py for the same steps.
 Expected:   docs/family.md.
 
 Budget: as masked.py, its parent: 1200 steps x 64 rows x 64 tokens = 4.9M tokens.
 
-The network is told the time: unlike masked diffusion, the text does not show how noisy it is.
-The polynomial schedule: the weight of the linear one's loss is about 1/t where noise is rare, and
-makes it jump.
+The network gets the time as an input, because the text does not show how noisy it is, unlike in
+masked diffusion. The schedule is polynomial: with the linear schedule, the weight of the loss is
+about 1/t where noise is rare, which makes the loss jump.
 """
 
 import pathlib

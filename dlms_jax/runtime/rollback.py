@@ -38,13 +38,27 @@ class Rollbacks:
         return [one._asdict() for one in self.made]
 
 
-def bad_steps(done: int, in_a_row: int, at_most: int) -> tuple[int, int] | None:
-    """Returns the first and last of `at_most` bad steps in a row, where there are so many.
+class BadSteps(NamedTuple):
+    """Consecutive steps whose loss or gradient was not finite or a spike."""
 
-    Once there are, all later steps count as bad (training/step.py), so that what is found does not
-    depend on when one looks.
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return (
+            f"loss or gradient was not finite or a spike for {self.last - self.first + 1} steps in "
+            f"a row, from step {self.first}"
+        )
+
+
+def bad_steps(done: int, in_a_row: int, at_most: int) -> BadSteps | None:
+    """Returns the first `at_most` of the bad steps in a row up to step `done`; None if there are
+    fewer.
+
+    After so many, all later steps count as bad (training/step.py). So the result does not depend on
+    the step at which it is asked for.
     """
     if in_a_row < at_most:
         return None
     first = done - in_a_row + 1
-    return first, first + at_most - 1
+    return BadSteps(first, first + at_most - 1)

@@ -27,6 +27,11 @@ class TrainState(NamedTuple):
     skipped_in_a_row: jax.Array
     recent: Any = None
 
+    @property
+    def weights(self) -> Any:
+        """The weights that are evaluated and sampled: the moving average, if there is one."""
+        return self.params if self.ema is None else self.ema
+
 
 def initialise(config: TrainingConfig, tx: optax.GradientTransformation, params: Any) -> TrainState:
     """Returns the state at step 0 (to be traced: see `sharded_state`)."""

@@ -151,8 +151,8 @@ class TestTpuVm:
             (["start", "--name=n"], "--name and --zone are needed"),
             (["start", *TPU], "start needs the arguments of dlms_jax.main, after --"),
             (["create", "--name=n", "--zone=z"], "create needs --type and --version"),
-            (["create", *TPU, "--spto"], "--spto is no option"),
-            (["creat", *TPU], "creat is none of create, install, start"),
+            (["create", *TPU, "--spto"], "unknown option --spto"),
+            (["creat", *TPU], "unknown action creat; use create, install, start"),
         ],
     )
     def test_what_is_missing_is_one_line(self, arguments, message, launch):
