@@ -76,7 +76,8 @@ def main(argv=None):
 
     from dlms_jax.model import DiffusionLM
     from dlms_jax.studies import FamilySettings, run_family
-    from dlms_jax.trainer import Interrupted, Trainer
+    from dlms_jax.runtime.interrupt import Interrupted
+    from dlms_jax.trainer import Trainer
 
     console = Console(soft_wrap=True)
     settings = FamilySettings(

@@ -72,7 +72,8 @@ def main(argv=None):
 def _train(config, arguments):
     from dlms_jax.parallel import hosts
     from dlms_jax.runtime.profiling import steps_to_profile
-    from dlms_jax.trainer import Interrupted, Trainer
+    from dlms_jax.runtime.interrupt import Interrupted
+    from dlms_jax.trainer import Trainer
 
     trainer = Trainer(
         arguments.workdir, profile_steps=steps_to_profile(arguments.profile_steps)

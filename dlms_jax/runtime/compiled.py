@@ -1,9 +1,13 @@
 """Compiled programs kept on disk, so that a restarted run does not compile again."""
 
+from collections.abc import Callable
 import os
 import pathlib
 
 import jax
+
+from dlms_jax.parallel import hosts
+from dlms_jax.training.state import TrainState
 
 
 def keep_compiled(workdir: pathlib.Path) -> pathlib.Path | None:
@@ -34,3 +38,28 @@ class CacheHits:
 
     def _count(self, event: str, **_):
         self.number += event == "/jax/compilation_cache/cache_hits"
+
+
+class CompiledStep:
+    """A train step that is compiled when it is first run, which may take minutes."""
+
+    def __init__(self, step, frozen, cache: pathlib.Path | None, say: Callable[[str], None]):
+        """step: the jitted step (training/step.py). frozen: its frozen weights. cache: where
+        compiled programs are kept, for a message."""
+        self._step, self._frozen, self._cache, self._say = step, frozen, cache, say
+        self.compiled = False
+
+    def __call__(self, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Returns (state, metrics) after a step; the state passed in is consumed."""
+        return self._step(state, self._frozen, batch)
+
+    def compile_and_run(self, state: TrainState, batch):
+        """Compiles the step on all processes; returns its first results when they are there."""
+        self._say("compiling the train step ...")
+        with CacheHits() as found:
+            self._step = self._step.lower(state, self._frozen, batch).compile()
+        hosts.wait_long_for_all()
+        if found.number:
+            self._say(f"the train step was found compiled, in {self._cache}")
+        self.compiled = True
+        return jax.block_until_ready(self(state, batch))

@@ -1,9 +1,9 @@
-"""What a run prints around its steps: what it starts from, samples, and what it came to."""
+"""What a run prints before and after its steps: model and data, samples, the summary."""
 
+from collections.abc import Iterator
 import pathlib
 import statistics
 
-from jax.sharding import Mesh
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -11,70 +11,78 @@ from rich.text import Text
 
 from dlms_jax.checkpoints.metrics import read_metrics
 from dlms_jax.config import Config, traits_of
-from dlms_jax.data.feed.dataset import Dataset
+from dlms_jax.data.feed.dataset import Split
 from dlms_jax.denoiser.attention_kernels import attention_kernel
 from dlms_jax.diffusion import schedule_size
 from dlms_jax.models import count_parameters
 from dlms_jax.parallel import hardware
 from dlms_jax.runtime.goodput import read_goodput, totals
+from dlms_jax.runtime.setup import Setup
 from dlms_jax.terminal import duration, printable, say, with_unit
 
 
-def show_start(
-    console: Console,
-    config: Config,
-    dataset: Dataset,
-    mesh: Mesh,
-    rows: int,
-    peak: tuple[float, str],
-):
+def show_start(console: Console, setup: Setup, peak: tuple[float, str]):
     """Prints the model, the data with its fingerprints, and the devices.
 
-    rows: of the head. peak: FLOP/s and where they are from (hardware.peak_flops).
+    peak: FLOP/s, and where the figure is from (hardware.peak_flops).
     """
-    model = config.model
-    parameters = with_unit(count_parameters(config, rows, schedule_size(config))) + "parameters"
-    if model.experts:
-        active = count_parameters(config, rows, schedule_size(config), active=True)
-        parameters += f" ({with_unit(active)}active: {model.experts_per_token} of "
-        parameters += f"{model.experts} experts a token)"
-    layers = f"{model.unet_levels} levels" if model.name == "unet" else f"{model.num_layers} layers"
+    config, mesh, tokenizer = setup.config, setup.mesh, setup.dataset.tokenizer
     say(
         console,
-        f"{config.objective.name} {model.name}: {parameters}, "
-        f"{layers}, width {model.width}, "
-        f"vocabulary {dataset.tokenizer.size} ({config.tokenizer.name})",
+        f"{config.objective.name} {_describe(config, setup.assembly.objective.vocabulary.rows)}, "
+        f"vocabulary {tokenizer.size} ({config.tokenizer.name})",
     )
-    if traits_of(config).needs_time and model.conditioning == "none":
-        say(
-            console,
-            f"note: {config.objective.name} diffusion learns more where the network is told how "
-            "noisy its input is: --config.model.conditioning=film",
-        )
-    if config.objective.anneal_steps > config.training.steps:
-        say(
-            console,
-            f"note: config.objective.anneal_steps={config.objective.anneal_steps} is more than "
-            f"config.training.steps={config.training.steps}: the run ends before its attention is "
-            "that which it is evaluated by",
-        )
-    for split in (*dataset.train, dataset.heldout):
-        f = split.fingerprint
-        filled = f["tokens"] / max(split.rows.number * split.rows.length, 1)
-        say(
-            console,
-            f"{split.name}: "
-            + "".join(f"{f[key]} {key}, " for key in ("documents", "bytes") if key in f)
-            + f"{f['tokens']} tokens in {split.rows.number} rows of "
-            f"{config.data.sequence_length} ({filled:.0%} scored), "
-            f"sha256 {f['sha256'][:16]}",
-        )
+    for note in _notes(config):
+        say(console, f"note: {note}")
+    for split in (*setup.dataset.train, setup.dataset.heldout):
+        say(console, _describe_split(split))
     shape = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     flops, source = peak
     say(
         console,
         f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s) ({shape}); "
         f"attention {attention_kernel(config, mesh)}; peak {with_unit(flops)}FLOP/s ({source})",
+    )
+
+
+def _describe(config: Config, rows: int) -> str:
+    """Returns the network and its size; rows: of its head."""
+    model = config.model
+    parameters = with_unit(count_parameters(config, rows, schedule_size(config))) + "parameters"
+    if model.experts:
+        active = count_parameters(config, rows, schedule_size(config), active=True)
+        parameters += (
+            f" ({with_unit(active)}active: {model.experts_per_token} of {model.experts} experts a "
+            "token)"
+        )
+    layers = f"{model.unet_levels} levels" if model.name == "unet" else f"{model.num_layers} layers"
+    return f"{model.name}: {parameters}, {layers}, width {model.width}"
+
+
+def _notes(config: Config) -> Iterator[str]:
+    """Yields what may surprise in a config."""
+    if traits_of(config).needs_time and config.model.conditioning == "none":
+        yield (
+            f"{config.objective.name} diffusion learns more if the network is told how noisy its "
+            "input is: --config.model.conditioning=film"
+        )
+    if config.objective.anneal_steps > config.training.steps:
+        yield (
+            f"config.objective.anneal_steps={config.objective.anneal_steps} is more than "
+            f"config.training.steps={config.training.steps}: the run ends before its attention is "
+            "the one that it is evaluated with"
+        )
+
+
+def _describe_split(split: Split) -> str:
+    fingerprint, rows = split.fingerprint, split.rows
+    counts = "".join(
+        f"{fingerprint[key]} {key}, " for key in ("documents", "bytes") if key in fingerprint
+    )
+    filled = fingerprint["tokens"] / max(rows.number * rows.length, 1)
+    return (
+        f"{split.name}: {counts}{fingerprint['tokens']} tokens in {rows.number} rows of "
+        f"{rows.length} ({filled:.0%} scored), sha256 {fingerprint['sha256'][:16]}"
     )
 
 
@@ -89,8 +97,12 @@ def show_summary(
 ):
     """Prints the table that a run ends with.
 
-    bound: an evaluation.bound.BoundReport. best: the bits per byte of the text's true
-    distribution, where that is known.
+    Args:
+      console: where to print.
+      config: of the run.
+      workdir: its folder, with metrics.csv and goodput.csv.
+      bound: an evaluation.bound.BoundReport.
+      best: the bits per byte of the true distribution of the text, if it is known.
     """
     history = read_metrics(workdir / "metrics.csv")
     speeds = [float(row["tokens_per_second"]) for row in history if row["tokens_per_second"]]

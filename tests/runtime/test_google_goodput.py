@@ -18,7 +18,8 @@ from dlms_jax.parallel import hosts
 from dlms_jax.runtime import google_goodput
 from dlms_jax.runtime.goodput import KINDS, read_goodput
 from dlms_jax.runtime.google_goodput import GoogleGoodput, make_goodput
-from dlms_jax.trainer import Interrupted, Trainer
+from dlms_jax.runtime.interrupt import Interrupted
+from dlms_jax.trainer import Trainer
 
 JOB = "a-job"
 

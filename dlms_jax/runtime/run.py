@@ -1,0 +1,102 @@
+"""One run in this process: set up, trained to its last step, summed up."""
+
+import contextlib
+import pathlib
+
+from rich.console import Console
+
+from dlms_jax.config import Config
+from dlms_jax.evaluation.bound import best_possible
+from dlms_jax.parallel import hardware, hosts
+from dlms_jax.runtime import report
+from dlms_jax.runtime.compiled import CompiledStep, keep_compiled
+from dlms_jax.runtime.google_goodput import make_goodput
+from dlms_jax.runtime.heldout import HeldOut
+from dlms_jax.runtime.loop import Loop
+from dlms_jax.runtime.profiling import Profile
+from dlms_jax.runtime.run_log import RunLog
+from dlms_jax.runtime.saves import Saves
+from dlms_jax.runtime.setup import set_up
+from dlms_jax.runtime.watchdog import Watchdog
+from dlms_jax.terminal import say
+from dlms_jax.training.state import TrainState
+
+
+class Run:
+    """What is built once; `train` may then be called once."""
+
+    def __init__(self, config: Config, workdir: pathlib.Path, console: Console):
+        """Raises UserError for what cannot be trained, before anything is compiled."""
+        self._console = console
+        self._goodput = make_goodput(workdir, config.training.goodput_job, self._say)
+        self._cache = keep_compiled(workdir)
+        self._setup = set_up(config, workdir)
+        self._heldout = HeldOut(self._setup)
+        self._peak = hardware.peak_flops()
+        self._saves = Saves(self._setup, self._say)
+
+    def train(self, profile_steps: tuple[int, int] | None = None) -> dict[str, float]:
+        """Trains to the last step and returns the final metrics; prints what a reader wants.
+
+        Args:
+          profile_steps: the first and last step to trace, to WORKDIR/profile.
+        """
+        setup, console = self._setup, self._console
+        report.show_start(console, setup, self._peak)
+        with self._goodput, contextlib.closing(self._saves.checkpoints):
+            state = self._first_state()
+            if int(state.step) < setup.config.training.steps:
+                state = self._train(state, profile_steps)
+            else:
+                self._goodput.begin(int(state.step))
+                self._saves.checkpoints.finish()
+            self._goodput.now("evaluation")
+            return self._sum_up(state)
+
+    def _train(self, state: TrainState, profile_steps) -> TrainState:
+        setup, first, training = self._setup, int(state.step), self._setup.config.training
+        self._goodput.begin(first)
+        train_step = CompiledStep(setup.assembly.step(), (), self._cache, self._say)
+        profile = Profile(setup.workdir, profile_steps, first, training.steps, self._say)
+        watchdog = Watchdog(setup.workdir, training.hang_minutes, training.hang_exit)
+        with RunLog(setup, self._console, first, self._peak[0]) as log:
+            loop = Loop(
+                setup, self._saves, self._heldout, log, self._goodput,
+                lambda step, sample: report.show_sample(self._console, step, sample),
+            )  # fmt: skip
+            return loop.run(state, train_step, profile, watchdog)
+
+    def _first_state(self) -> TrainState:
+        """Returns the newest saved state, or that at step 0."""
+        setup = self._setup
+        if (state := self._saves.newest()) is not None:
+            self._say(f"resuming {setup.workdir} after step {int(state.step)}")
+            return state
+        params = None
+        if setup.start:
+            self._say(setup.start.text(setup.config))
+            params = setup.start.checkpoint.load_params(setup.assembly.state.params)
+        return setup.assembly.initial_state(params)
+
+    def _sum_up(self, state: TrainState) -> dict[str, float]:
+        """Evaluates on all held-out rows and prints the summary; returns the final metrics."""
+        config, workdir, console = self._setup.config, self._setup.workdir, self._console
+        bound = self._heldout.bound(state, config.evaluation.final_rows)
+        self._goodput.save()
+        sample = self._heldout.sample(state)
+        if hosts.is_first():
+            best = best_possible(self._setup.assembly.objective, self._setup.dataset.heldout)
+            report.show_summary(console, config, workdir, bound, best)
+        report.show_sample(console, int(state.step), sample)
+        report.show_next(console, config, workdir)
+        return {
+            "step": int(state.step),
+            "bound": bound.nats_per_token,
+            "bits_per_byte": bound.bits_per_byte,
+            "stderr": bound.stderr,
+            "perplexity": bound.perplexity,
+            "unigram_nats": bound.unigram_nats,
+        }
+
+    def _say(self, text: str):
+        say(self._console, text)
