@@ -32,15 +32,20 @@ _HALF_WRITTEN = ".orbax-checkpoint-tmp"
 
 
 class Checkpoints:
-    """The checkpoints of a run that is being trained. Saves are asynchronous and atomic: a
-    directory has its final name only when all of it is on disk."""
+    """The checkpoints of a run that is being trained. Saves are asynchronous and atomic: a folder
+    gets its final name only when all of it is on disk."""
 
     def __init__(
         self, workdir: pathlib.Path, config: CheckpointConfig, say: Callable[[str], None],
         local: LocalSaves | None = None,
     ):  # fmt: skip
-        """say: where to report checkpoints that could not be used. local: where the saves between
-        them go."""
+        """
+        Args:
+          workdir: the run's folder.
+          config: config.checkpoint.
+          say: prints a line, for checkpoints that cannot be used.
+          local: the saves between the checkpoints, if the run has any.
+        """
         self._folder = (workdir / FOLDER).absolute()
         self._say, self._local = say, local
         for path in sorted(self._folder.glob(f"*{_HALF_WRITTEN}*")):
@@ -66,7 +71,8 @@ class Checkpoints:
         return self._folder / str(step)
 
     def save(self, step: int, state: TrainState, metadata: dict[str, Any], bound: float | None):
-        """Starts to save; returns as soon as the state is copied. bound: what 'best' goes by."""
+        """Starts to save; returns as soon as the state is copied. bound: decides which checkpoints
+        are the best; None: this one was not evaluated."""
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         items[METADATA] = ocp.args.JsonSave(metadata)
         metrics = None if bound is None else {"bound": bound}
@@ -74,7 +80,7 @@ class Checkpoints:
         free = shutil.disk_usage(self._folder).free
         if free < needed:
             raise self._cannot_write(
-                f"it takes up to {needed / 2**20:.0f} MiB, of which {free / 2**20:.0f} are free"
+                f"it needs up to {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free"
             )
         with self._writable():
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
@@ -85,23 +91,27 @@ class Checkpoints:
             self._local.save(step, state, left_out)
 
     def restore_latest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """Returns (state, metadata) of the newest checkpoint that can be read; None where none is.
+        """Returns (state, metadata) of the newest checkpoint that can be read; None if there is no
+        checkpoint.
 
-        Where the machines' own saves are newer, and whole, the state is theirs.
-        One that cannot be read is named, moved aside to WORKDIR/checkpoints_broken, and the one
-        before it is tried. Where none can be read, UserError: a run is never silently begun anew.
+        If the machines' own saves are newer, and whole, the state is theirs. A checkpoint that
+        cannot be read is named and moved to WORKDIR/checkpoints_broken; then the one before it is
+        tried.
+
+        Raises:
+          UserError: there are checkpoints, but none can be read.
         """
         if self._local:
             if found := self._restore_locally(abstract):
                 return found
-            self._forget_local_saves()  # they would be in the way of the next ones
+            self._forget_local_saves()  # the next ones would collide with them
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             path = self.path(step)
             restored, why = None, "by another process"
             try:
                 restored = self._restore(step, abstract)
-            except Exception as error:  # orbax and tensorstore raise all kinds on damaged files
+            except Exception as error:  # Orbax and TensorStore raise many kinds
                 why = first_line(error)
             if hosts.on_all(restored is not None):
                 return restored
@@ -120,10 +130,15 @@ class Checkpoints:
         return None
 
     def go_back(self, before: int, every: int) -> int | None:
-        """Deletes the checkpoints from step `before` on, and those after the newest one before it
-        that `every` calls for (an interruption leaves others); returns the newest that is left.
+        """Returns the newest regular checkpoint before a step, and deletes the later ones.
 
-        Where there is none before it, None, and nothing is deleted.
+        Args:
+          before: the first bad step.
+          every: regular checkpoints are at multiples of this; an interruption leaves others, which
+            count only if there is no regular one.
+
+        Returns:
+          The step; None, with nothing deleted, if there is no checkpoint before `before`.
         """
         self.wait()
         steps = sorted(self._manager.all_steps())
@@ -140,7 +155,7 @@ class Checkpoints:
         return to
 
     def is_saving(self) -> bool:
-        """Returns whether a save is not yet on disk."""
+        """Returns whether a save is still being written."""
         return self._manager.is_saving_in_progress()
 
     def wait(self):
@@ -152,7 +167,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def finish(self):
-        """Returns when all saves are on disk and the machines' own, of no more use, deleted."""
+        """Returns when all saves are on disk, and deletes the machines' own saves."""
         self.wait()
         if self._local:
             self._local.close(delete=True)
@@ -169,22 +184,22 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writable(self, folder: pathlib.Path | None = None):
-        """Turns what goes wrong in a save, here or in its background thread, into one line."""
+        """Turns an error of a save, here or in its background thread, into one line."""
         try:
             yield
-        except Exception as error:  # orbax and tensorstore raise all kinds on a full disk
+        except Exception as error:  # Orbax and TensorStore raise many kinds
             said = first_line(error)
         else:
             return
-        gc.collect()  # of the unfinished writes, which would complain when the process ends
+        gc.collect()  # the unfinished writes would complain when the process ends
         raise self._cannot_write(said, folder)
 
     def _cannot_write(self, why: str, folder: pathlib.Path | None = None) -> UserError:
         whole = [step_of(folder) for folder in step_folders(self._folder)]
-        after = f"goes on after step {max(whole)}" if whole else "begins anew"
+        after = f"resumes after step {max(whole)}" if whole else "starts again from step 0"
         return UserError(
-            f"cannot write a checkpoint to {folder or self._folder} ({why}); free some space there "
-            f"or mend it, then run the same command, which {after}"
+            f"cannot write a checkpoint to {folder or self._folder} ({why}); make space there or fix "
+            f"it, then run the same command, which {after}"
         )
 
     def _forget_local_saves(self):
@@ -192,7 +207,7 @@ class Checkpoints:
             self._local.forget()
 
     def _restore_locally(self, abstract):
-        """Returns (state, metadata) of the machines' own saves where they are the newest."""
+        """Returns (state, metadata) of the machines' own saves if they are the newest."""
         shared, step = self._manager.latest_step(), self._local.latest_step()
         if shared is None or step is None or step <= shared:
             return None
@@ -211,7 +226,7 @@ class Checkpoints:
     def _restore(self, step, abstract):
         wanted = _items(abstract)
         fresh = "recent" in wanted and not (self.path(step) / "recent").is_dir()
-        if fresh:  # the run did not look for spikes before
+        if fresh:  # the run did not look for spikes so far
             recent = wanted.pop("recent")["recent"]
         items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         items[METADATA] = ocp.args.JsonRestore()
@@ -229,7 +244,7 @@ class Checkpoints:
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """Returns what is saved of a state, by the name of its directory."""
+    """Returns what is saved of a state, by the name of its folder."""
     rest = ("optimizer", "skipped", "skipped_in_a_row")
     items = {"params": state.params, "rest": {name: getattr(state, name) for name in rest}}
     if state.ema is not None:
@@ -240,11 +255,11 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 
 def check_resumable(workdir: pathlib.Path):
-    """Raises UserError where the newest checkpoint of a workdir holds weights alone."""
+    """Raises UserError if the newest checkpoint of a workdir holds weights only."""
     steps = step_folders(workdir / FOLDER)
     if steps and not (steps[-1] / "rest").is_dir():
         raise UserError(
-            f"{steps[-1]} holds weights alone, with no optimizer to go on with; start from it: "
+            f"{steps[-1]} holds weights only, without the optimizer that a resume needs; start from it: "
             f"--config.training.start_from={workdir}, with another --workdir"
         )
 

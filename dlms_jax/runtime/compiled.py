@@ -11,10 +11,11 @@ from dlms_jax.training.state import TrainState
 
 
 def keep_compiled(workdir: pathlib.Path) -> pathlib.Path | None:
-    """Has JAX keep compiled programs on disk; returns where, or None where they are not kept.
+    """Makes JAX keep compiled programs on disk; returns the folder, or None if JAX keeps none.
 
-    Where the environment or the program has said where, there. Else one process keeps them in the
-    user's cache, for all runs; several in the workdir, which all their machines share.
+    The folder is that of JAX_COMPILATION_CACHE_DIR (or of jax.config) if set. Otherwise a single
+    process uses the user's cache, shared by all runs, and several processes use the workdir, which
+    their machines share.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not jax.config.jax_compilation_cache_dir:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
@@ -25,7 +26,7 @@ def keep_compiled(workdir: pathlib.Path) -> pathlib.Path | None:
 
 
 class CacheHits:
-    """A context that counts how many programs were found on disk in it."""
+    """A context that counts the programs that were found in the cache."""
 
     number = 0
 

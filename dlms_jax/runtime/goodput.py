@@ -1,7 +1,8 @@
 """Where a run's time goes, over all its starts: WORKDIR/goodput.csv, one row a start.
 
-It is the time of the loop, on the first process's clock. Steps are computed behind it, so what the
-loop waits for while they are counts as theirs; only what holds it up counts as data or checkpoint.
+The times are the loop's, on the clock of process 0. Steps are computed asynchronously, so whatever
+the loop does while they run counts as step; only what holds the steps up counts as data or
+checkpoint.
 """
 
 import csv
@@ -12,18 +13,16 @@ import jax
 
 from dlms_jax.files import written_whole
 
-# start: until the first step: data, restoring. compile: the first step. step: later ones, that were
-# new; repeated: those that an earlier start, or the time before a rollback, had done already.
+# start: until the first step (data, restoring). compile: the first step. step: later steps that are
+# new. repeated: steps that an earlier start, or the time before a rollback, had already done.
 KINDS = ("start", "compile", "step", "repeated", "data", "checkpoint", "evaluation", "other")
-# before: seconds between the last that is known of the start before and this one (saved or lost).
+# before: seconds between the last record of the previous start and this one.
 COLUMNS = ("begun", "first_step", "last_step", "furthest_step", "before", *KINDS)
 
 
 class Goodput:
-    """Counts the seconds of this start, from now on as "start"; a context, which saves at its end.
-
-    Where it ends without an error, so does the run.
-    """
+    """Counts the seconds of this start, at first as "start". A context that saves at its end; if it
+    ends without an error, so does the run."""
 
     def __init__(self, workdir: pathlib.Path, clock=time.time):
         self._path, self._clock = workdir / "goodput.csv", clock
@@ -45,17 +44,17 @@ class Goodput:
         self.save()
 
     def begin(self, step: int):
-        """Says after which step this start goes on."""
+        """Records the step that this start resumes from."""
         self._row["first_step"] = self._row["last_step"] = step
 
     def now(self, kind: str):
-        """From now on the time counts as of this kind."""
+        """Counts the time from now on as this kind."""
         now = self._clock()
         self._row[self._kind] += max(now - self._marked, 0.0)
         self._kind, self._marked = kind, now
 
     def step(self, step: int, compiles: bool = False):
-        """From now on the time counts as that of a step."""
+        """Counts the time from now on as that of a step."""
         row = self._row
         again = step <= row["furthest_step"]
         self.now("compile" if compiles else "repeated" if again else "step")
@@ -67,12 +66,12 @@ class Goodput:
         return shares["step"]
 
     def rows(self) -> list[dict[str, float]]:
-        """Returns the rows of all starts, this one last, until now."""
+        """Returns the rows of all starts up to now; this one is the last."""
         self.now(self._kind)
         return [*self._earlier, self._row]
 
     def save(self):
-        """Writes the file, whole or not at all, if this start has taken a step."""
+        """Writes the file if this start has taken a step."""
         rows = self.rows()
         if jax.process_index() or self._row["last_step"] == self._row["first_step"]:
             return
@@ -83,7 +82,7 @@ class Goodput:
 
 
 def read_goodput(path: pathlib.Path) -> list[dict[str, float]]:
-    """Returns the rows of a goodput.csv; none where there is no file."""
+    """Returns the rows of a goodput.csv; none if there is no file."""
     if not path.is_file():
         return []
     with open(path, newline="") as file:
@@ -92,7 +91,7 @@ def read_goodput(path: pathlib.Path) -> list[dict[str, float]]:
 
 
 def totals(rows: list[dict[str, float]]) -> tuple[dict[str, float], float, float]:
-    """Returns (share of each kind, seconds of all starts, seconds between them)."""
+    """Returns (share of each kind, seconds of all starts, seconds between the starts)."""
     seconds = {kind: sum(row[kind] for row in rows) for kind in KINDS}
     total = sum(seconds.values())
     shares = {kind: value / max(total, 1e-9) for kind, value in seconds.items()}

@@ -1,8 +1,9 @@
-"""A run's time in Google's goodput tools too (ml-goodput-measurement), beside goodput.csv.
+"""Goodput in Google's tools (ml-goodput-measurement), beside goodput.csv.
 
-They take a step to last until the next one starts, less the custom events in between, and a run to
-have been started again where a step comes again. So each start of a run ends as if one more step
-began: else a clean stop and the time until the next start would count as the last step's.
+In those tools a step lasts until the next one starts, minus the custom events in between, and a
+step that comes again means that the run was restarted. So each start of a run ends with the record
+of one more step: otherwise a clean stop, and the time until the next start, would count as the last
+step.
 """
 
 import datetime
@@ -15,18 +16,19 @@ from dlms_jax.errors import UserError, optional_import
 from dlms_jax.parallel import hosts
 from dlms_jax.runtime.goodput import Goodput
 
-# What their recorder calls these kinds of time; steps only start, and others are custom events.
+# The recorder's names for these kinds of time. Steps only start; other kinds are custom events.
 _NAMES = {"start": "training_preparation", "data": "data_loading"}
 _STEPS = ("compile", "step", "repeated")
-# Entries are sent by a thread, which tells this logger what fails, with a traceback each time.
+# A thread sends the entries, and logs a traceback here for each failure.
 _SENDER = logging.getLogger("google.cloud.logging_v2.handlers.transports.background_thread")
-_PATIENCE = 10.0  # seconds for the last entries, of the few that a preemption leaves
+_PATIENCE = 10.0  # seconds for the last entries; a preemption leaves few
 
 
 def make_goodput(workdir: pathlib.Path, job: str, say) -> Goodput:
-    """Returns what counts this start's time: in goodput.csv, and as Google's `job` unless it is "".
+    """Returns the counter of this start's time; it also reports to Google as `job`, unless that is "".
 
-    Raises UserError where their library is missing, or Cloud Logging does not take an entry.
+    Raises:
+      UserError: the library is missing, or Cloud Logging accepts no entry.
     """
     return GoogleGoodput(workdir, job, say) if job else Goodput(workdir)
 
@@ -34,7 +36,7 @@ def make_goodput(workdir: pathlib.Path, job: str, say) -> Goodput:
 class GoogleGoodput(Goodput):
     """Goodput that process 0 also sends to Google Cloud Logging, to the log goodput_JOB.
 
-    What goes wrong after the start is said once, by `say`, and stops nothing.
+    A failure after the start is reported once, by `say`, and stops nothing.
     """
 
     def __init__(self, workdir: pathlib.Path, job: str, say, clock=time.time):
@@ -44,7 +46,7 @@ class GoogleGoodput(Goodput):
         cloud = optional_import("google.cloud.logging", "goodput")
         first, log = hosts.is_first(), f"goodput_{job}"
         try:
-            if first:  # sent at once, for the recorder's entries fail behind our back
+            if first:  # sent at once: the recorder's own entries fail in the background
                 cloud.Client().logger(log).log_text("dlms_jax starts")
             self._recorder = google.GoodputRecorder(job, log, logging_enabled=first)
         except Exception as error:  # of credentials, the project, the API, the network
@@ -61,10 +63,10 @@ class GoogleGoodput(Goodput):
 
     def __exit__(self, error, *more):
         super().__exit__(error, *more)
-        if self._kind != "start":  # a start without a step, of a run that has ended, leaves nothing
+        if self._kind != "start":  # a start without a step records nothing
             self._turn(self._kind, "end")
             self._record("step", "start", step=int(self._row["last_step"]) + 1)
-            if error is None:  # one that was stopped goes on
+            if error is None:  # a run that was stopped continues later
                 self._record("job", "end")
             flush = threading.Thread(target=self._recorder.flush, daemon=True)
             flush.start()
@@ -88,14 +90,14 @@ class GoogleGoodput(Goodput):
         self._record("step", "start", step=step)
 
     def _turn(self, kind: str, edge: str):
-        """Records that a time of this kind starts or ends."""
+        """Records that a period of this kind starts or ends."""
         if kind in _NAMES:
             self._record(_NAMES[kind], edge)
         elif kind not in _STEPS:
             self._record("custom_badput_event", edge, custom_badput_event_type=kind)
 
     def _record(self, what: str, edge: str, seconds: float | None = None, **more):
-        """Records that something starts or ends now, or at those seconds of the clock."""
+        """Records that something starts or ends now, or at `seconds` of the clock."""
         seconds = self._marked if seconds is None else seconds
         more[f"{edge}_time"] = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
         try:
@@ -104,7 +106,7 @@ class GoogleGoodput(Goodput):
             self._failed(_line(error))
 
     def _heard(self, record: logging.LogRecord) -> bool:
-        """Lets nothing through of what the sending thread tells, but for the first error, here."""
+        """Drops what the sending thread logs; reports its first error."""
         if record.levelno >= logging.ERROR:
             self._failed(_line(record.exc_info[1]) if record.exc_info else record.getMessage())
         return False

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: finish the step, save, say how to go on; all processes at the same step."""
+"""SIGTERM and Ctrl-C: finish the step, save, and say how to resume; all at the same step."""
 
 import os
 import signal
@@ -9,19 +9,19 @@ from jax.experimental import multihost_utils
 
 
 class Interrupted(Exception):
-    """Training was asked to stop, and has saved its state; the text says how to go on."""
+    """Training was asked to stop and saved its state; the text says how to resume."""
 
 
 class StopSignals:
-    """A context in which SIGTERM and SIGINT end training after a step, not the process at once.
+    """A context in which SIGTERM and SIGINT end training after the current step.
 
-    A second Ctrl-C interrupts at once. Outside the main thread (a notebook's, say) signals cannot
-    be caught, and nothing changes.
+    A second Ctrl-C interrupts at once. Outside the main thread (in a notebook, for example) signals
+    cannot be caught, and nothing changes.
 
-    Of several processes any may get the signal, and all must stop at the same step, or the others
-    would wait for ever. There SIGTERM is left to JAX's preemption service, which has caught it
-    since jax.distributed began, tells all, and names a step that none has reached; Ctrl-C becomes
-    a SIGTERM.
+    With several processes, any of them may get the signal, and all must stop at the same step: the
+    others would wait for ever. SIGTERM is then left to JAX's preemption service, which catches it
+    from the start of jax.distributed on, tells all processes, and names a step that none has
+    reached. Ctrl-C is turned into a SIGTERM.
     """
 
     _received: str | None = None
@@ -39,13 +39,13 @@ class StopSignals:
             signal.signal(number, handler)
 
     def at(self, step: int) -> str | None:
-        """Returns the signal after which to stop at this step, or None; to be asked at every step,
-        by all processes."""
+        """Returns the signal that stops the run after this step, or None. All processes must ask at
+        every step."""
         if not self._several:
             return self._received
         try:
             return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else None
-        except RuntimeError:  # jax_enable_preemption_service is off: SIGTERM ends the process
+        except RuntimeError:  # without jax_enable_preemption_service SIGTERM ends the process
             return None
 
     def _receive(self, number, frame):

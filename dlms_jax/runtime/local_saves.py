@@ -1,9 +1,9 @@
-"""Frequent saves to a disk or RAM disk of each machine, between the checkpoints that all share.
+"""Frequent saves to a disk or RAM disk of each machine, between the shared checkpoints.
 
-Each process saves its part of the state alone, through orbax's peer-to-peer manager. After a start
-it reads its part from there; a machine that lost it gets it from one that holds the same part of
-another copy (another index of the mesh's `data`). What a checkpoint says of its run is not saved:
-that is the newest shared checkpoint's, which these saves come after.
+Each process saves only its part of the state, through Orbax's peer-to-peer manager. After a restart
+it reads its part from its own disk; a machine that lost it gets it from one that holds the same
+part of another copy (another index of the mesh axis `data`). The metadata are not saved: they are
+those of the newest shared checkpoint, which comes before these saves.
 """
 
 import contextlib
@@ -30,12 +30,20 @@ _LEFT_OUT = "left_out"
 
 
 class LocalSaves:
-    """The saves of a run to this process's own disk: the newest one, and the one being written."""
+    """The saves of a run on this process's own disk: the newest, and the one being written."""
 
     def __init__(self, config: CheckpointConfig, run: str, mesh: Mesh):
-        """run: a name that no other run has; where processes stand on the mesh becomes part of it,
-        for another layout's parts are of no use. All processes must come here together. Raises
-        UserError where there can be no folder."""
+        """Opens the saves of a run. All processes must call this together.
+
+        Args:
+          config: config.checkpoint.
+          run: a name that no other run has. The layout of processes on the mesh becomes part of the
+            folder's name, since the parts of another layout cannot be used.
+          mesh: the device mesh.
+
+        Raises:
+          UserError: the folder cannot be made.
+        """
         processes = [device.process_index for device in mesh.devices.flat]
         layout = hashlib.blake2s(repr((mesh.devices.shape, processes)).encode(), digest_size=4)
         name = f"{run}-{layout.hexdigest()}"
@@ -48,16 +56,16 @@ class LocalSaves:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, left_out: int):
-        """Starts to save; returns as soon as the state is copied. left_out: how many batches
-        rollbacks have left out so far."""
+        """Starts to save; returns as soon as the state is copied. left_out: the number of batches
+        that rollbacks left out so far."""
         left_out = jax.device_put(np.int32(left_out), replicated(self._mesh))
         tree = _by_path(state) | {_LEFT_OUT: left_out}
         args = p2p_args.Composite(**{_ITEM: ocp.args.PyTreeSave(tree)})
         self._manager.save(step, args=args)
 
     def restore(self, step: int, abstract: Any, left_out: int) -> Any | None:
-        """Returns the state of a step; None where some process cannot read it, or other batches
-        were left out on the way to it. All must ask."""
+        """Returns the state of a step; None if some process cannot read it, or if other batches were
+        left out on the way to it. All processes must call this."""
         wanted = _by_path(abstract)
         wanted[_LEFT_OUT] = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(self._mesh))
         args = p2p_args.Composite(**{_ITEM: ocp.args.PyTreeRestore(wanted)})
@@ -73,7 +81,7 @@ class LocalSaves:
         return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
     def forget(self):
-        """Deletes all of them. All processes must."""
+        """Deletes all saves. All processes must call this."""
         self._manager.close()
         shutil.rmtree(self.folder)
         self._manager = self._open()
@@ -85,7 +93,7 @@ class LocalSaves:
         self._manager.close()
         if delete:
             shutil.rmtree(self.folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # others of this machine are still there, or were
+            with contextlib.suppress(OSError):  # another process of this machine uses it
                 self._run.rmdir()
 
     def _open(self) -> CheckpointManager:
@@ -96,7 +104,7 @@ class LocalSaves:
                 f"{self.folder} cannot be made ({error.strerror}); give another "
                 "--config.checkpoint.local_directory"
             ) from None
-        for path in self.folder.iterdir():  # what a process that was killed had begun
+        for path in self.folder.iterdir():  # left by a process that was killed
             if not path.name.isdigit():
                 shutil.rmtree(path, ignore_errors=True)
         every = options.LocalCheckpointOptions(save_interval_steps=1, max_to_keep=1)
@@ -106,7 +114,7 @@ class LocalSaves:
 
 
 def check_local_saves(config: CheckpointConfig, mesh: Mesh):
-    """Raises UserError where these processes cannot save to disks of their own."""
+    """Raises UserError if these processes cannot save to disks of their own."""
     where = f"config.checkpoint.local_directory={config.local_directory}"
     if jax.process_count() == 1:
         raise UserError(f"{where} is for several processes; in one, lower config.checkpoint.every")
@@ -119,7 +127,7 @@ def check_local_saves(config: CheckpointConfig, mesh: Mesh):
 
 
 def _peers_hold_the_same(mesh: Mesh) -> bool:
-    """Returns whether those processes that orbax takes for peers, the n-th of each index of `data`,
+    """Returns whether the processes that Orbax takes for peers (the n-th of each index of `data`)
     hold the same parts."""
     rows = mesh.devices.reshape(mesh.devices.shape[0], -1)
     parts, place = {}, {}
@@ -135,6 +143,6 @@ def _peers_hold_the_same(mesh: Mesh) -> bool:
 
 
 def _by_path(state: Any) -> dict[str, Any]:
-    """Returns the leaves of a state by their paths, without the slashes that orbax would split."""
+    """Returns the leaves of a state by path, without slashes, at which Orbax would split."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {path_string(path).replace("/", "."): leaf for path, leaf in leaves}

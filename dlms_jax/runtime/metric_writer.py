@@ -1,5 +1,7 @@
-"""Metrics to WORKDIR/metrics.csv and to TensorBoard, with the method names of clu.metric_writers
-(which cannot be imported without TensorFlow)."""
+"""Writes metrics to WORKDIR/metrics.csv and to TensorBoard.
+
+The methods have the names of clu.metric_writers, which needs TensorFlow.
+"""
 
 from collections.abc import Mapping, Sequence
 import csv
@@ -13,8 +15,8 @@ from dlms_jax.files import written_whole
 
 
 class MetricWriter:
-    """Appends after `step`, the last step already done; rows beyond it, from a run that was killed
-    after its last checkpoint, are dropped, so that no step stands twice."""
+    """Appends rows after `step`, the last step done. Later rows, left by a run that was killed after
+    its last checkpoint, are dropped: no step appears twice."""
 
     def __init__(self, workdir: pathlib.Path, step: int, more_columns: Sequence[str] = ()):
         self._workdir, self._columns = workdir, (*COLUMNS, *more_columns)
@@ -32,12 +34,12 @@ class MetricWriter:
         self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=step + 1)
 
     def go_back(self, step: int):
-        """Goes on after an earlier step: the rows beyond it are dropped."""
+        """Continues after an earlier step: later rows are dropped."""
         self.close()
         self._open(step)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]):
-        """Writes one row; scalars that have no column go to TensorBoard alone."""
+        """Writes one row; scalars without a column go to TensorBoard only."""
         self._csv.writerow({"step": step, **{k: f"{v:.7g}" for k, v in scalars.items()}})
         self._file.flush()
         for name, value in scalars.items():
@@ -57,7 +59,7 @@ class MetricWriter:
 
 
 class NoWriter:
-    """What all processes but the first write to: nothing."""
+    """The writer of all processes but the first: it writes nothing."""
 
     def __getattr__(self, method):
         return lambda *arguments: None

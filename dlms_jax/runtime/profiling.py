@@ -13,7 +13,9 @@ def steps_to_profile(text: str | None) -> tuple[int, int] | None:
         return None
     first, _, last = text.partition("-")
     if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise UserError(f"--profile_steps={text} should be FIRST-LAST, two steps, as 20-25")
+        raise UserError(
+            f"--profile_steps={text} should be FIRST-LAST, two steps; for example 20-25"
+        )
     return int(first), int(last)
 
 
@@ -23,8 +25,17 @@ class Profile:
     def __init__(
         self, workdir: pathlib.Path, steps: tuple[int, int] | None, begun: int, last: int, say
     ):
-        """begun: the step after which the run goes on; last: that with which it ends. Raises
-        UserError where the steps to profile are not among those between."""
+        """
+        Args:
+          workdir: the trace goes to its folder profile.
+          steps: the first and last step to trace; None: no trace.
+          begun: the last step that is already done.
+          last: the last step of the run.
+          say: prints a line.
+
+        Raises:
+          UserError: `steps` are not among the steps that are left.
+        """
         if steps and not begun < steps[0] <= steps[1] <= last:
             raise UserError(
                 f"--profile_steps={steps[0]}-{steps[1]} are not among the steps that are left, "
@@ -41,14 +52,14 @@ class Profile:
             self._stop("the run ended")
 
     def before(self, step: int):
-        """Begins the trace where `step` is the first to be traced."""
+        """Starts the trace if `step` is the first to be traced."""
         if self._steps and step == self._steps[0] and not self._runs:
             self._folder.mkdir(parents=True, exist_ok=True)
             jax.profiler.start_trace(str(self._folder))
             self._runs = True
 
     def after(self, step: int, results):
-        """Ends it where `step` was the last, when its results are there."""
+        """Ends the trace if `step` was the last to be traced, once its results are there."""
         if self._runs and step >= self._steps[1]:
             jax.block_until_ready(results)
             self._stop(f"steps {self._steps[0]}-{self._steps[1]}")

@@ -1,4 +1,4 @@
-"""The line that tells how a run is doing: live on a terminal, plain lines elsewhere."""
+"""The status line of a run: live on a terminal, plain lines elsewhere."""
 
 from collections.abc import Mapping
 import time
@@ -11,7 +11,7 @@ from dlms_jax.terminal import duration, with_unit
 
 
 class Progress:
-    """Shows one line; what else is printed to the same console appears above it."""
+    """Shows one line; other prints to the same console appear above it."""
 
     def __init__(self, console: Console, total_steps: int):
         self._console, self._total = console, total_steps
@@ -27,7 +27,7 @@ class Progress:
             self._live.stop()
 
     def show(self, step: int, metrics: Mapping[str, float], seconds_left: float):
-        """Shows the metrics of a step (those of runtime/metric_writer.py that it has)."""
+        """Shows the metrics of a step (columns of metrics.csv)."""
         line = Text(status_line(step, self._total, metrics, seconds_left))
         if self._live:
             self._live.update(line, refresh=True)
@@ -36,8 +36,7 @@ class Progress:
 
 
 class Clock:
-    """Times the steps, without the evaluations and saves between them, from the end of a first
-    step that compiled."""
+    """Times the steps after the first, without the evaluations and saves between them."""
 
     def __init__(self, first_step: int, last_step: int):
         self._first, self._last = first_step, last_step
@@ -49,14 +48,14 @@ class Clock:
         self._marked, self._marked_step = time.perf_counter(), step
 
     def steps_per_second(self, step: int) -> float:
-        """Returns the speed since the interval began; 0 where it holds no step."""
+        """Returns the speed since the interval began; 0 if it holds no step."""
         return (step - self._marked_step) / max(time.perf_counter() - self._marked, 1e-9)
 
     def seconds(self) -> float:
         return time.perf_counter() - self._begun
 
     def seconds_left(self, step: int) -> float:
-        """Returns the time to the last step at the average speed so far, all included."""
+        """Returns the time to the last step at the average speed so far, evaluations included."""
         return (self._last - step) * self.seconds() / max(step - self._first, 1)
 
 

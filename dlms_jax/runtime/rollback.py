@@ -1,15 +1,15 @@
-"""Going back to a good checkpoint, past which the batches that broke the run are left out.
+"""Going back to a good checkpoint and leaving out the batches that broke the run.
 
-The batch of step s is number s - 1 + offset: each rollback adds to the offset as many as it leaves
-out. Rollbacks stand in the checkpoints made after them. A run that is killed between a rollback and
-its next checkpoint comes to the same bad steps, and rolls back in the same way.
+Step s reads batch s - 1 + offset. Each rollback adds the number of batches it leaves out to the
+offset. Later checkpoints record the rollbacks. A run that is killed between a rollback and its next
+checkpoint reaches the same bad steps, and rolls back in the same way.
 """
 
 from typing import NamedTuple
 
 
 class Rollback(NamedTuple):
-    """From step `last_bad` back to the checkpoint of step `to`; bad from step `first_bad` on."""
+    """From step `last_bad` back to the checkpoint of step `to`; `first_bad` is the first bad step."""
 
     to: int
     first_bad: int
@@ -17,24 +17,24 @@ class Rollback(NamedTuple):
 
     @property
     def left_out(self) -> int:
-        """Returns how many batches are not read again."""
+        """How many batches are not read again."""
         return self.last_bad - self.to
 
 
 class Rollbacks:
-    """Those of a run so far."""
+    """The rollbacks of a run so far."""
 
     def __init__(self, made: list[dict[str, int]] = ()):
-        """made: as `saved` gives them."""
+        """made: what `saved` returned."""
         self.made = [Rollback(**one) for one in made]
 
     @property
     def offset(self) -> int:
-        """Returns how many batches have been left out."""
+        """How many batches have been left out."""
         return sum(one.left_out for one in self.made)
 
     def saved(self) -> list[dict[str, int]]:
-        """Returns what a checkpoint keeps of them."""
+        """Returns what a checkpoint records of them."""
         return [one._asdict() for one in self.made]
 
 

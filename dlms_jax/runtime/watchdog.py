@@ -1,6 +1,6 @@
-"""A watchdog: where no step has ended for long, all stacks of every process and their last steps.
+"""A watchdog: if no step ends for long, every process prints its stacks and the last steps of all.
 
-Each process writes WORKDIR/logs/: step-PROCESS.txt (its last step, for the others to read) and,
+Each process writes to WORKDIR/logs/: step-PROCESS.txt (its last step, for the others to read) and,
 when it hangs, stacks-PROCESS.txt.
 """
 
@@ -17,14 +17,14 @@ from dlms_jax.parallel import hosts
 
 HUNG = 76  # exit status of a run that config.training.hang_exit ended (EX_PROTOCOL: run it again)
 FOLDER = "logs"
-_GRACE = 5  # seconds for others to see that they hang too
+_GRACE = 5  # seconds for the other processes to notice that they hang too
 
 
 class Watchdog:
-    """A context with a thread that looks whether `beat` has been called within so many minutes."""
+    """A context whose thread checks that `beat` is called at least every so many minutes."""
 
     def __init__(self, workdir: pathlib.Path, minutes: float, ends: bool = False, stderr=None):
-        """minutes: 0 for no watchdog. ends: ends the process after a report, with status HUNG."""
+        """minutes: 0: off. ends: whether to end the process after a report, with status HUNG."""
         self._folder, self._seconds, self._ends = workdir / FOLDER, 60 * minutes, ends
         self._stderr = stderr or sys.__stderr__
         self._process = jax.process_index()
@@ -45,18 +45,18 @@ class Watchdog:
             self._thread.join()
 
     def beat(self, step: int):
-        """Says that the run goes on, and its last step."""
+        """Records that a step has ended."""
         self._step, self._beaten = step, time.monotonic()
 
     def _watch(self):
-        # Each looks, and leaves its step for the others, twenty times in that time.
+        # Twenty times in that time, check, and leave the step for the others.
         while not self._stopped.wait(self._seconds / 20):
             with contextlib.suppress(OSError):  # a full disk is no reason to stop watching
                 (self._folder / f"step-{self._process}.txt").write_text(f"{self._step}\n")
             if time.monotonic() - self._beaten > self._seconds:
                 self._report()
                 if self._ends:
-                    hosts.leave(HUNG, _GRACE + self._seconds / 10)  # others look at other times
+                    hosts.leave(HUNG, _GRACE + self._seconds / 10)  # others check at other times
                 self._beaten = time.monotonic()
 
     def _report(self):
