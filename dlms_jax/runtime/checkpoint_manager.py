@@ -198,8 +198,8 @@ class Checkpoints:
         whole = [step_of(folder) for folder in step_folders(self._folder)]
         after = f"resumes after step {max(whole)}" if whole else "starts again from step 0"
         return UserError(
-            f"cannot write a checkpoint to {folder or self._folder} ({why}); make space there or fix "
-            f"it, then run the same command, which {after}"
+            f"cannot write a checkpoint to {folder or self._folder} ({why}); make space there or "
+            f"fix it, then run the same command, which {after}"
         )
 
     def _forget_local_saves(self):
@@ -259,8 +259,8 @@ def check_resumable(workdir: pathlib.Path):
     steps = step_folders(workdir / FOLDER)
     if steps and not (steps[-1] / "rest").is_dir():
         raise UserError(
-            f"{steps[-1]} holds weights only, without the optimizer that a resume needs; start from it: "
-            f"--config.training.start_from={workdir}, with another --workdir"
+            f"{steps[-1]} holds weights only, without the optimizer that a resume needs; start "
+            f"from it: --config.training.start_from={workdir}, with another --workdir"
         )
 
 

@@ -25,7 +25,7 @@ _PATIENCE = 10.0  # seconds for the last entries; a preemption leaves few
 
 
 def make_goodput(workdir: pathlib.Path, job: str, say) -> Goodput:
-    """Returns the counter of this start's time; it also reports to Google as `job`, unless that is "".
+    """Returns the counter of this start's time; which reports to Google too unless `job` is "".
 
     Raises:
       UserError: the library is missing, or Cloud Logging accepts no entry.

@@ -64,8 +64,8 @@ class LocalSaves:
         self._manager.save(step, args=args)
 
     def restore(self, step: int, abstract: Any, left_out: int) -> Any | None:
-        """Returns the state of a step; None if some process cannot read it, or if other batches were
-        left out on the way to it. All processes must call this."""
+        """Returns the state of a step; None if some process cannot read it, or if other batches
+        were left out on the way to it. All processes must call this."""
         wanted = _by_path(abstract)
         wanted[_LEFT_OUT] = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(self._mesh))
         args = p2p_args.Composite(**{_ITEM: ocp.args.PyTreeRestore(wanted)})

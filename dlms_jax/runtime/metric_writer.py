@@ -15,8 +15,8 @@ from dlms_jax.files import written_whole
 
 
 class MetricWriter:
-    """Appends rows after `step`, the last step done. Later rows, left by a run that was killed after
-    its last checkpoint, are dropped: no step appears twice."""
+    """Appends rows after `step`, the last step done. Later rows, left by a run that was killed
+    after its last checkpoint, are dropped: no step appears twice."""
 
     def __init__(self, workdir: pathlib.Path, step: int, more_columns: Sequence[str] = ()):
         self._workdir, self._columns = workdir, (*COLUMNS, *more_columns)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Rollback(NamedTuple):
-    """From step `last_bad` back to the checkpoint of step `to`; `first_bad` is the first bad step."""
+    """From step `last_bad` back to that of the checkpoint `to`; bad from `first_bad` on."""
 
     to: int
     first_bad: int

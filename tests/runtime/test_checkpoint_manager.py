@@ -76,7 +76,7 @@ def test_latest_and_best_are_kept(tmp_path, one_device):
 def test_a_full_disk_is_noticed_before_anything_is_written(two_saved, one_device, monkeypatch):
     store = Checkpoints(two_saved, CheckpointConfig(), print)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**10))
-    message = r"cannot write .* are free\); free some space .* goes on after step 2"
+    message = r"cannot write .* are free\); make space .* resumes after step 2"
     with pytest.raises(UserError, match=message):
         store.save(3, state_at(3, one_device), {}, bound=None)
     assert store.latest_step() == 2
