@@ -39,7 +39,7 @@ def one_device():
 @pytest.fixture
 def stop_after(monkeypatch):
     """Returns a function that makes the next run believe in a SIGTERM after some steps."""
-    from dlms_jax import trainer as trainer_module
+    from dlms_jax.runtime import loop
 
     def arrange(steps):
         class Signals:
@@ -55,7 +55,7 @@ def stop_after(monkeypatch):
                 Signals.asked += 1
                 return "SIGTERM" if Signals.asked >= steps else None
 
-        monkeypatch.setattr(trainer_module, "StopSignals", Signals)
+        monkeypatch.setattr(loop, "StopSignals", Signals)
 
     return arrange
 

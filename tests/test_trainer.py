@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dlms_jax import trainer as trainer_module
 from dlms_jax.checkpoints import checkpoint
 from dlms_jax.conversion.export_source import open_export_source
 from dlms_jax.data.feed.dataset import build_dataset
@@ -19,9 +18,10 @@ from dlms_jax.data.feed.loader import train_batches
 from dlms_jax.errors import UserError
 from dlms_jax.model import DiffusionLM
 from dlms_jax.parallel.mesh import make_mesh
-from dlms_jax.runtime.interrupt import StopSignals
+from dlms_jax.runtime import loop, setup
+from dlms_jax.runtime.interrupt import Interrupted, StopSignals
 from dlms_jax.runtime.metric_writer import read_metrics
-from dlms_jax.trainer import Interrupted, Trainer
+from dlms_jax.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def on_devices(monkeypatch):
 
     def arrange(number):
         monkeypatch.setattr(
-            trainer_module, "make_mesh", lambda config: make_mesh(config, jax.devices()[:number])
+            setup, "make_mesh", lambda config: make_mesh(config, jax.devices()[:number])
         )
 
     return arrange
@@ -239,13 +239,13 @@ class TestRollback:
                 hit = jnp.isin(jnp.sum(batch.tokens_BxL), bad)
                 return loss._replace(total=jnp.where(hit, jnp.nan, loss.total))
 
-        assemble = trainer_module.assemble
+        assemble = setup.assemble
 
         def poisoned(*arguments):
             assembly = assemble(*arguments)
             return dataclasses.replace(assembly, objective=Poisoned(assembly.objective))
 
-        monkeypatch.setattr(trainer_module, "assemble", poisoned)
+        monkeypatch.setattr(setup, "assemble", poisoned)
         return config
 
     def test_it_goes_on_past_them_and_says_so_whenever_it_looks_or_is_cut(self, poisoned, tmp_path):
@@ -272,12 +272,12 @@ class TestRollback:
 
         # before, among the bad steps, at the last of them (when it looks), and after the rollback
         for Signals.last in (3, 6, 7, 9):
-            before, trainer_module.StopSignals = trainer_module.StopSignals, Signals
+            before, loop.StopSignals = loop.StopSignals, Signals
             try:
                 with pytest.raises(Interrupted):
                     run(tmp_path / "cut", poisoned)
             finally:
-                trainer_module.StopSignals = before
+                loop.StopSignals = before
         assert run(tmp_path / "cut", poisoned)[0] == metrics
         expected = weights(tmp_path / "whole", poisoned)
         for other in ("seldom", "cut"):

@@ -14,8 +14,8 @@ import pytest
 
 from dlms_jax.checkpoints.checkpoint import open_checkpoint
 from dlms_jax.config import SETTINGS
+from dlms_jax.conversion.export_source import open_export_source
 from dlms_jax.conversion.importing import import_model
-from dlms_jax.conversion.source import open_source
 from dlms_jax.data.feed.dataset import build_dataset
 from dlms_jax.data.feed.loader import train_batches
 from dlms_jax.denoiser import make_denoiser
@@ -23,7 +23,7 @@ from dlms_jax.model import DiffusionLM
 from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.runtime.metric_writer import read_metrics
 from dlms_jax.trainer import Trainer
-from dlms_jax.training.step import as_batch
+from dlms_jax.training.pretraining import as_batch
 
 FOLDER = pathlib.Path(__file__).parents[1] / "fixtures/format_0"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
@@ -93,7 +93,7 @@ def loss_and_inputs(lm, batch):
 
     denoise = make_denoiser(lm.config, lm.network, lm.params, lm.objective, lm.mesh)
     key = jax.random.fold_in(jax.random.key(lm.config.training.seed), STEP)
-    spied = denoise._replace(nll=spy(denoise.nll), logits=spy(denoise.logits))
+    spied = denoise._replace(nll=spy(denoise.nll), forward=spy(denoise.forward))
     loss = lm.objective.loss(spied, batch, key, jnp.int32(STEP))
     return float(loss.total), *next(s for s in seen if not isinstance(s[1], jax.core.Tracer))
 
@@ -151,7 +151,7 @@ def test_sampled_tokens_are_the_same(loaded):
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_run_resumes(name, old, one_device, monkeypatch):
     """From its checkpoint after step 4 to step 7."""
-    monkeypatch.setattr("dlms_jax.trainer.make_mesh", lambda config: one_device)
+    monkeypatch.setattr("dlms_jax.runtime.setup.make_mesh", lambda config: one_device)
     config = open_checkpoint(old / name).config
     training = dataclasses.replace(config.training, steps=7)
     Trainer(old / name).train(dataclasses.replace(config, training=training))
@@ -163,7 +163,9 @@ def test_a_run_resumes(name, old, one_device, monkeypatch):
 
 def test_the_export_comes_back_with_the_same_bits(old, tmp_path):
     import_model(old / "export", tmp_path / "back", verify=False)
-    run, back = open_source(old / "block/checkpoints/4"), open_source(tmp_path / "back")
+    run, back = (
+        open_export_source(path) for path in (old / "block/checkpoints/4", tmp_path / "back")
+    )
     before, after = tree_of(run), tree_of(back)
     assert before.keys() == after.keys()
     for path, array in before.items():

@@ -14,8 +14,8 @@ from dlms_jax.checkpoints.checkpoint import find_checkpoint, load_metadata, open
 from dlms_jax.config import FORMAT, default_config, formats, from_dict, load_config, upgrade_run
 from dlms_jax.config.formats import Renamed, upgrade
 from dlms_jax.conversion.export import export
+from dlms_jax.conversion.export_source import open_export_source
 from dlms_jax.conversion.importing import import_model
-from dlms_jax.conversion.source import open_source
 from dlms_jax.errors import UserError
 from dlms_jax.studies.family import _Log
 from dlms_jax.trainer import Trainer
@@ -152,7 +152,7 @@ def test_settings_that_cannot_be_read_are_named(run):
 
 def test_an_export_has_the_format_and_a_newer_one_is_refused(run, tmp_path):
     out = tmp_path / "out"
-    export(open_source(run), out, verify=False, console=QUIET)
+    export(open_export_source(run), out, verify=False, console=QUIET)
     for name, inner in (("config.json", "dlms_jax"), ("dlms_jax.json", None)):
         changed = tmp_path / f"newer-{name}"
         shutil.copytree(out, changed)

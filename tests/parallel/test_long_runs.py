@@ -20,7 +20,7 @@ POISON = """
 import dataclasses
 import jax.numpy as jnp
 import numpy as np
-import dlms_jax.trainer as trainer
+from dlms_jax.runtime import setup
 from dlms_jax.data.feed.dataset import build_dataset
 from dlms_jax.data.feed.loader import train_batches
 
@@ -44,15 +44,15 @@ def poisoned(config, vocabulary, mesh):
     assembly = assemble(config, vocabulary, mesh)
     return dataclasses.replace(assembly, objective=Poisoned(assembly.objective, bad))
 
-trainer.assemble = poisoned
+setup.assemble = poisoned
 """
 # Process 1 never gets its 8th batch.
 HANG = """
 import time
 import jax
-import dlms_jax.trainer as trainer
+from dlms_jax.runtime import loop
 
-put, given = trainer.to_global, []
+put, given = loop.to_global, []
 
 def to_global(local, mesh):
     given.append(1)
@@ -60,7 +60,7 @@ def to_global(local, mesh):
         time.sleep(1000)
     return put(local, mesh)
 
-trainer.to_global = to_global
+loop.to_global = to_global
 """
 
 

@@ -12,10 +12,9 @@ from conftest import small_config
 import pytest
 from rich.console import Console
 
-from dlms_jax import trainer as trainer_module
 from dlms_jax.errors import UserError
 from dlms_jax.parallel import hosts
-from dlms_jax.runtime import google_goodput
+from dlms_jax.runtime import google_goodput, setup
 from dlms_jax.runtime.goodput import KINDS, read_goodput
 from dlms_jax.runtime.google_goodput import GoogleGoodput, make_goodput
 from dlms_jax.runtime.interrupt import Interrupted
@@ -96,7 +95,7 @@ def cloud(one_device):
         patch.setattr(google.cloud.logging, "Client", cloud)
         # Entries are not kept for 2 s, to be sent with others.
         patch.setitem(recorder.__init__.__kwdefaults__, "background_max_latency_s", 0.0)
-        patch.setattr(trainer_module, "make_mesh", lambda _: one_device)  # compiles sooner
+        patch.setattr(setup, "make_mesh", lambda _: one_device)  # compiles sooner
         yield cloud
 
 
