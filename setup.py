@@ -1,4 +1,4 @@
-"""The metadata is in pyproject.toml; here are the packages, with the recipes of configs/ in them."""
+"""Packages, with the recipes of configs/ in them. The metadata is in pyproject.toml."""
 
 from setuptools import find_packages, setup
 

@@ -89,7 +89,7 @@ def write_weights(folder, megabytes):
         "feed_forward": width * 8 // 3,
     }
     config, tokenizer = from_dict({"model": model}), ByteTokenizer()
-    shapes = abstract_params(config, vocabulary_of(tokenizer).rows)
+    shapes = abstract_params(config, vocabulary_of(tokenizer).padded_size)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), shapes)
     metadata = {"config": config.to_dict(), "tokenizer": tokenizer.to_dict()}
@@ -146,7 +146,7 @@ def orbax_numpy(folder, shard_bytes):
     from dlms_jax.parallel import rules
 
     source = open_export_source(folder / "run")
-    shapes = abstract_params(source.config, vocabulary_of(source.tokenizer).rows)
+    shapes = abstract_params(source.config, vocabulary_of(source.tokenizer).padded_size)
     abstract = rules.abstract(shapes, rules.largest_mesh(shapes, 1))
     leaves = jax.tree.leaves(checkpoint.load_params(source.folder, abstract))
     state = {}

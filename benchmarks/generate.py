@@ -85,7 +85,7 @@ def prepare(config, name, cache, rows, length):
     # Padding has probability 0: a text that it ends never ends early.
     vocabulary = dataclasses.replace(vocabulary, eos_id=vocabulary.pad_id)
     objective = make_objective(config, vocabulary)
-    model = make_network(config, vocabulary.rows, mesh)
+    model = make_network(config, vocabulary.padded_size, mesh)
     params = jax.jit(lambda: initial_params(model, jax.random.key(0)))()
     sampler = make_sampler(name, objective, config.sampling)
     canvas = make_canvas([[length]] * rows, tokenizer, config.data.sequence_length)

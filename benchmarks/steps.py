@@ -79,7 +79,7 @@ def _newcomer(config: Config) -> Step:
     program = make_program(config, make_mesh(devices=jax.devices()[:1]))
     vocabulary, length = program.objective.vocabulary, config.data.sequence_length
     model = newcomer.Denoiser(
-        vocabulary.rows, c.width, c.num_layers, c.num_heads, c.per_head,
+        vocabulary.padded_size, c.width, c.num_layers, c.num_heads, c.per_head,
         3 * c.hidden // 2,  # two matrices that weigh as much as the three of SwiGLU
         c.dtype, vocabulary.pad_id,
     )  # fmt: skip

@@ -38,7 +38,7 @@ class DiffusionLM:
         self.metadata = metadata or {}
         vocabulary = vocabulary_of(tokenizer)
         self.objective = make_objective(config, vocabulary)
-        self.network = make_network(config, vocabulary.rows, mesh)
+        self.network = make_network(config, vocabulary.padded_size, mesh)
         self._generator = TextGenerator(
             config, self.objective, tokenizer, mesh,
             lambda params: make_denoiser(config, self.network, params, self.objective, mesh),

@@ -112,6 +112,6 @@ class Joint:
         so likely to have led to it."""
         p_BxT = agrees_BxT * jnp.asarray(self.p, jnp.float32)[None]
         p_BxT /= p_BxT.sum(axis=1, keepdims=True)
-        one_hot_TxLxV = np.eye(self.vocabulary.rows, dtype=np.float32)[self.texts]
+        one_hot_TxLxV = np.eye(self.vocabulary.padded_size, dtype=np.float32)[self.texts]
         log_p_BxLxV = jnp.log(jnp.einsum("bt,tlv->blv", p_BxT, one_hot_TxLxV))
         return jnp.pad(log_p_BxLxV, ((0, 0), (shift, 0), (0, 0)))

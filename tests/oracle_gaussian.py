@@ -20,7 +20,7 @@ def random_table(rows: int, size: int, seed: int = 0) -> jax.Array:
 
 def exact_denoiser(joint: Joint, config: GaussianConfig, table_VxE, **others) -> Denoiser:
     """Returns the network that is exact for rows of BOS and a text, some places of it given (clean,
-    and known by layout.given_BxL), the others at the level of noise of their t.
+    and known by layout.prompt_mask_BxL), the others at the level of noise of their t.
 
     head="logits": log p(x_i | all of z but z_i), so that the logit bias makes p(x_i | z) of it.
     head="embedding": the posterior mean, as config.parameterisation has it.
@@ -35,9 +35,9 @@ def exact_denoiser(joint: Joint, config: GaussianConfig, table_VxE, **others) ->
         gamma_BxL = config.gamma_min + (config.gamma_max - config.gamma_min) * t_BxL[:, 1:]
         # log p(z_j | symbol at j) of every place and symbol, up to what symbols share.
         seen_BxLxS = logit_bias(z_BxLxE, gamma_BxL, table_SxE)
-        if layout.given_BxL is not None:
+        if layout.prompt_mask_BxL is not None:
             clean_BxLxS = _CLEAN * jnp.einsum("ble,se->bls", z_BxLxE, table_SxE)
-            seen_BxLxS = jnp.where(layout.given_BxL[:, 1:, None], clean_BxLxS, seen_BxLxS)
+            seen_BxLxS = jnp.where(layout.prompt_mask_BxL[:, 1:, None], clean_BxLxS, seen_BxLxS)
         seen_BxTxL = jnp.einsum("bls,tls->btl", seen_BxLxS, one_hot_TxLxS, precision="highest")
         # Of each text, by the place that is left out.
         weight_BxTxL = jnp.einsum("btl,lm->btm", seen_BxTxL, others_LxL, precision="highest")
@@ -49,7 +49,7 @@ def exact_denoiser(joint: Joint, config: GaussianConfig, table_VxE, **others) ->
             x_hat_BxLxE = mean_embedding(log_p_BxLxS, table_SxE)
             output = from_x0(x_hat_BxLxE, z_BxLxE, gamma_BxL, config.parameterisation)
         else:
-            no_text = ((0, 0), (0, 0), (0, joint.vocabulary.rows - joint.symbols))
+            no_text = ((0, 0), (0, 0), (0, joint.vocabulary.padded_size - joint.symbols))
             output = jnp.pad(log_p_BxLxS, no_text, constant_values=-jnp.inf)
         return jnp.pad(output, ((0, 0), (1, 0), (0, 0)))
 

@@ -43,7 +43,9 @@ def test_the_same_draw_and_logits_have_the_same_loss(load):
     batch = make_batch(
         tokens_BxL, jnp.ones_like(tokens_BxL), positions_BxL, everything, jnp.arange(ROWS)
     )
-    model = newcomer.Denoiser(VOCABULARY.rows, 32, 2, 2, 16, 64, "float32", VOCABULARY.pad_id)
+    model = newcomer.Denoiser(
+        VOCABULARY.padded_size, 32, 2, 2, 16, 64, "float32", VOCABULARY.pad_id
+    )
     objective, key = Masked(VOCABULARY, Linear()), jax.random.key(1)
 
     @jax.jit

@@ -44,7 +44,7 @@ def test_recipe_builds_at_full_size(name):
     config = load_config(CONFIGS / f"{name}.py")
     assert config.name == name.replace("/", "-")
     vocabulary = vocabulary_from(config)
-    rows, state = vocabulary.rows, assemble(config, vocabulary, make_mesh(config.mesh)).state
+    rows, state = vocabulary.padded_size, assemble(config, vocabulary, make_mesh(config.mesh)).state
     assert sum(x.size for x in jax.tree.leaves(state.params)) == PARAMETERS[name]
     assert count_parameters(config, rows, schedule_size(config)) == PARAMETERS[name]
     if config.model.name == "transformer" and not config.model.experts:

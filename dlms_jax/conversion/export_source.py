@@ -60,7 +60,7 @@ class ExportSource:
     @property
     def tensors(self) -> list[Tensor]:
         """The Tensor of each parameter, in the order of the tree."""
-        return list(tensors_of(self.config, vocabulary_of(self.tokenizer).rows))
+        return list(tensors_of(self.config, vocabulary_of(self.tokenizer).padded_size))
 
 
 def open_export_source(path: str | pathlib.Path, ema: bool | None = None) -> ExportSource:

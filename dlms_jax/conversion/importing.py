@@ -69,7 +69,7 @@ def import_model(
         if leads:
             check_checksums(model)
         tokenizer = tokenizers.from_dict(metadata["tokenizer"])
-        rows = vocabulary_of(tokenizer).rows
+        rows = vocabulary_of(tokenizer).padded_size
         reader = WeightsReader(model)
         padding = WeightsReader(model, PADDING) if (model / PADDING).is_file() else None
         tensors = list(tensors_of(plan.config, rows))

@@ -77,7 +77,7 @@ class Ours:
         vocabulary = vocabulary_of(source.tokenizer)
         mesh = make_mesh(devices=jax.local_devices()[:1])
         self.objective = make_objective(config, vocabulary)
-        self.network = make_network(config, vocabulary.rows, mesh)
+        self.network = make_network(config, vocabulary.padded_size, mesh)
         params: dict[str, Any] = {}
         for tensor in source.tensors:
             *parts, leaf = tensor.path.split("/")
@@ -134,7 +134,7 @@ class Native:
         given = {
             "segment_ids": rows.segments_BxL,
             "position_ids": rows.positions_BxL,
-            "prompt_mask": rows.given_BxL,
+            "prompt_mask": rows.prompt_mask_BxL,
             "class_ids": rows.class_B,
             "timesteps": t_BxL,
             "block_ids": rows.blocks_BxL,

@@ -62,9 +62,9 @@ def _inputs(rng, config, tokenizer, known, tokens_BxL, segments_BxL, positions_B
     hidden_BxL = (rng.random(shape) < 0.5) & (positions_BxL > 0) & (tokenizer.mask_id < known)
     masked_BxL = np.where(hidden_BxL, tokenizer.mask_id, tokens_BxL)
     t_BxL = rng.random(shape, np.float32)
-    given_BxL = (positions_BxL > 0) & ~hidden_BxL & (rng.random(shape) < 0.3)
+    prompt_mask_BxL = (positions_BxL > 0) & ~hidden_BxL & (rng.random(shape) < 0.3)
     class_B = rng.integers(0, config.model.classes + 1, len(tokens_BxL), np.int32)
-    layout = Layout(segments_BxL, positions_BxL, given_BxL, class_B)
+    layout = Layout(segments_BxL, positions_BxL, prompt_mask_BxL, class_B)
     if traits.inputs == "embeddings":
         size = config.gaussian.embedding_size
         return Noisy(*rng.normal(size=(2, *shape, size)).astype(np.float32)), t_BxL, layout

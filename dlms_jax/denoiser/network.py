@@ -17,7 +17,7 @@ from dlms_jax.parallel.experts import over_experts
 from dlms_jax.parallel.mesh import SEQUENCE_AXIS, check_length, constrain_places, make_mesh
 
 
-def make_network(config: Config, rows: int, mesh: Mesh) -> Network:
+def make_network(config: Config, vocab_size: int, mesh: Mesh) -> Network:
     """Returns the network of a config, its activations pinned to the mesh by rows and places, its
     experts spread over it, its attention by the devices' kernel. Its layers multiply in
     config.model.dtype: config.model.quantization is for the train step only. Raises UserError where
@@ -33,7 +33,7 @@ def make_network(config: Config, rows: int, mesh: Mesh) -> Network:
     network = {"transformer": Transformer, "unet": UNet}[config.model.name]
     attend, outputs = make_attend(config, mesh), over_experts(expert_outputs, mesh)
     model = dataclasses.replace(config.model, quantization="none")
-    return network(model, rows, pin, gaussian, schedule_size(config), attend, outputs)
+    return network(model, vocab_size, pin, gaussian, schedule_size(config), attend, outputs)
 
 
 def initial_params(model: Network, key: jax.Array) -> Any:
@@ -47,7 +47,7 @@ def initial_params(model: Network, key: jax.Array) -> Any:
     return model.init(key, inputs, t_1x2, layout, "full")["params"]
 
 
-def abstract_params(config: Config, rows: int) -> Any:
+def abstract_params(config: Config, vocab_size: int) -> Any:
     """Returns the parameter tree of a config's network as ShapeDtypeStructs."""
-    network = make_network(config, rows, make_mesh(devices=jax.devices()[:1]))
+    network = make_network(config, vocab_size, make_mesh(devices=jax.devices()[:1]))
     return jax.eval_shape(lambda: initial_params(network, jax.random.key(0)))

@@ -40,15 +40,15 @@ class Prompts:
             lengths = jnp.zeros(length + 1, jnp.int32).at[segments_L].add(1)
             beginning_L = positions_L < share[segments_L] * lengths[segments_L]
             scattered_L = jax.random.uniform(keys[3], (length,)) < share[segments_L]
-            given_L = jnp.where(single[segments_L] < 0.5, beginning_L, scattered_L)
-            return given_L & (chosen[segments_L] < self.random)
+            prompt_mask_L = jnp.where(single[segments_L] < 0.5, beginning_L, scattered_L)
+            return prompt_mask_L & (chosen[segments_L] < self.random)
 
         keys_B = example_keys(key, batch.row_B)
-        given_BxL = jax.vmap(row)(keys_B, layout.segments_BxL, layout.positions_BxL)
-        given_BxL &= batch.scored_BxL
+        prompt_mask_BxL = jax.vmap(row)(keys_B, layout.segments_BxL, layout.positions_BxL)
+        prompt_mask_BxL &= batch.scored_BxL
         return batch._replace(
-            layout=layout._replace(given_BxL=layout.given_BxL | given_BxL),
-            weights_BxL=jnp.where(given_BxL, 0.0, batch.weights_BxL),
+            layout=layout._replace(prompt_mask_BxL=layout.prompt_mask_BxL | prompt_mask_BxL),
+            weights_BxL=jnp.where(prompt_mask_BxL, 0.0, batch.weights_BxL),
         )
 
     def _hide(self, batch, key, mask_id):
@@ -62,7 +62,7 @@ class Prompts:
 def hide_prompts(tokens_BxL, layout: Layout, hidden_B, mask_id: int) -> tuple[jax.Array, Layout]:
     """Returns (tokens_BxL, layout) with the prompts and the class of the rows `hidden_B` hidden:
     what guidance calls unconditional."""
-    tokens_BxL = jnp.where(layout.given_BxL & hidden_B[:, None], mask_id, tokens_BxL)
+    tokens_BxL = jnp.where(layout.prompt_mask_BxL & hidden_B[:, None], mask_id, tokens_BxL)
     if layout.class_B is not None:
         layout = layout._replace(class_B=jnp.where(hidden_B, 0, layout.class_B))
     return tokens_BxL, layout

@@ -17,7 +17,7 @@ class Layout(NamedTuple):
 
     segments_BxL: 0 for padding, 1, 2, ... for the documents of a row.
     positions_BxL: 0, 1, ... within each document; position 0 holds BOS.
-    given_BxL: True at the tokens of a prompt, which are never corrupted (BOS is not among them).
+    prompt_mask_BxL: True at the tokens of a prompt, BOS left out. They are never corrupted.
     class_B: the class of a row's documents, from 1; 0 where it has none or is not to be known.
     blocks_BxL, clean_BxL: of block diffusion, else None: the block of its document that a token
         belongs to, and True where it is context that is finished, False where it is being denoised.
@@ -27,7 +27,7 @@ class Layout(NamedTuple):
 
     segments_BxL: jax.Array
     positions_BxL: jax.Array
-    given_BxL: jax.Array | None = None
+    prompt_mask_BxL: jax.Array | None = None
     class_B: jax.Array | None = None
     blocks_BxL: jax.Array | None = None
     clean_BxL: jax.Array | None = None
@@ -64,8 +64,8 @@ def make_batch(
 ) -> Batch:
     """Returns a Batch of packed rows. The weights are 1 where `loss_mask_BxL` is True; all other
     tokens except BOS are given."""
-    given_BxL = ~loss_mask_BxL & (segments_BxL > 0) & (positions_BxL > 0)
-    layout = Layout(segments_BxL, positions_BxL, given_BxL, class_B)
+    prompt_mask_BxL = ~loss_mask_BxL & (segments_BxL > 0) & (positions_BxL > 0)
+    layout = Layout(segments_BxL, positions_BxL, prompt_mask_BxL, class_B)
     return Batch(tokens_BxL, layout, row_B, loss_mask_BxL.astype(jnp.float32))
 
 
@@ -105,8 +105,8 @@ class Vocabulary:
     mask_id: int
 
     @property
-    def rows(self) -> int:
-        """The head's rows: the size, rounded up to a multiple of 128 for the hardware."""
+    def padded_size(self) -> int:
+        """The number of logits: the size, rounded up to a multiple of 128 for the hardware."""
         return -(-self.size // 128) * 128
 
     def text_bias_V(self) -> np.ndarray:
@@ -121,7 +121,7 @@ class Vocabulary:
 
     def exported_bias_V(self) -> np.ndarray:
         """Added to logits: -inf for the unused rows only, which no release will have."""
-        return np.where(np.arange(self.rows) < self.size, 0, -np.inf).astype(np.float32)
+        return np.where(np.arange(self.padded_size) < self.size, 0, -np.inf).astype(np.float32)
 
 
 class Nll(NamedTuple):

@@ -1,9 +1,10 @@
-"""The quality of samples beside held-out text of the same amount: what a bound does not show.
+"""The quality of samples beside the same amount of held-out text, which a bound does not show.
 
-A sample is bytes, and whether it ended. What counts tokens cuts those bytes anew, so that models
-with other tokenizers compare, and a word spelled in unusual tokens counts as what a reader sees.
-No measure means much alone: what writes one likely sentence for ever has a low loss under any judge
-(and a low entropy), what draws symbols by frequency has a high entropy (and no words).
+A sample is bytes, and whether it ended. Measures of tokens tokenize these bytes again, so that
+models with different tokenizers can be compared, and a word spelled in unusual tokens counts as
+that word. No measure is enough by itself: a model that repeats one probable sentence has a low loss
+under any model (and a low entropy); one that draws tokens by frequency has a high entropy (and no
+words).
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport, unigram_entropy
 
 
-class Piece(NamedTuple):
+class Sample(NamedTuple):
     """A sample, or as much of a text. ended: whether its document ends there, by an EOS."""
 
     text: bytes
@@ -28,10 +29,10 @@ class Piece(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """Means over pieces of what each piece repeats; shares over all pieces together.
+    """Means over samples of what each sample repeats; shares over all samples together.
 
-    tokens: the length of a piece. entropy: of a piece's own frequencies of tokens, nats a token.
-    repetition: the share of a piece's most frequent token. distinct_n: distinct n-grams of tokens
+    tokens: the length of a sample. entropy: of a sample's own frequencies of tokens, nats a token.
+    repetition: the share of a sample's most frequent token. distinct_n: distinct n-grams of tokens
     as a share of all (arXiv 1510.03055); the more text, the lower. *_agreement: 1 less the total
     variation between the frequencies of bytes, or pairs of bytes, and those of held-out text.
     known_words: the share of words, as white space cuts them, that the training text holds.
@@ -48,7 +49,7 @@ class Quality:
     known_words: float
 
 
-class Judge:
+class SampleMetrics:
     """Measures samples against held-out text and the words of training text."""
 
     def __init__(
@@ -58,62 +59,62 @@ class Judge:
         self._heldout = {n: byte_ngrams(heldout, n) for n in (1, 2)}
         self._words = frozenset(word for text in training for word in text.split())
 
-    def __call__(self, pieces: Sequence[Piece]) -> Quality:
-        """Returns the Quality of pieces, of which there is at least one."""
-        tokens = [tokens_of(piece, self._tokenizer) for piece in pieces]
+    def __call__(self, samples: Sequence[Sample]) -> Quality:
+        """Returns the Quality of samples, of which there is at least one."""
+        tokens = [tokens_of(sample, self._tokenizer) for sample in samples]
         counts = [np.unique(ids, return_counts=True)[1] for ids in tokens if len(ids)]
-        agreement = {n: overlap(byte_ngrams([p.text for p in pieces], n), held)
+        agreement = {n: overlap(byte_ngrams([p.text for p in samples], n), held)
                      for n, held in self._heldout.items()}  # fmt: skip
         return Quality(
             tokens=float(np.mean([len(ids) for ids in tokens])),
-            entropy=sum(map(unigram_entropy, counts)) / len(pieces),
+            entropy=sum(map(unigram_entropy, counts)) / len(samples),
             repetition=sum(float(c.max() / c.sum()) for c in counts) / max(len(counts), 1),
             distinct_1=distinct(tokens, 1),
             distinct_2=distinct(tokens, 2),
             distinct_3=distinct(tokens, 3),
             unigram_agreement=agreement[1],
             bigram_agreement=agreement[2],
-            known_words=known_words(pieces, self._words),
+            known_words=known_words(samples, self._words),
         )
 
 
-class TwinLoss:
-    """The loss of pieces under an autoregressive model (a DiffusionLM), its exact -log p.
+class GenerativePerplexity:
+    """The loss of samples under an autoregressive model (a DiffusionLM), its exact -log p.
 
-    One compiled program, whatever number of calls. It is lowest for text that is likely, not for
-    text that is good: read it beside the entropy.
+    It compiles one program for all calls. The loss is lowest for text that is probable, which is
+    not always good text: read it beside the entropy.
     """
 
-    def __init__(self, twin):
+    def __init__(self, model):
         """Raises UserError for a model whose likelihood is not exact."""
-        if not twin.objective.traits.exact:
+        if not model.objective.traits.exact:
             raise UserError(
-                f"a {twin.config.objective.name} model gives a bound, not a likelihood; samples "
-                "are judged by an autoregressive model"
+                f"a {model.config.objective.name} model gives a bound, not a likelihood; samples "
+                "are scored by an autoregressive model"
             )
-        self._params, self._tokenizer = twin.params, twin.tokenizer
-        self._length = twin.config.data.sequence_length
+        self._params, self._tokenizer = model.params, model.tokenizer
+        self._length = model.config.data.sequence_length
         self._evaluate = BoundEvaluator(
-            twin.config, twin.network, twin.objective, twin.tokenizer, twin.mesh
+            model.config, model.network, model.objective, model.tokenizer, model.mesh
         )
 
-    def __call__(self, pieces: Sequence[Piece]) -> BoundReport:
-        """Returns the report on pieces, each after a BOS in a row of its own; what does not fit the
-        twin's context is cut off, and EOS is scored where a piece ended."""
-        return self._evaluate(self._params, rows_of(pieces, self._tokenizer, self._length))
+    def __call__(self, samples: Sequence[Sample]) -> BoundReport:
+        """Returns the report on samples, each after BOS in a row of its own. What does not fit the
+        model's context is cut off. EOS is scored where a sample ended."""
+        return self._evaluate(self._params, rows_of(samples, self._tokenizer, self._length))
 
 
-def tokens_of(piece: Piece, tokenizer: Tokenizer) -> np.ndarray:
-    """Returns the ids of a piece, EOS the last where it ended."""
-    ids = tokenizer.encode(piece.text.decode("utf-8", "surrogateescape"))
-    return np.append(ids, tokenizer.eos_id).astype(np.int32) if piece.ended else ids
+def tokens_of(sample: Sample, tokenizer: Tokenizer) -> np.ndarray:
+    """Returns the ids of a sample, EOS the last where it ended."""
+    ids = tokenizer.encode(sample.text.decode("utf-8", "surrogateescape"))
+    return np.append(ids, tokenizer.eos_id).astype(np.int32) if sample.ended else ids
 
 
-def rows_of(pieces: Sequence[Piece], tokenizer: Tokenizer, length: int) -> Rows:
-    """Returns one row a piece: BOS, then its tokens, as many as the row has room for."""
-    rows = empty_rows(len(pieces), length, tokenizer.pad_id)
-    for r, piece in enumerate(pieces):
-        ids = np.append(tokenizer.bos_id, tokens_of(piece, tokenizer))[:length]
+def rows_of(samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Rows:
+    """Returns one row a sample: BOS, then its tokens, as many as the row has room for."""
+    rows = empty_rows(len(samples), length, tokenizer.pad_id)
+    for r, sample in enumerate(samples):
+        ids = np.append(tokenizer.bos_id, tokens_of(sample, tokenizer))[:length]
         rows.tokens_RxL[r, : len(ids)] = ids
         rows.segments_RxL[r, : len(ids)] = 1
         rows.positions_RxL[r, : len(ids)] = np.arange(len(ids))
@@ -121,24 +122,24 @@ def rows_of(pieces: Sequence[Piece], tokenizer: Tokenizer, length: int) -> Rows:
     return rows
 
 
-def piece_of(ids: np.ndarray, tokenizer: Tokenizer) -> Piece:
+def sample_of(ids: np.ndarray, tokenizer: Tokenizer) -> Sample:
     """Returns what ids spell, up to the first EOS."""
     (ends,) = np.nonzero(np.asarray(ids) == tokenizer.eos_id)
-    return Piece(tokenizer.decode_bytes(ids[: ends[0]] if len(ends) else ids), len(ends) > 0)
+    return Sample(tokenizer.decode_bytes(ids[: ends[0]] if len(ends) else ids), len(ends) > 0)
 
 
-def sampled_pieces(canvas, tokenizer: Tokenizer) -> list[Piece]:
+def samples_of(canvas, tokenizer: Tokenizer) -> list[Sample]:
     """Returns what was written in the holes of each row of a filled sampling.Canvas."""
     return [
-        piece_of(tokens_L[holes_L], tokenizer)
+        sample_of(tokens_L[holes_L], tokenizer)
         for tokens_L, holes_L in zip(canvas.tokens_BxL, canvas.holes_BxL, strict=True)
     ]
 
 
-def spread_pieces(
+def heldout_samples(
     rows: RowStore, number: int, length: int, tokenizer: Tokenizer
-) -> tuple[list[Piece], Rows]:  # fmt: skip
-    """Returns (pieces, the other rows): up to `length` tokens of the first document of rows
+) -> tuple[list[Sample], Rows]:  # fmt: skip
+    """Returns (samples, the other rows): up to `length` tokens of the first document of rows
     spread evenly, no more than `number`, or than half of all: text to compare them with is left.
 
     Raises UserError where there is but one row."""
@@ -149,19 +150,19 @@ def spread_pieces(
         )
     chosen = np.linspace(0, rows.number, min(number, rows.number // 2), endpoint=False).astype(int)
     taken = rows.take(chosen)
-    pieces = [
-        piece_of(tokens_L[loss_mask_L][:length], tokenizer)
+    samples = [
+        sample_of(tokens_L[loss_mask_L][:length], tokenizer)
         for tokens_L, loss_mask_L in zip(taken.tokens_RxL, taken.loss_mask_RxL, strict=True)
     ]
-    return pieces, rows.take(np.setdiff1d(np.arange(rows.number), chosen))
+    return samples, rows.take(np.setdiff1d(np.arange(rows.number), chosen))
 
 
-def unigram_pieces(rows: Rows, number: int, length: int, tokenizer: Tokenizer) -> list[Piece]:
+def unigram_samples(rows: Rows, number: int, length: int, tokenizer: Tokenizer) -> list[Sample]:
     """Returns texts whose tokens are drawn one by one by their frequency in rows: what a model
     writes that has learned frequencies and nothing else."""
     ids = rows.tokens_RxL[rows.loss_mask_RxL]
     drawn = np.random.default_rng(0).choice(ids, (number, length))
-    return [piece_of(ids_L, tokenizer) for ids_L in drawn]
+    return [sample_of(ids_L, tokenizer) for ids_L in drawn]
 
 
 def texts_of(rows: Rows, tokenizer: Tokenizer) -> list[bytes]:
@@ -173,7 +174,7 @@ def texts_of(rows: Rows, tokenizer: Tokenizer) -> list[bytes]:
 
 
 def distinct(tokens: Sequence[np.ndarray], n: int) -> float:
-    """Returns the share of distinct n-grams among those of all pieces; 0 where there are none."""
+    """Returns the share of distinct n-grams among those of all samples; 0 where there are none."""
     grams = [tuple(ids[i : i + n].tolist()) for ids in tokens for i in range(len(ids) - n + 1)]
     return len(set(grams)) / max(len(grams), 1)
 
@@ -199,8 +200,8 @@ def overlap(counts: np.ndarray, others: np.ndarray) -> float:
     return float(np.minimum(counts / counts.sum(), others / others.sum()).sum())
 
 
-def known_words(pieces: Sequence[Piece], words: frozenset[bytes]) -> float:
-    """Returns the share of the pieces' words that `words` holds; 0 where there are none. The first
-    and the last word of each piece, which may be cut, do not count."""
-    found = [word in words for piece in pieces for word in piece.text.split()[1:-1]]
+def known_words(samples: Sequence[Sample], words: frozenset[bytes]) -> float:
+    """Returns the share of the samples' words that `words` holds; 0 where there are none. The first
+    and the last word of each sample, which may be cut, do not count."""
+    found = [word in words for sample in samples for word in sample.text.split()[1:-1]]
     return sum(found) / max(len(found), 1)

@@ -65,16 +65,16 @@ def source_visibility(layout) -> tuple[Visibility, Visibility]:
     all of its document but the given tokens, of the encoder's the given tokens and BOS. BOS is in
     both, so that a document without a prompt has something to see."""
     same_Bx1xLxL = attention_mask(layout, layout, "full")
-    segments_BxL, given_BxL = layout.segments_BxL, layout.given_BxL
-    if given_BxL is None:
-        given_BxL = jnp.zeros(segments_BxL.shape, bool)
-    source_BxL = given_BxL | (layout.positions_BxL == 0) | (segments_BxL == 0)
+    segments_BxL, prompt_mask_BxL = layout.segments_BxL, layout.prompt_mask_BxL
+    if prompt_mask_BxL is None:
+        prompt_mask_BxL = jnp.zeros(segments_BxL.shape, bool)
+    source_BxL = prompt_mask_BxL | (layout.positions_BxL == 0) | (segments_BxL == 0)
 
     def only(keys_BxS):
         spans = Spans(segments_BxL, jnp.where(keys_BxS, segments_BxL, -1))
         return Visibility(same_Bx1xLxL & keys_BxS[:, None, None], spans)
 
-    return only(~given_BxL), only(source_BxL)
+    return only(~prompt_mask_BxL), only(source_BxL)
 
 
 def columns(layout, start_B, number: int):

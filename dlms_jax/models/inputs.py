@@ -21,13 +21,13 @@ def rows_with_a_common_part(key, shape) -> jax.Array:
 
 
 class Inputs(nn.Module):
-    """Tokens -> x_BxLxD by a table of `rows` symbols."""
+    """Tokens -> x_BxLxD by a table of `vocab_size` symbols."""
 
     config: ModelConfig
-    rows: int
+    vocab_size: int
 
     def setup(self):
-        shape = (self.rows, self.config.width)
+        shape = (self.vocab_size, self.config.width)
         self.embedding = self.param("embedding", rows_with_a_common_part, shape)
 
     def __call__(self, tokens_BxL) -> jax.Array:
@@ -46,12 +46,12 @@ class NoisyInputs(nn.Module):
 
     config: ModelConfig
     gaussian: GaussianConfig
-    rows: int
+    vocab_size: int
     schedule_size: int
 
     def setup(self):
         c, size = self.config, self.gaussian.embedding_size
-        self.table = self.param("table", nn.initializers.normal(1.0), (self.rows, size))
+        self.table = self.param("table", nn.initializers.normal(1.0), (self.vocab_size, size))
         if self.schedule_size:
             self.schedule = self.param("schedule", nn.initializers.zeros, (self.schedule_size,))
         dtype = jnp.dtype(c.dtype)
@@ -85,21 +85,21 @@ def noise_schedule(params) -> jax.Array:
     return params["embed"].get("schedule", jnp.zeros(0))
 
 
-def output_size(rows: int, gaussian: GaussianConfig | None) -> int:
-    """Returns the size of a network's outputs: logits of `rows` symbols, or an embedding."""
+def output_size(vocab_size: int, gaussian: GaussianConfig | None) -> int:
+    """Returns the size of a network's outputs: logits of `vocab_size` symbols, or an embedding."""
     if gaussian is not None and gaussian.head == "embedding":
         return gaussian.embedding_size
-    return rows
+    return vocab_size
 
 
 class Head(nn.Module):
     """Holds the head's kernel_DxV, which `project` or the fused loss multiplies."""
 
-    rows: int
+    vocab_size: int
 
     @nn.compact
     def __call__(self, width):
-        return self.param("kernel", nn.initializers.normal(INIT_STD), (width, self.rows))
+        return self.param("kernel", nn.initializers.normal(INIT_STD), (width, self.vocab_size))
 
 
 def project(h_BxLxD: jax.Array, kernel_DxV: jax.Array) -> jax.Array:

@@ -15,8 +15,8 @@ from dlms_jax.models.moe import expert_outputs
 
 
 class Network(nn.Module):
-    """A denoiser between inputs and a head of `rows` symbols; a subclass has the layers and, in
-    `features(inputs, t_BxL, layout, attention)`, runs them.
+    """A denoiser between inputs and a head of `vocab_size` symbols (the padded size of a
+    vocabulary). A subclass has the layers, which `features(inputs, t_BxL, layout, attention)` runs.
 
     gaussian: None where tokens are read. `constrain` may pin where x_BxLxD lives (parallel.mesh),
     `attend` be a kernel (training.kernels), `outputs` compute experts on several devices
@@ -24,7 +24,7 @@ class Network(nn.Module):
     """
 
     config: ModelConfig
-    rows: int
+    vocab_size: int
     constrain: Callable = lambda x, whole=False: x
     gaussian: GaussianConfig | None = None
     schedule_size: int = 0
@@ -34,14 +34,14 @@ class Network(nn.Module):
     def setup(self):
         c = self.config
         if self.gaussian is None:
-            self.embed = Inputs(c, self.rows)
+            self.embed = Inputs(c, self.vocab_size)
         else:
-            self.embed = NoisyInputs(c, self.gaussian, self.rows, self.schedule_size)
+            self.embed = NoisyInputs(c, self.gaussian, self.vocab_size, self.schedule_size)
         self.conditioning = Conditioning(c)
         self.final_norm = RMSNorm(c.norm_epsilon, jnp.dtype(c.dtype))
         self.final_modulation = Modulation(c, gated=False)
         if self.gaussian is not None or not c.tie_embeddings:
-            self.lm_head = Head(output_size(self.rows, self.gaussian))
+            self.lm_head = Head(output_size(self.vocab_size, self.gaussian))
 
     def __call__(self, inputs, t_BxL, layout, attention: str, **how) -> jax.Array:
         """Returns logits_BxLxV in float32 (a vector_BxLxE where gaussian.head is "embedding")."""

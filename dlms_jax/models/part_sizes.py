@@ -38,9 +38,9 @@ def conditioning_vectors(c: ModelConfig) -> int:
     return (2 + classes) * c.conditioning_size + 2 * c.width
 
 
-def input_parameters(c: ModelConfig, gaussian: GaussianConfig, rows: int) -> int:
-    """Returns those of what reads noisy embeddings, the table of `rows` clean ones included."""
-    return input_matrices(c, gaussian) + c.width + rows * gaussian.embedding_size
+def input_parameters(c: ModelConfig, gaussian: GaussianConfig, vocab_size: int) -> int:
+    """Returns those of what reads noisy embeddings, and of the table of clean ones."""
+    return input_matrices(c, gaussian) + c.width + vocab_size * gaussian.embedding_size
 
 
 def input_matrices(c: ModelConfig, gaussian: GaussianConfig) -> int:

@@ -15,15 +15,15 @@ from dlms_jax.models.unet_sizes import unet_flops, unet_parameters
 
 
 def count_parameters(
-    config: Config, rows: int, schedule_size: int = 0, active: bool = False
+    config: Config, vocab_size: int, schedule_size: int = 0, active: bool = False
 ) -> int:
-    """Returns the number of parameters of a network whose head has `rows` rows.
+    """Returns the number of parameters of a network whose head has `vocab_size` outputs.
 
     schedule_size: the parameters of Gaussian diffusion's noise schedule. active: of experts, to
     count only as many as a token goes through.
     """
     if config.model.name == "unet":
-        return unet_parameters(config, rows, schedule_size)
+        return unet_parameters(config, vocab_size, schedule_size)
     c, gaussian = config.model, gaussian_of(config)
     total = c.num_layers * _layer_parameters(c, active, cross=c.prompt_encoder == "cross_attention")
     total += c.width  # the final norm
@@ -32,12 +32,12 @@ def count_parameters(
         total += encoder + c.width  # and its norm
     total += conditioning_matrices(c) + conditioning_vectors(c)
     if gaussian is None:
-        return total + rows * c.width * (1 if c.tie_embeddings else 2)
-    inputs = input_parameters(c, gaussian, rows)
-    return total + inputs + schedule_size + c.width * output_size(rows, gaussian)
+        return total + vocab_size * c.width * (1 if c.tie_embeddings else 2)
+    inputs = input_parameters(c, gaussian, vocab_size)
+    return total + inputs + schedule_size + c.width * output_size(vocab_size, gaussian)
 
 
-def train_flops(config: Config, rows: int, length: int) -> float:
+def train_flops(config: Config, vocab_size: int, length: int) -> float:
     """Returns the FLOPs that a training step needs for one token of a row of `length` tokens.
 
     Forward and backward of one pass through the network, 2 FLOPs a multiply-add, without
@@ -46,7 +46,7 @@ def train_flops(config: Config, rows: int, length: int) -> float:
     document; pairs that a causal or a block mask hides do not count.
     """
     if config.model.name == "unet":
-        return unet_flops(config, rows, length)
+        return unet_flops(config, vocab_size, length)
     c, gaussian, traits = config.model, gaussian_of(config), traits_of(config)
     copies = traits.copies
     pair = 2 * c.num_heads * c.per_head  # q k^T and the sum over values
@@ -58,7 +58,7 @@ def train_flops(config: Config, rows: int, length: int) -> float:
     total += copies * conditioning_matrices(c)
     if gaussian is not None:
         total += input_matrices(c, gaussian)
-    return 6 * (total + traits.logits_share * c.width * output_size(rows, gaussian))
+    return 6 * (total + traits.logits_share * c.width * output_size(vocab_size, gaussian))
 
 
 def attended_pairs(config: Config, length: int) -> float:

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 
 from dlms_jax.models.layers import REMAT, Linear
 from dlms_jax.models.network import Network
-from dlms_jax.models.unet_blocks import Block, halve, make_resolution
+from dlms_jax.models.unet_blocks import UNetBlock, halve, make_resolution
 from dlms_jax.models.unet_cells import make_cells
 from dlms_jax.models.unet_sizes import attends, number_of_blocks
 
 
 class UNet(Network):
-    """`Block`s on config.unet_levels levels between inputs and a head, as the Transformer's layers.
+    """`UNetBlock`s on config.unet_levels levels between inputs and a head, as the Transformer's layers.
 
     Blocks differ in length and in kind, so none are scanned: config.scan_layers does not apply, nor
     do num_layers and feed_forward.
@@ -27,7 +27,7 @@ class UNet(Network):
     def setup(self):
         super().setup()
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        block = Block if c.remat == "none" else nn.remat(Block, policy=REMAT[c.remat])
+        block = UNetBlock if c.remat == "none" else nn.remat(UNetBlock, policy=REMAT[c.remat])
         # What a block adds starts smaller in deeper networks (layers.py): this is the depth here.
         deep = dataclasses.replace(c, num_layers=number_of_blocks(c))
 

@@ -50,7 +50,7 @@ def halve(config: ModelConfig, at: Resolution, cells: Cells) -> Resolution:
     return make_resolution(config, below, None if at.c_BxLxC is None else cells.mean(at.c_BxLxC))
 
 
-class Block(nn.Module):
+class UNetBlock(nn.Module):
     """x + convolutions(x), then x + attention(x) where `attends`.
 
     Two convolutions of three taps, each of SiLU of a modulated norm. On the way up, `skip_BxLxD` is

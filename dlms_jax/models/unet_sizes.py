@@ -22,8 +22,8 @@ def attends(c: ModelConfig, level: int) -> bool:
     return level >= c.unet_levels - c.unet_attention_levels
 
 
-def unet_parameters(config: Config, rows: int, schedule_size: int = 0) -> int:
-    """Returns the number of parameters of a U-Net whose head has `rows` rows.
+def unet_parameters(config: Config, vocab_size: int, schedule_size: int = 0) -> int:
+    """Returns the number of parameters of a U-Net whose head has `vocab_size` outputs.
 
     schedule_size: the parameters of Gaussian diffusion's noise schedule.
     """
@@ -34,20 +34,21 @@ def unet_parameters(config: Config, rows: int, schedule_size: int = 0) -> int:
         total += number * (_block_matrices(c, attention) + _block_vectors(c, attention))
     total += 2 * c.unet_levels * c.unet_blocks * c.width**2  # merges, on the way up
     total += c.width  # the final norm
-    total += c.width * output_size(rows, gaussian) * (1 if gaussian or not c.tie_embeddings else 0)
+    if gaussian or not c.tie_embeddings:
+        total += c.width * output_size(vocab_size, gaussian)
     if gaussian is None:
-        return total + rows * c.width
-    return total + schedule_size + input_parameters(c, gaussian, rows)
+        return total + vocab_size * c.width
+    return total + schedule_size + input_parameters(c, gaussian, vocab_size)
 
 
-def unet_flops(config: Config, rows: int, length: int) -> float:
+def unet_flops(config: Config, vocab_size: int, length: int) -> float:
     """Returns the FLOPs that a training step needs for one token of a row of `length` tokens.
 
     Forward and backward of one pass through the network, 2 FLOPs a multiply-add, without
     recomputation. Of logits those count that the loss needs.
     """
     c, gaussian, share = config.model, gaussian_of(config), traits_of(config).logits_share
-    token = conditioning_matrices(c) + share * c.width * output_size(rows, gaussian)
+    token = conditioning_matrices(c) + share * c.width * output_size(vocab_size, gaussian)
     if gaussian is not None:
         token += input_matrices(c, gaussian)
     total, cells = token * length, length

@@ -24,7 +24,7 @@ class Program(Assembly):
 
     @property
     def head_rows(self) -> int:
-        return self.objective.vocabulary.rows
+        return self.objective.vocabulary.padded_size
 
     @property
     def local_rows(self) -> int:

@@ -27,9 +27,10 @@ def show_start(console: Console, setup: Setup, peak: tuple[float, str]):
     peak: FLOP/s, and where the figure is from (hardware.peak_flops).
     """
     config, mesh, tokenizer = setup.config, setup.mesh, setup.dataset.tokenizer
+    vocabulary = setup.assembly.objective.vocabulary
     say(
         console,
-        f"{config.objective.name} {_describe(config, setup.assembly.objective.vocabulary.rows)}, "
+        f"{config.objective.name} {_describe(config, vocabulary.padded_size)}, "
         f"vocabulary {tokenizer.size} ({config.tokenizer.name})",
     )
     for note in _notes(config):

@@ -40,9 +40,9 @@ def make_canvas(
         holes_BxL[row, : len(tokens)] = holes
         segments_BxL[row, : len(tokens)] = 1
     positions_BxL = np.arange(length, dtype=np.int32)[None] * segments_BxL
-    given_BxL = (positions_BxL > 0) & ~holes_BxL
+    prompt_mask_BxL = (positions_BxL > 0) & ~holes_BxL
     class_B = np.full(len(rows), class_id, np.int32)
-    layout = Layout(segments_BxL, positions_BxL, given_BxL, class_B)
+    layout = Layout(segments_BxL, positions_BxL, prompt_mask_BxL, class_B)
     return Canvas(tokens_BxL, holes_BxL, layout)
 
 

@@ -20,12 +20,12 @@ from dlms_jax.config import FORMAT, Config, changed_settings, from_dict, traits_
 from dlms_jax.data.feed.dataset import Dataset, build_dataset
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.quality import (
-    Judge,
-    TwinLoss,
-    sampled_pieces,
-    spread_pieces,
+    GenerativePerplexity,
+    SampleMetrics,
+    heldout_samples,
+    samples_of,
     texts_of,
-    unigram_pieces,
+    unigram_samples,
 )
 from dlms_jax.files import write_json
 from dlms_jax.runtime.metric_writer import read_metrics
@@ -86,18 +86,18 @@ def run_family(
 
     exact = [name for name in recipes if traits_of(recipes[name]).exact]
     trained = [name for name in exact if "metrics" in log[name]]
-    twin = TwinLoss(load(workdir / trained[0])) if trained else None
+    twin = GenerativePerplexity(load(workdir / trained[0])) if trained else None
     length = recipes[only[0]].data.sequence_length - 1
-    judge, references = _references(dataset, settings.num, length, twin)
+    measure, references = _references(dataset, settings.num, length, twin)
     members = []
     for name in only:
         say(console, f"sampling from {workdir / name} ...")
         lm = load(workdir / name)
         drawn = []
         for steps, sampling in ways_to_sample(recipes[name], settings, length):
-            pieces, seconds = _draw(lm, settings.num, length, sampling)
-            loss = twin(pieces) if twin else None
-            drawn.append(Drawn(steps, seconds, judge(pieces), loss, pieces))
+            samples, seconds = _draw(lm, settings.num, length, sampling)
+            loss = twin(samples) if twin else None
+            drawn.append(Drawn(steps, seconds, measure(samples), loss, samples))
         members.append(_member(name, recipes[name], log[name], workdir / name, lm, drawn))
     members.sort(key=lambda member: member.bits_per_byte)
     tables.write(out, members, references, settings, share, console)
@@ -218,31 +218,31 @@ def _with_steps(config: Config, steps: int) -> Config:
 
 
 def _references(dataset: Dataset, num: int, length: int, twin):
-    """Returns the judge, and what it says of held-out text and of tokens drawn by frequency."""
+    """Returns the measure, and what it says of held-out text and of tokens drawn by frequency."""
     tokenizer, rows = dataset.tokenizer, dataset.heldout.rows
-    pieces, others = spread_pieces(rows, num, length, tokenizer)
+    samples, others = heldout_samples(rows, num, length, tokenizer)
     training = [split.rows.take(slice(None)) for split in dataset.train]
     words = (text for rows in training for text in texts_of(rows, tokenizer))
-    judge = Judge(tokenizer, texts_of(others, tokenizer), words)
+    measure = SampleMetrics(tokenizer, texts_of(others, tokenizer), words)
     found = {}
     for name, some in {
-        "held-out text": pieces,
-        "tokens by frequency": unigram_pieces(training[0], num, length, tokenizer),
+        "held-out text": samples,
+        "tokens by frequency": unigram_samples(training[0], num, length, tokenizer),
     }.items():
-        found[name] = Drawn(None, None, judge(some), twin(some) if twin else None, some)
-    return judge, found
+        found[name] = Drawn(None, None, measure(some), twin(some) if twin else None, some)
+    return measure, found
 
 
 def _draw(lm, num: int, length: int, sampling: dict[str, Any]):
-    """Returns (pieces, seconds a sample) of `num` texts, drawn without a prompt in two batches; the
-    first compiles, the second is timed."""
-    pieces = []
+    """Returns (samples, seconds a sample) of `num` texts without a prompt, drawn in two batches:
+    the first compiles, the second is timed."""
+    samples = []
     for seed, number in enumerate((num - num // 2, num // 2)):
         begun = time.perf_counter()
         *_, canvas = lm.stream([["", length]], number, seed=seed, **sampling)
         seconds = (time.perf_counter() - begun) / number
-        pieces += sampled_pieces(canvas, lm.tokenizer)
-    return pieces, seconds
+        samples += samples_of(canvas, lm.tokenizer)
+    return samples, seconds
 
 
 def _member(name, config, logged, workdir, lm, drawn) -> Member:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundReport
-from dlms_jax.evaluation.quality import Piece, Quality
+from dlms_jax.evaluation.quality import Quality, Sample
 from dlms_jax.files import write_text, written_whole
 from dlms_jax.terminal import printable, say, with_unit
 
@@ -23,13 +23,13 @@ _EXAMPLES = 3  # texts shown of each row of the table
 
 class Drawn(NamedTuple):
     """Samples drawn in one way. steps, seconds (a sample): None of text that no model wrote.
-    twin: of the pieces under the autoregressive model; None where there is none."""
+    twin: of the samples under the autoregressive model; None where there is none."""
 
     steps: int | None
     seconds: float | None
     quality: Quality
     twin: BoundReport | None
-    pieces: Sequence[Piece]
+    samples: Sequence[Sample]
 
 
 class Member(NamedTuple):
@@ -182,8 +182,8 @@ def _examples(members, references) -> str:
             f"bigrams {q.bigram_agreement:.2f}; known words {q.known_words:.0%}; entropy "
             f"{q.entropy:.2f} nats a token."
         )
-        for piece in d.pieces[:_EXAMPLES]:
-            text = printable(piece.text.decode("utf-8", "replace")) + "<EOS>" * piece.ended
+        for sample in d.samples[:_EXAMPLES]:
+            text = printable(sample.text.decode("utf-8", "replace")) + "<EOS>" * sample.ended
             # Indented, for a fence could end inside the text.
             parts.append("\n".join("    " + line for line in text.split("\n")))
             parts.append("---")

@@ -37,7 +37,7 @@ class Assembly:
     @property
     def flops(self) -> float:
         """FLOPs of a step by formula, of all devices: what MFU is counted by."""
-        rows, length = self.objective.vocabulary.rows, self.config.data.sequence_length
+        rows, length = self.objective.vocabulary.padded_size, self.config.data.sequence_length
         return self.tokens * train_flops(self.config, rows, length)
 
     def initial_state(self, params: Any = None) -> TrainState:
@@ -72,7 +72,7 @@ def assemble(config: Config, vocabulary: Vocabulary, mesh: Mesh | AbstractMesh) 
       UserError: sizes do not divide over the mesh.
     """
     objective = make_objective(config, vocabulary)
-    network = make_network(config, vocabulary.rows, mesh)
+    network = make_network(config, vocabulary.padded_size, mesh)
     training = config.training
     tx = make_optimizer(config.optimizer, training.steps, training.seed)
     shapes = jax.eval_shape(lambda: initial_params(network, jax.random.key(0)))

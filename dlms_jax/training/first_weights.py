@@ -30,7 +30,7 @@ def with_file_embeddings(params: Any, network: Network) -> Any:
     """
     if network.gaussian is None or not network.gaussian.embedding_file:
         return params
-    table_VxE, old = read_table(network.gaussian, network.rows), params["embed"]["table"]
+    table_VxE, old = read_table(network.gaussian, network.vocab_size), params["embed"]["table"]
     table = jax.make_array_from_callback(old.shape, old.sharding, lambda index: table_VxE[index])
     return params | {"embed": params["embed"] | {"table": table}}
 

@@ -47,7 +47,7 @@ def random_checkpoint(
         "data": {},
         "versions": checkpoint.versions(),
     }
-    params = random_params(config, vocabulary_of(tokenizer).rows, seed)
+    params = random_params(config, vocabulary_of(tokenizer).padded_size, seed)
     checkpoint.save_weights(workdir, 7, jax.device_put(params), metadata)
     return open_export_source(workdir)
 

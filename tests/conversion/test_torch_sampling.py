@@ -35,7 +35,7 @@ ROWS = 20_000
 JOINT = SmallJoint(3, 3, seed=0)
 SCHEDULES = {"linear": Linear(), "cosine": Cosine(), "polynomial": Polynomial(2.0)}
 GAUSSIAN = GaussianConfig(embedding_size=4, gamma_min=-6.0, gamma_max=6.0, self_conditioning=False)
-TABLE = random_table(JOINT.vocabulary.rows, 4, seed=1)
+TABLE = random_table(JOINT.vocabulary.padded_size, 4, seed=1)
 
 
 class ExactModel(DLMGenerationMixin):
@@ -212,7 +212,7 @@ def test_rows_keep_their_layout():
 
     class Uniform(ExactModel):
         def __call__(self, input_ids, **more):
-            return types.SimpleNamespace(logits=torch.zeros(*input_ids.shape, v.rows))
+            return types.SimpleNamespace(logits=torch.zeros(*input_ids.shape, v.padded_size))
 
     model = Uniform(JOINT.masked_denoiser(), "masked")
     rows = [[v.bos_id, 1, holes], [v.pad_id, v.bos_id, 2]]
@@ -267,7 +267,7 @@ def test_holes_after_eos_are_eos():
 
     class Ends(ExactModel):
         def __call__(self, input_ids, **more):
-            logits = torch.zeros(*input_ids.shape, v.rows)
+            logits = torch.zeros(*input_ids.shape, v.padded_size)
             logits[:, 2, v.eos_id] = 99.0
             logits[:, [1, 3], 0] = 99.0
             return types.SimpleNamespace(logits=logits)

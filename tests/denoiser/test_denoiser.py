@@ -28,7 +28,7 @@ def test_shifted_both_heads_agree_and_are_the_straight_one_rolled(batch, one_dev
 
     def measured(**settings):
         config = small_config(**settings)
-        model = make_network(config, vocabulary.rows, one_device)
+        model = make_network(config, vocabulary.padded_size, one_device)
         objective = make_objective(config, vocabulary)
 
         @jax.jit

@@ -106,9 +106,9 @@ def seen_in(compute, batch):
 
     def logits(inputs, t_BxL, layout):
         layouts.append(layout)
-        return jnp.zeros((*t_BxL.shape, VOCABULARY.rows))
+        return jnp.zeros((*t_BxL.shape, VOCABULARY.padded_size))
 
-    table = np.random.default_rng(0).normal(size=(VOCABULARY.rows, 8)).astype(np.float32)
+    table = np.random.default_rng(0).normal(size=(VOCABULARY.padded_size, 8)).astype(np.float32)
     compute(Denoiser.from_logits(logits, table_VxE=jnp.asarray(table)), batch, jax.random.key(3))
     assert layouts
     return layouts

@@ -41,7 +41,7 @@ def test_a_loss_reads_what_corrupt_gives_at_the_times_that_are_drawn(name):
 
         def forward(inputs, t_BxL, layout):
             seen.append((inputs, t_BxL))
-            return jnp.zeros((*t_BxL.shape, VOCABULARY.rows)), None
+            return jnp.zeros((*t_BxL.shape, VOCABULARY.padded_size)), None
 
         def nll(inputs, t_BxL, layout, *_):
             forward(inputs, t_BxL, layout)

@@ -97,7 +97,7 @@ def transformer_denoiser(attention) -> Denoiser:
 
 
 def flat(attention) -> Denoiser:
-    return Denoiser.from_logits(lambda x, t, layout: jnp.zeros((*x.shape, VOCABULARY.rows)))
+    return Denoiser.from_logits(lambda x, t, layout: jnp.zeros((*x.shape, VOCABULARY.padded_size)))
 
 
 def both(objective, batch, make_denoiser=transformer_denoiser):
@@ -207,7 +207,7 @@ def test_the_network_is_given_what_is_noisy_beside_what_is_clean(kind):
     assert (np.split(weights, 2, axis=1)[1] == 0).all() and (np.split(t, 2, axis=1)[1] == 0).all()
 
     np.testing.assert_array_equal(layout.class_B, [2, 1])
-    for name in ("segments_BxL", "positions_BxL", "given_BxL"):
+    for name in ("segments_BxL", "positions_BxL", "prompt_mask_BxL"):
         for half in np.split(getattr(layout, name), 2, axis=1):
             np.testing.assert_array_equal(half, getattr(batch.layout, name))
     np.testing.assert_array_equal(layout.blocks_BxL, layout.positions_BxL // size)

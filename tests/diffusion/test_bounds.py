@@ -107,7 +107,7 @@ def test_count_form_gives_a_time_conditioned_network_the_right_time():
 
     def logits(inputs_BxL, t_BxL, layout):
         seen.append((inputs_BxL == joint.vocabulary.mask_id, t_BxL))
-        return jnp.zeros((*inputs_BxL.shape, joint.vocabulary.rows))
+        return jnp.zeros((*inputs_BxL.shape, joint.vocabulary.padded_size))
 
     objective = Masked(joint.vocabulary, Linear())
     batch = joint.batch(np.tile(joint.texts, (500, 1)))

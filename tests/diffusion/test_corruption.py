@@ -115,7 +115,7 @@ def test_prompts_are_given_and_only_answers_are_scored(objective):
             here_BxL = answers_BxL
             if objective.traits.exact:  # position i predicts token i + 1
                 here_BxL = jnp.pad(answers_BxL[:, 1:], ((0, 0), (0, 1)))
-            flat_BxLxV = jnp.zeros((*inputs_BxL.shape, VOCABULARY.rows))
+            flat_BxLxV = jnp.zeros((*inputs_BxL.shape, VOCABULARY.padded_size))
             peak_BxLxV = flat_BxLxV.at[..., 2].set(at_prompts)
             return jnp.where(here_BxL[..., None], flat_BxLxV, peak_BxLxV)
 
@@ -153,7 +153,7 @@ def test_masks_do_not_repeat_between_steps():
 def test_the_mask_is_never_predicted():
     """Even a network that is sure of the mask gives it, BOS and padding no probability."""
     bias_V = VOCABULARY.text_bias_V()
-    logits_V = np.where(np.arange(VOCABULARY.rows) == VOCABULARY.mask_id, 1e4, 0.0) + bias_V
+    logits_V = np.where(np.arange(VOCABULARY.padded_size) == VOCABULARY.mask_id, 1e4, 0.0) + bias_V
     p_V = np.asarray(jax.nn.softmax(logits_V))
     assert p_V[[5, 6, 8]].tolist() == [0.0, 0.0, 0.0]
     assert p_V[VOCABULARY.size :].sum() == 0
@@ -163,7 +163,9 @@ def test_the_mask_is_never_predicted():
 def test_a_document_that_is_all_bos_scores_nothing_and_breaks_nothing():
     batch = packed(4, lengths=(1, 6))
     objective = Masked(VOCABULARY, Linear())
-    denoise = Denoiser.from_logits(lambda x, t, layout: jnp.zeros((*x.shape, VOCABULARY.rows)))
+    denoise = Denoiser.from_logits(
+        lambda x, t, layout: jnp.zeros((*x.shape, VOCABULARY.padded_size))
+    )
     nats_BxL = objective.bound(denoise, batch, jax.random.key(0), 0, 4)
     loss = objective.loss(denoise, batch, jax.random.key(0))
     assert np.isfinite(nats_BxL).all() and np.isfinite(loss.total)

@@ -33,9 +33,9 @@ def packed(rows: int, lengths=(6, 5)):
 
 def with_prompts(batch, number=2):
     """Returns a batch whose documents' first tokens after BOS are given."""
-    given_BxL = batch.scored_BxL & (batch.layout.positions_BxL <= number)
-    layout = batch.layout._replace(given_BxL=given_BxL)
-    return batch._replace(layout=layout, weights_BxL=batch.weights_BxL * ~given_BxL)
+    prompt_mask_BxL = batch.scored_BxL & (batch.layout.positions_BxL <= number)
+    layout = batch.layout._replace(prompt_mask_BxL=prompt_mask_BxL)
+    return batch._replace(layout=layout, weights_BxL=batch.weights_BxL * ~prompt_mask_BxL)
 
 
 TABLE_VxE = random_table(128, 4, seed=5)
@@ -93,7 +93,7 @@ def test_hidden_prompts_are_the_masks_embedding(vocabulary):
     batch = with_prompts(packed(8))
     objective = Gaussian(vocabulary, config_of(), prompts=Prompts(drop=0.5))
     _, (noisy, _) = recorded(objective, batch)(jax.random.key(0))
-    given = np.asarray(batch.layout.given_BxL)
+    given = np.asarray(batch.layout.prompt_mask_BxL)
     hidden = np.all(noisy.z_BxLxE == TABLE_VxE[vocabulary.mask_id][None, None], axis=-1)
     by_row = [set(h[g].tolist()) for h, g in zip(hidden, given, strict=True)]
     assert all(len(row) == 1 for row in by_row) and len(set.union(*by_row)) == 2

@@ -46,7 +46,7 @@ def two_points(q=0.3):
     joint = Joint(2, 1)
     joint.p = np.array([q, 1 - q])
     joint.vocabulary = Vocabulary(size=5, eos_id=1, pad_id=2, bos_id=3, mask_id=4)
-    table_VxE = jnp.ones((joint.vocabulary.rows, 1)).at[0].set(-1.0)
+    table_VxE = jnp.ones((joint.vocabulary.padded_size, 1)).at[0].set(-1.0)
     return joint, table_VxE
 
 
@@ -109,7 +109,7 @@ def test_bound_of_a_two_point_mixture_is_its_closed_form(head, low, high, believ
 
 def test_bound_falls_to_the_entropy_as_the_end_points_widen():
     joint = Joint(3, 3)
-    table_VxE, excess = random_table(joint.vocabulary.rows, 8), []
+    table_VxE, excess = random_table(joint.vocabulary.padded_size, 8), []
     sampled = Sampled(joint, 3000)
     for end in (2.0, 4.0, 12.0):
         config = config_of(-end, end, size=8)
@@ -130,7 +130,7 @@ def test_bound_falls_to_the_entropy_as_the_end_points_widen():
 def test_bound_of_a_wrong_network_is_above_the_entropy():
     joint, other = Joint(3, 3, seed=0), Joint(3, 3, seed=1)
     config = config_of(size=8)
-    denoise = exact_denoiser(other, config, random_table(joint.vocabulary.rows, 8))
+    denoise = exact_denoiser(other, config, random_table(joint.vocabulary.padded_size, 8))
     objective = Gaussian(joint.vocabulary, config)
     bound = lambda batch, key: objective.bound(denoise, batch, key, 0, 1)  # noqa: E731
     mean, error = estimate(Sampled(joint, 4000), bound, runs=6)
@@ -164,7 +164,7 @@ def test_rounding_at_extreme_noise_does_not_show():
     """Where the symbols are certain, the bound is the prior KL alone: what float32 leaves of
     |x - x_hat|^2 is multiplied by up to exp(15)."""
     joint, config = Joint(3, 2), config_of(-15.0, -9.0, size=16)
-    denoise = exact_denoiser(joint, config, random_table(joint.vocabulary.rows, 16))
+    denoise = exact_denoiser(joint, config, random_table(joint.vocabulary.padded_size, 16))
     objective = Gaussian(joint.vocabulary, config)
     batch = joint.batch(np.tile(joint.texts, (50, 1)))
     nats_BxL = jax.jit(lambda: objective.bound(denoise, batch, jax.random.key(0), 0, 1))()

@@ -50,7 +50,7 @@ def test_each_loss_learns_a_toy_language(loss, schedule, settings):
                          conditioning="film", conditioning_size=16)  # fmt: skip
     vocabulary = Vocabulary(size=SYMBOLS + 4, pad_id=6, bos_id=7, eos_id=8, mask_id=9)
     model = Transformer(
-        config, vocabulary.rows, gaussian=gaussian, schedule_size=schedule_size(schedule)
+        config, vocabulary.padded_size, gaussian=gaussian, schedule_size=schedule_size(schedule)
     )
     objective = Gaussian(vocabulary, gaussian, schedule)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(5e-3, b2=0.95))

@@ -188,7 +188,7 @@ def test_a_learned_schedule_makes_the_estimate_of_the_bound_less_noisy():
     """Trained as in a run, by the objective's own loss, against an exact network: the variance of
     the loss of one document is less than at the start, which is less than with a linear gamma."""
     joint, config = Joint(2, 2), config_of(6.0, loss="bound")
-    table_VxE = random_table(joint.vocabulary.rows, 4)
+    table_VxE = random_table(joint.vocabulary.padded_size, 4)
     many = joint.batch(np.random.default_rng(0).permutation(np.tile(joint.texts, (64, 1))))
     one = joint.batch(joint.texts[:1])
     tx = optax.adam(optax.cosine_decay_schedule(3e-3, 400), b2=0.95)

@@ -45,7 +45,7 @@ def test_what_is_neither_bos_nor_scored_nor_padding_is_given():
     batch = jax.tree.map(np.asarray, batch_of())
     segments, positions = batch.layout.segments_BxL, batch.layout.positions_BxL
     expected = (segments > 0) & (positions > 0) & (positions < PROMPT)
-    np.testing.assert_array_equal(batch.layout.given_BxL, expected)
+    np.testing.assert_array_equal(batch.layout.prompt_mask_BxL, expected)
 
 
 def test_without_probabilities_nothing_changes():
@@ -57,13 +57,13 @@ def test_hidden_prompts_hold_the_mask_and_class_0_in_whole_rows_at_their_rate():
     before, after = jax.tree.map(np.asarray, batch_of()), seen(Prompts(drop=0.3))
     hidden_B = after.layout.class_B == 0
     assert near(hidden_B.sum(), ROWS, 0.3)
-    given_BxL = before.layout.given_BxL
-    expected = np.where(given_BxL & hidden_B[:, None], VOCABULARY.mask_id, before.tokens_BxL)
+    prompt_mask_BxL = before.layout.prompt_mask_BxL
+    expected = np.where(prompt_mask_BxL & hidden_B[:, None], VOCABULARY.mask_id, before.tokens_BxL)
     np.testing.assert_array_equal(after.tokens_BxL, expected)
     np.testing.assert_array_equal(
         after.layout.class_B, np.where(hidden_B, 0, before.layout.class_B)
     )
-    np.testing.assert_array_equal(after.layout.given_BxL, given_BxL)
+    np.testing.assert_array_equal(after.layout.prompt_mask_BxL, prompt_mask_BxL)
     np.testing.assert_array_equal(after.scored_BxL, before.scored_BxL)
 
 
@@ -74,14 +74,14 @@ def test_a_layout_without_classes_keeps_none():
         batch.tokens_BxL, batch.layout._replace(class_B=None), hidden_B, VOCABULARY.mask_id
     )
     assert layout.class_B is None
-    assert (tokens_BxL == VOCABULARY.mask_id).sum() == 2 * batch.layout.given_BxL[0].sum()
+    assert (tokens_BxL == VOCABULARY.mask_id).sum() == 2 * batch.layout.prompt_mask_BxL[0].sum()
 
 
 @pytest.fixture(scope="module")
 def random_parts():
     """Returns (before, after, [given_RxL of a document's scored tokens, by document])."""
     before, after = jax.tree.map(np.asarray, batch_of()), seen(Prompts(random=0.4))
-    more_BxL = after.layout.given_BxL & ~before.layout.given_BxL
+    more_BxL = after.layout.prompt_mask_BxL & ~before.layout.prompt_mask_BxL
     segments_L, scored_L = before.layout.segments_BxL[0], before.scored_BxL[0]
     documents = [more_BxL[:, (segments_L == i + 1) & scored_L] for i in range(len(LENGTHS))]
     return before, after, [given_RxL for given_RxL in documents if given_RxL.shape[1]]
@@ -89,11 +89,11 @@ def random_parts():
 
 def test_random_parts_are_given_and_not_scored_and_bos_and_padding_never(random_parts):
     before, after, _ = random_parts
-    more_BxL = after.layout.given_BxL & ~before.layout.given_BxL
+    more_BxL = after.layout.prompt_mask_BxL & ~before.layout.prompt_mask_BxL
     assert not (more_BxL & ~before.scored_BxL).any()
-    assert (after.layout.given_BxL >= before.layout.given_BxL).all()
+    assert (after.layout.prompt_mask_BxL >= before.layout.prompt_mask_BxL).all()
     np.testing.assert_array_equal(after.scored_BxL, before.scored_BxL & ~more_BxL)
-    assert not (after.layout.given_BxL & (before.layout.positions_BxL == 0)).any()
+    assert not (after.layout.prompt_mask_BxL & (before.layout.positions_BxL == 0)).any()
     np.testing.assert_array_equal(after.tokens_BxL, before.tokens_BxL)
     np.testing.assert_array_equal(after.layout.class_B, before.layout.class_B)
 
@@ -123,10 +123,10 @@ def test_documents_of_a_row_have_their_own_parts(random_parts):
 
 def test_what_is_given_by_chance_is_hidden_with_the_prompt():
     after = seen(Prompts(drop=0.5, random=1.0))
-    hidden_B, given_BxL = after.layout.class_B == 0, after.layout.given_BxL
+    hidden_B, prompt_mask_BxL = after.layout.class_B == 0, after.layout.prompt_mask_BxL
     masks_BxL = after.tokens_BxL == VOCABULARY.mask_id
-    np.testing.assert_array_equal(masks_BxL, given_BxL & hidden_B[:, None])
-    assert given_BxL[hidden_B].sum() > 2.5 * hidden_B.sum() * 4
+    np.testing.assert_array_equal(masks_BxL, prompt_mask_BxL & hidden_B[:, None])
+    assert prompt_mask_BxL[hidden_B].sum() > 2.5 * hidden_B.sum() * 4
 
 
 def test_a_rows_draws_depend_on_key_and_row_alone():
@@ -140,5 +140,5 @@ def test_a_rows_draws_depend_on_key_and_row_alone():
     cut = jax.tree.map(lambda x: x if x.ndim == 1 else x[:, :28], seen(prompts, wide))
     jax.tree.map(np.testing.assert_array_equal, cut, whole)
     other = seen(prompts, batch, key=1)
-    assert (other.layout.given_BxL != whole.layout.given_BxL).any()
+    assert (other.layout.prompt_mask_BxL != whole.layout.prompt_mask_BxL).any()
     assert (other.layout.class_B != whole.layout.class_B).any()

@@ -83,7 +83,7 @@ def test_what_is_scored_is_predicted_from_the_position_before_it_in_its_own_docu
     """The network says where it stands: symbol j at place j of the row, surely."""
     batch = text()
     shape = batch.tokens_BxL.shape
-    sure_BxLxV = 1e3 * jnp.broadcast_to(jnp.eye(shape[1], VOCABULARY.rows), (*shape, 128))
+    sure_BxLxV = 1e3 * jnp.broadcast_to(jnp.eye(shape[1], VOCABULARY.padded_size), (*shape, 128))
     denoise = shifted(Denoiser.from_logits(lambda *_: sure_BxLxV))
     source_BxL = np.argmax(denoise.logits(batch.tokens_BxL, jnp.ones(shape), batch.layout), -1)
     layout, scored_BxL = jax.tree.map(np.asarray, (batch.layout, batch.scored_BxL))

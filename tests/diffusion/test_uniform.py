@@ -107,7 +107,9 @@ def test_bound_of_any_other_network_is_above_the_entropy(mask_share):
     wrong = other.leave_one_out_denoiser(Linear(), mask_share)
     assert quadrature(joint, wrong, mask_share) > joint.entropy + 0.1
     exact = joint.leave_one_out_denoiser(Linear(), mask_share)
-    noise = 0.1 * np.random.default_rng(0).normal(size=joint.vocabulary.rows).astype(np.float32)
+    noise = 0.1 * np.random.default_rng(0).normal(size=joint.vocabulary.padded_size).astype(
+        np.float32
+    )
     near = Denoiser.from_logits(lambda *inputs: exact.logits(*inputs) + noise[None, None])
     assert quadrature(joint, near, mask_share) > joint.entropy + 5e-4
 
@@ -209,7 +211,7 @@ def _program(objective, kind):
 
         def logits(inputs_BxL, t_BxL, layout):
             seen.append((inputs_BxL, t_BxL))
-            return jnp.zeros((*inputs_BxL.shape, VOCABULARY.rows))
+            return jnp.zeros((*inputs_BxL.shape, VOCABULARY.padded_size))
 
         denoise = Denoiser.from_logits(logits)
         if kind == "loss":

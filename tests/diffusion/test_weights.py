@@ -22,7 +22,7 @@ from dlms_jax.diffusion import (
 )
 
 VOCABULARY = Vocabulary(size=100, pad_id=95, bos_id=96, eos_id=97, mask_id=98)
-TABLE_VxE = np.random.default_rng(0).normal(size=(VOCABULARY.rows, 4)).astype(np.float32)
+TABLE_VxE = np.random.default_rng(0).normal(size=(VOCABULARY.padded_size, 4)).astype(np.float32)
 TABLE_VxE /= np.linalg.norm(TABLE_VxE, axis=1, keepdims=True)
 PROMPTS = Prompts(drop=0.3, random=0.3)
 OBJECTIVES = {
@@ -54,15 +54,15 @@ def text(weight_of=np.ones_like):
 def measure(request):
     """A function from a batch to (total, the gradient of it by a network's weights, count)."""
     objective, rng = OBJECTIVES[request.param], np.random.default_rng(2)
-    features = 9 if request.param.startswith("gaussian") else VOCABULARY.rows + 1
-    kernel = jnp.asarray(rng.normal(size=(features, VOCABULARY.rows)), jnp.float32)
+    features = 9 if request.param.startswith("gaussian") else VOCABULARY.padded_size + 1
+    kernel = jnp.asarray(rng.normal(size=(features, VOCABULARY.padded_size)), jnp.float32)
 
     @jax.jit
     def measured(batch):
         def loss(kernel):
             def logits(inputs, t_BxL, layout):
                 if not isinstance(inputs, tuple):
-                    inputs = (jax.nn.one_hot(inputs, VOCABULARY.rows),)
+                    inputs = (jax.nn.one_hot(inputs, VOCABULARY.padded_size),)
                 return jnp.concatenate([*inputs, t_BxL[..., None]], axis=-1) @ kernel
 
             denoise = Denoiser.from_logits(logits, table_VxE=jnp.asarray(TABLE_VxE))

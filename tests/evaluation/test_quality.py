@@ -16,20 +16,20 @@ from dlms_jax.denoiser import initial_params, make_network, vocabulary_of
 from dlms_jax.diffusion import make_batch, make_objective
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.quality import (
-    Judge,
-    Piece,
-    TwinLoss,
+    GenerativePerplexity,
+    Sample,
+    SampleMetrics,
     byte_ngrams,
     distinct,
+    heldout_samples,
     known_words,
     overlap,
-    piece_of,
     rows_of,
-    sampled_pieces,
-    spread_pieces,
+    sample_of,
+    samples_of,
     texts_of,
     tokens_of,
-    unigram_pieces,
+    unigram_samples,
 )
 from dlms_jax.parallel.mesh import make_mesh
 
@@ -38,8 +38,8 @@ RNG = np.random.default_rng(0)
 TEXTS = ["the cat sat on the mat", "a", "é and \udcff\udc80 are no ASCII", "on " * 40, "the end"]
 
 
-def whole(*texts: str) -> list[Piece]:
-    return [Piece(text.encode("utf-8", "surrogateescape"), False) for text in texts]
+def whole(*texts: str) -> list[Sample]:
+    return [Sample(text.encode("utf-8", "surrogateescape"), False) for text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def packed(tokenizer, texts, length):
 
 
 def test_entropy_repetition_and_length_are_means_over_pieces():
-    judge = Judge(BYTES, [b"ab"], [])
+    judge = SampleMetrics(BYTES, [b"ab"], [])
     same, even = judge(whole("aaaaaaaa")), judge(whole("abcd"))
     assert (same.entropy, same.repetition, same.tokens) == (0, 1, 8)
     assert even.entropy == pytest.approx(math.log(4))
@@ -67,20 +67,20 @@ def test_entropy_repetition_and_length_are_means_over_pieces():
 
 
 def test_an_eos_is_a_token_so_that_an_empty_piece_repeats_one():
-    quality = Judge(BYTES, [b"ab"], [])([Piece(b"", True)])
+    quality = SampleMetrics(BYTES, [b"ab"], [])([Sample(b"", True)])
     assert (quality.tokens, quality.entropy, quality.repetition) == (1, 0, 1)
     assert (quality.bigram_agreement, quality.distinct_2, quality.known_words) == (0, 0, 0)
 
 
 def test_pieces_without_a_token_are_measured_too():
-    quality = Judge(BYTES, [b"ab"], [])([Piece(b"", False)])
+    quality = SampleMetrics(BYTES, [b"ab"], [])([Sample(b"", False)])
     assert (quality.tokens, quality.entropy, quality.repetition, quality.distinct_1) == (0, 0, 0, 0)
 
 
 def test_distinct_counts_within_pieces():
     tokens = [np.array([1, 1, 1, 1]), np.array([1, 2])]
     assert distinct(tokens, 1) == 2 / 6
-    assert distinct(tokens, 2) == 2 / 4  # (1, 1) three times and (1, 2): none across pieces
+    assert distinct(tokens, 2) == 2 / 4  # (1, 1) three times and (1, 2): none across samples
     assert distinct(tokens, 3) == 1 / 2
     assert distinct(tokens, 5) == 0
 
@@ -118,7 +118,7 @@ def test_overlap_is_1_less_the_total_variation():
 
 
 def test_agreement_is_1_with_the_same_text_and_0_with_none_of_its_bytes():
-    judge = Judge(BYTES, [b"abab"], [])
+    judge = SampleMetrics(BYTES, [b"abab"], [])
     same, other, swapped = judge(whole("abababab")), judge(whole("xyz")), judge(whole("aabb"))
     assert same.unigram_agreement == pytest.approx(1)
     assert (other.unigram_agreement, other.bigram_agreement) == (0, 0)
@@ -131,7 +131,7 @@ def test_known_words_leaves_out_what_may_be_cut():
     assert known_words(whole("cat cat sat xat cat"), words) == 2 / 3
     assert known_words(whole("cat cat"), words) == 0
     assert known_words(whole("x cat x", "x\nsat\t\tdog x"), words) == 2 / 3
-    judged = Judge(BYTES, [b"x"], [b"a cat", b"that sat"])
+    judged = SampleMetrics(BYTES, [b"x"], [b"a cat", b"that sat"])
     assert judged(whole("x cat that dog x")).known_words == 2 / 3
 
 
@@ -146,15 +146,15 @@ def test_a_piece_keeps_its_bytes(tokenizer, ended, bpe):
     for text in TEXTS:
         ids = np.append(tokenizer.encode(text), [tokenizer.eos_id] * ended).astype(int)
         after = tokenizer.encode("after the end") if ended else []
-        piece = piece_of(np.append(ids, after), tokenizer)
-        assert piece == Piece(text.encode("utf-8", "surrogateescape"), ended)
-        np.testing.assert_array_equal(tokens_of(piece, tokenizer), ids)
+        sample = sample_of(np.append(ids, after), tokenizer)
+        assert sample == Sample(text.encode("utf-8", "surrogateescape"), ended)
+        np.testing.assert_array_equal(tokens_of(sample, tokenizer), ids)
 
 
 def test_tokens_of_another_segmentation_are_those_of_the_text(bpe):
     spelled = np.concatenate([bpe.encode(c) for c in "the cat"])
     assert len(spelled) > len(bpe.encode("the cat"))
-    np.testing.assert_array_equal(tokens_of(piece_of(spelled, bpe), bpe), bpe.encode("the cat"))
+    np.testing.assert_array_equal(tokens_of(sample_of(spelled, bpe), bpe), bpe.encode("the cat"))
 
 
 def test_sampled_pieces_are_what_the_holes_hold():
@@ -162,12 +162,17 @@ def test_sampled_pieces_are_what_the_holes_hold():
     tokens = np.array([ids, [BYTES.bos_id, *b"abcde", BYTES.pad_id]])
     holes = np.array([[0, 0, 0, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 0]], bool)
     canvas = SimpleNamespace(tokens_BxL=tokens[:, :7], holes_BxL=holes)
-    assert sampled_pieces(canvas, BYTES) == [Piece(b"to", True), Piece(b"abcde", False)]
+    assert samples_of(canvas, BYTES) == [Sample(b"to", True), Sample(b"abcde", False)]
 
 
-def test_rows_of_pieces():
-    pieces = [Piece(b"ab", True), Piece(b"ab", False), Piece(b"abcdefg", True), Piece(b"", False)]
-    rows = rows_of(pieces, BYTES, 5)
+def test_rows_of_samples():
+    samples = [
+        Sample(b"ab", True),
+        Sample(b"ab", False),
+        Sample(b"abcdefg", True),
+        Sample(b"", False),
+    ]
+    rows = rows_of(samples, BYTES, 5)
     bos, eos, pad = BYTES.bos_id, BYTES.eos_id, BYTES.pad_id
     a, b, c, d = b"abcd"
     np.testing.assert_array_equal(
@@ -191,32 +196,32 @@ def test_spread_pieces_are_not_among_the_other_rows():
     texts = [f"{n:02}" * 7 for n in range(40)]  # with BOS and EOS a row each
     rows = packed(BYTES, texts, 16)
     assert rows.number == 40
-    pieces, others = spread_pieces(rows, 4, 6, BYTES)
-    assert pieces == [Piece(text[:6].encode(), False) for text in texts[::10]]
+    samples, others = heldout_samples(rows, 4, 6, BYTES)
+    assert samples == [Sample(text[:6].encode(), False) for text in texts[::10]]
     rest = [text.encode() for n, text in enumerate(texts) if n % 10]
     assert [text for text in texts_of(others, BYTES) if text] == rest
-    few, others = spread_pieces(rows, 1000, 16, BYTES)
-    assert few == [Piece(text.encode(), True) for text in texts[::2]]
+    few, others = heldout_samples(rows, 1000, 16, BYTES)
+    assert few == [Sample(text.encode(), True) for text in texts[::2]]
     assert others.number == 20
 
 
 def test_one_row_cannot_be_compared_with_itself():
     with pytest.raises(UserError, match="one row"):
-        spread_pieces(packed(BYTES, ["short"], 16), 4, 6, BYTES)
+        heldout_samples(packed(BYTES, ["short"], 16), 4, 6, BYTES)
 
 
 def test_a_piece_of_held_out_text_is_of_one_document():
     rows = packed(BYTES, ["ab", "cdefghijklm"] * 3, 16)
-    pieces, _ = spread_pieces(rows, 1, 10, BYTES)
-    assert pieces == [Piece(b"ab", True)]
+    samples, _ = heldout_samples(rows, 1, 10, BYTES)
+    assert samples == [Sample(b"ab", True)]
 
 
 def test_unigram_pieces_have_the_frequencies_of_the_rows():
     rows = packed(BYTES, ["aaab"] * 50, 16)
-    pieces = unigram_pieces(rows, 1000, 20, BYTES)
-    ended = np.mean([piece.ended for piece in pieces])
+    samples = unigram_samples(rows, 1000, 20, BYTES)
+    ended = np.mean([sample.ended for sample in samples])
     assert ended == pytest.approx(1 - 0.8**20, abs=0.01)  # an EOS after every four bytes
-    text = b"".join(piece.text for piece in pieces)
+    text = b"".join(sample.text for sample in samples)
     assert text.count(b"a") / len(text) == pytest.approx(3 / 4, abs=0.03)
     assert set(text) == set(b"ab")
 
@@ -225,11 +230,11 @@ def test_unigram_pieces_have_the_frequencies_of_the_rows():
 
 
 def twin_of(params_from=lambda params: params, objective="autoregressive"):
-    """Returns what TwinLoss takes: an untrained model, its parameters changed."""
+    """Returns what GenerativePerplexity takes: an untrained model, its parameters changed."""
     config = small_config(objective__name=objective)
     mesh = make_mesh(devices=jax.devices()[:1])
     vocabulary = vocabulary_of(BYTES)
-    network = make_network(config, vocabulary.rows, mesh)
+    network = make_network(config, vocabulary.padded_size, mesh)
     params = params_from(jax.jit(lambda: initial_params(network, jax.random.key(1)))())
     objective = make_objective(config, vocabulary)
     return SimpleNamespace(
@@ -242,16 +247,19 @@ def twin_of(params_from=lambda params: params, objective="autoregressive"):
     )
 
 
-PIECES = [
-    Piece(b"to be", True), Piece(b"or not to be", False), Piece(b"", True), Piece(b"a" * 99, True)
-]  # fmt: skip
+SAMPLES = [
+    Sample(b"to be", True),
+    Sample(b"or not to be", False),
+    Sample(b"", True),
+    Sample(b"a" * 99, True),
+]
 
 
 def test_a_twin_that_knows_nothing_needs_the_logarithm_of_its_symbols():
     def flat(params):
         return params | {"lm_head": jax.tree.map(jnp.zeros_like, params["lm_head"])}
 
-    report = TwinLoss(twin_of(flat))(PIECES)
+    report = GenerativePerplexity(twin_of(flat))(SAMPLES)
     assert report.nats_per_token == pytest.approx(math.log(BYTES.size), rel=1e-5)
     # 5 bytes and EOS, 12, EOS, and as much of 99 as fits 32 places with BOS.
     assert (report.tokens, report.bytes) == (6 + 12 + 1 + 31, 5 + 12 + 31)
@@ -262,11 +270,11 @@ def test_a_twin_that_knows_nothing_needs_the_logarithm_of_its_symbols():
 def test_the_twins_loss_is_the_chain_rule():
     """Sharp logits, so that a target one place off would show."""
     twin = twin_of(lambda params: jax.tree.map(lambda x: 3 * x, params))
-    report = TwinLoss(twin)(PIECES)
+    report = GenerativePerplexity(twin)(SAMPLES)
 
     @jax.jit
     def log_p_of(tokens_1xL):
-        rows = rows_of([Piece(b"a" * 31, False)], BYTES, 32)
+        rows = rows_of([Sample(b"a" * 31, False)], BYTES, 32)
         batch = make_batch(*rows.cells, jnp.arange(1))
         zeros = jnp.zeros(tokens_1xL.shape, jnp.float32)
         logits = twin.network.apply(
@@ -275,8 +283,8 @@ def test_the_twins_loss_is_the_chain_rule():
         return jax.nn.log_softmax(logits)
 
     nats = 0.0
-    for piece in PIECES:
-        ids = [BYTES.bos_id, *tokens_of(piece, BYTES)][:32]
+    for sample in SAMPLES:
+        ids = [BYTES.bos_id, *tokens_of(sample, BYTES)][:32]
         # What stands after a token does not matter to what comes before it.
         log_p = np.asarray(log_p_of(np.array([ids + [65] * (32 - len(ids))])))
         nats -= sum(log_p[i, ids[i + 1]] for i in range(len(ids) - 1))
@@ -286,4 +294,4 @@ def test_the_twins_loss_is_the_chain_rule():
 
 def test_a_diffusion_model_is_no_twin():
     with pytest.raises(UserError, match="masked model gives a bound"):
-        TwinLoss(twin_of(objective="masked"))
+        GenerativePerplexity(twin_of(objective="masked"))

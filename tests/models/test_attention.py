@@ -82,14 +82,14 @@ def test_prompts_that_an_encoder_reads_are_keys_of_the_source_only():
     layout = packed(LENGTHS)
     own, source = (np.asarray(of.mask_Bx1xLxS)[:, 0] for of in source_visibility(layout))
     same = mask(layout, layout, "full")
-    given, bos = np.asarray(layout.given_BxL), np.asarray(layout.positions_BxL) == 0
+    given, bos = np.asarray(layout.prompt_mask_BxL), np.asarray(layout.positions_BxL) == 0
     np.testing.assert_array_equal(own, same & ~given[:, None])
     np.testing.assert_array_equal(source, same & (given | bos)[:, None])
     assert own.any(axis=2).all() and source.any(axis=2).all()
     anywhere = np.where(layout.segments_BxL > 0, layout.positions_BxL, 5)  # padding has no position
     _, again = source_visibility(layout._replace(positions_BxL=anywhere))
     np.testing.assert_array_equal(again.mask_Bx1xLxS[:, 0], source)
-    own, source = source_visibility(layout._replace(given_BxL=None))
+    own, source = source_visibility(layout._replace(prompt_mask_BxL=None))
     np.testing.assert_array_equal(own.mask_Bx1xLxS[:, 0], same)
     np.testing.assert_array_equal(source.mask_Bx1xLxS[:, 0], same & bos[:, None])
 

@@ -143,7 +143,7 @@ def test_a_denoiser_has_a_cache_where_what_was_read_stays_as_it_is(one_device, v
     denoisers = {}
     for name in ("masked", "autoregressive"):
         config = small_config(objective__name=name)
-        model = make_network(config, vocabulary.rows, one_device)
+        model = make_network(config, vocabulary.padded_size, one_device)
         _, params = network(feed_forward=64)
         objective = make_objective(config, vocabulary)
         denoisers[name] = make_denoiser(config, model, params, objective, one_device)

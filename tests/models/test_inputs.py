@@ -16,7 +16,7 @@ from dlms_jax.models.inputs import Inputs, NoisyInputs
 @pytest.mark.parametrize("size", [32, 512])
 def test_places_of_pure_noise_look_alike_and_still_differ(size):
     config = small_config(gaussian__embedding_size=size, model__width=256)
-    inputs = NoisyInputs(config.model, config.gaussian, rows=9, schedule_size=0)
+    inputs = NoisyInputs(config.model, config.gaussian, vocab_size=9, schedule_size=0)
     z_BxLxE = jax.random.normal(jax.random.key(0), (4, 16, size))
     noisy = (z_BxLxE, 0 * z_BxLxE)  # of pure noise nothing is known
     params = inputs.init(jax.random.key(1), noisy)
@@ -26,7 +26,7 @@ def test_places_of_pure_noise_look_alike_and_still_differ(size):
 
 
 def test_symbols_begin_alike_and_still_differ():
-    inputs = Inputs(small_config(model__width=256).model, rows=50)
+    inputs = Inputs(small_config(model__width=256).model, vocab_size=50)
     params = inputs.init(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))
     cosines = cosines_between(params["params"]["embedding"])
     assert cosines.mean() == pytest.approx(0.8, abs=0.05)

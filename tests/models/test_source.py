@@ -12,7 +12,7 @@ from dlms_jax.diffusion import Noisy
 LAYOUT = packed(((5, 5), (9, 1), (12,)))
 TOKENS, TIMES = tokens_of(LAYOUT), times_of(LAYOUT)
 CROSS = {"prompt_encoder": "cross_attention"}
-HEARD = (LAYOUT.segments_BxL > 0) & ~LAYOUT.given_BxL  # whose outputs count
+HEARD = (LAYOUT.segments_BxL > 0) & ~LAYOUT.prompt_mask_BxL  # whose outputs count
 
 
 def changed_documents(before, after):
@@ -28,7 +28,7 @@ def test_network_is_the_reference(settings):
     model, params = network(**CROSS, **settings)
     found = np.asarray(forward(model, params)(TOKENS, TIMES, LAYOUT))
     x_BxLxD = params["embed"]["embedding"][TOKENS]
-    same, given = mask(LAYOUT, LAYOUT, "full"), LAYOUT.given_BxL
+    same, given = mask(LAYOUT, LAYOUT, "full"), LAYOUT.prompt_mask_BxL
     source = same & (given | (LAYOUT.positions_BxL == 0))[:, None]
     own = same & ~given[:, None]
     expected = logits(params, model.config, x_BxLxD, TIMES, LAYOUT, own, source)
@@ -57,7 +57,7 @@ def test_a_prompt_is_heard_through_the_encoder_alone():
     params = params | {"layers": params["layers"] | {"cross_attn": mute}}
     apply = forward(model, params)
     before = apply(TOKENS, TIMES, LAYOUT)
-    prompt = np.where(LAYOUT.given_BxL, TOKENS + 1, TOKENS)
+    prompt = np.where(LAYOUT.prompt_mask_BxL, TOKENS + 1, TOKENS)
     assert changed_documents(before, apply(prompt, TIMES, LAYOUT)) == set()
     assert changed_documents(before, apply(with_change(TOKENS, (0, 8)), TIMES, LAYOUT)) == {(0, 2)}
 
@@ -74,11 +74,11 @@ def test_encoder_reads_given_tokens_alone_and_no_time():
         )  # fmt: skip
         return kept["intermediates"]["source_norm"]["__call__"][0]
 
-    source = (LAYOUT.given_BxL | (LAYOUT.positions_BxL == 0)) & (LAYOUT.segments_BxL > 0)
+    source = (LAYOUT.prompt_mask_BxL | (LAYOUT.positions_BxL == 0)) & (LAYOUT.segments_BxL > 0)
     other = np.where(source, TOKENS, TOKENS + 1)
     before, after = np.asarray(encoded(TOKENS, TIMES)), np.asarray(encoded(other, 1 - TIMES))
     np.testing.assert_array_equal(before[source], after[source])
-    prompt = np.where(LAYOUT.given_BxL, TOKENS + 1, TOKENS)
+    prompt = np.where(LAYOUT.prompt_mask_BxL, TOKENS + 1, TOKENS)
     assert (before[source] != np.asarray(encoded(prompt, TIMES))[source]).any(axis=-1)[:2].all()
 
 
@@ -89,16 +89,18 @@ def test_the_place_of_a_given_token_matters():
     at = np.arange(5) == np.array([[2], [4]])
     apply = forward(model, params)
     tokens = np.where(at, 7, 9)  # else the same: masks and one given token
-    one, other = np.asarray(apply(tokens, times_of(layout), layout._replace(given_BxL=at)))[:, 3]
+    one, other = np.asarray(apply(tokens, times_of(layout), layout._replace(prompt_mask_BxL=at)))[
+        :, 3
+    ]
     assert np.abs(one - other).max() > 0.01 * np.abs(one).max()
 
 
 def test_documents_without_a_prompt_and_padding_are_as_they_would_be_alone():
     model, params = network(**CROSS)
     apply = forward(model, params)
-    found = np.asarray(apply(TOKENS, TIMES, LAYOUT._replace(given_BxL=None)))
+    found = np.asarray(apply(TOKENS, TIMES, LAYOUT._replace(prompt_mask_BxL=None)))
     assert np.isfinite(found).all()
-    alone = packed(((5,), (1,)), 5)._replace(given_BxL=np.zeros((2, 5), bool))
+    alone = packed(((5,), (1,)), 5)._replace(prompt_mask_BxL=np.zeros((2, 5), bool))
     row = np.stack([TOKENS[0, 5:10], np.roll(TOKENS[1, 5:10], 1)])
     expected = np.asarray(apply(row, times_of(alone), alone))
     np.testing.assert_allclose(found[0, 5:10], expected[0], rtol=1e-4, atol=1e-4)

@@ -21,9 +21,11 @@ SOURCES = ("own", "source")  # what source_visibility gives
 def seen_by(kind, ahead=None):
     layout = packed(LENGTHS, L)
     if kind in SOURCES:
-        given_BxL = np.random.default_rng(0).random((len(LENGTHS), L)) < 0.5
-        given_BxL &= (layout.positions_BxL > 0) & (layout.segments_BxL > 0)
-        return source_visibility(layout._replace(given_BxL=given_BxL))[SOURCES.index(kind)]
+        prompt_mask_BxL = np.random.default_rng(0).random((len(LENGTHS), L)) < 0.5
+        prompt_mask_BxL &= (layout.positions_BxL > 0) & (layout.segments_BxL > 0)
+        return source_visibility(layout._replace(prompt_mask_BxL=prompt_mask_BxL))[
+            SOURCES.index(kind)
+        ]
     if block := kind.startswith("block"):
         layout = doubled(layout, 16)
     ahead_B = None if ahead is None else np.array(ahead, np.int32)

@@ -73,7 +73,7 @@ def test_a_documents_logits_do_not_depend_on_its_place_in_the_row():
 
 def test_scan_and_remat_change_nothing():
     """With time and a source, so that every kind of layer is there."""
-    heard = (LAYOUT.segments_BxL > 0) & ~LAYOUT.given_BxL
+    heard = (LAYOUT.segments_BxL > 0) & ~LAYOUT.prompt_mask_BxL
 
     def gradient(**settings):
         model, params = network(conditioning="film", prompt_encoder="cross_attention", **settings)

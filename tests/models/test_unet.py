@@ -295,7 +295,10 @@ def test_it_learns():
         model__conditioning="none", objective__prompt_drop=0.0,
     )  # fmt: skip
     vocabulary = Vocabulary(size=24, pad_id=20, bos_id=21, eos_id=22, mask_id=23)
-    model, objective = UNet(config.model, vocabulary.rows), make_objective(config, vocabulary)
+    model, objective = (
+        UNet(config.model, vocabulary.padded_size),
+        make_objective(config, vocabulary),
+    )
     layout = layout_of(np.asarray([[1] * 15 + [2] * 17] * 8))
     tokens = np.tile(np.random.default_rng(0).integers(0, 20, (4, 32)), (2, 1))
     tokens = np.where(layout.positions_BxL == 0, vocabulary.bos_id, tokens).astype(np.int32)

@@ -24,7 +24,7 @@ from dlms_jax.runtime import setup
 from dlms_jax.data.feed.dataset import build_dataset
 from dlms_jax.data.feed.loader import train_batches
 
-assemble = trainer.assemble
+assemble = setup.assemble
 
 class Poisoned:
     def __init__(self, objective, bad):

@@ -64,7 +64,7 @@ def test_samples_are_the_same_with_split_positions():
         for shape in (dict(data=1), SEQUENCE):
             devices = jax.devices()[: int(np.prod(list(shape.values())))]
             mesh = make_mesh(MeshConfig(**shape), devices)
-            network = make_network(config, vocabulary_of(TOKENIZER).rows, mesh)
+            network = make_network(config, vocabulary_of(TOKENIZER).padded_size, mesh)
             params = jax.jit(functools.partial(initial_params, network))(jax.random.key(0))
             lm = DiffusionLM(config, TOKENIZER, params, mesh)
             texts.append(lm.sample("ab", length=12, seed=3, temperature=0.5))

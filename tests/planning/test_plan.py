@@ -220,7 +220,7 @@ def test_the_vocabulary_is_the_tokenizers_without_training_it():
     assert vocabulary_from(bytes_).size == 262
     assert vocabulary_from(small_config()) == vocabulary_of(ByteTokenizer())
     bpe = vocabulary_from(small_config(tokenizer__name="bpe", tokenizer__vocab_size=1000))
-    assert (bpe.size, bpe.rows) == (1000, 1024)
+    assert (bpe.size, bpe.padded_size) == (1000, 1024)
 
 
 def test_slices_need_data_to_be_a_multiple():

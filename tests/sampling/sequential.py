@@ -62,7 +62,7 @@ def _oracle(joint, visible, shift):
         p_BxCxLxS = jnp.einsum("bct,tls->bcls", p_BxCxT, symbols_TxLxS)
         place_BxC = jnp.minimum(queries.positions_BxL + shift, joint.length + 1)
         p_BxCxS = jnp.take_along_axis(p_BxCxLxS, place_BxC[..., None, None], axis=2)[:, :, 0]
-        rest = joint.vocabulary.rows - joint.symbols
+        rest = joint.vocabulary.padded_size - joint.symbols
         return jnp.pad(jnp.log(p_BxCxS), ((0, 0), (0, 0), (0, rest)), constant_values=-jnp.inf)
 
     def checked(logits_BxCxV, t_BxC, queries):
@@ -194,7 +194,7 @@ def tiny_transformer(attention: str, dtype: str = "float32", **settings):
     vocabulary = Vocabulary(size=9, pad_id=5, bos_id=6, eos_id=7, mask_id=8)
     conditioning = {"conditioning": "film", "conditioning_size": 16, "classes": 2}
     config = dataclasses.replace(small_config().model, dtype=dtype, **conditioning, **settings)
-    model = Transformer(config, vocabulary.rows)
+    model = Transformer(config, vocabulary.padded_size)
     layout = Layout(*jnp.ones((2, 1, 4), jnp.int32), class_B=jnp.ones(1, jnp.int32))
     layout = layout._replace(blocks_BxL=layout.positions_BxL, clean_BxL=layout.positions_BxL > 0)
     inputs = layout.segments_BxL, jnp.ones((1, 4)), layout

@@ -214,7 +214,7 @@ class Greedy(MaskedSampler):
         return 1
 
     def start(self, denoise, canvas, keys_B):
-        shape = *canvas.tokens_BxL.shape, self.prediction.vocabulary.rows
+        shape = *canvas.tokens_BxL.shape, self.prediction.vocabulary.padded_size
         return begin(canvas, keys_B, jnp.zeros(shape))
 
     def time(self, state):

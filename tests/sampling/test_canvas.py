@@ -15,7 +15,7 @@ def test_texts_stay_and_numbers_become_holes():
     assert tokens_BxL[0, :7].tolist() == [T.bos_id, 97, 98, T.mask_id, T.mask_id, T.mask_id, 99]
     assert tokens_BxL[1, :4].tolist() == [T.bos_id, T.mask_id, T.mask_id, 100]
     assert [row.nonzero()[0].tolist() for row in holes_BxL] == [[3, 4, 5], [1, 2]]
-    assert [row.nonzero()[0].tolist() for row in layout.given_BxL] == [[1, 2, 6], [3]]
+    assert [row.nonzero()[0].tolist() for row in layout.prompt_mask_BxL] == [[1, 2, 6], [3]]
 
 
 def test_rows_are_padded_to_one_length_with_segment_0():

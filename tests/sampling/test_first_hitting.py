@@ -49,7 +49,7 @@ def test_the_network_is_told_the_time_at_which_each_token_is_revealed(schedule):
 
     def logits(tokens_BxL, t_BxL, layout):
         symbol_BxL = jnp.minimum((t_BxL * 3).astype(jnp.int32), 2)
-        return jnp.log(jax.nn.one_hot(symbol_BxL, JOINT.vocabulary.rows))
+        return jnp.log(jax.nn.one_hot(symbol_BxL, JOINT.vocabulary.padded_size))
 
     denoise = Denoiser.from_logits(logits)
     counts = sample(

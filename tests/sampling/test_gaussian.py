@@ -108,7 +108,7 @@ GIVEN = 1
 def pair_denoiser() -> Denoiser:
     """Returns p(second symbol | first), exact; of a prompt at the mask's embedding, p(second)."""
     p = PAIR.p.reshape(2, 2)
-    none = np.full(PAIR.vocabulary.rows - 2, -np.inf)
+    none = np.full(PAIR.vocabulary.padded_size - 2, -np.inf)
     table_KxV = np.stack(
         [np.append(np.log(q), none) for q in (p[GIVEN] / p[GIVEN].sum(), p.sum(0))]
     )
@@ -116,7 +116,7 @@ def pair_denoiser() -> Denoiser:
     def logits(noisy, t_BxL, layout):
         hidden_B = noisy.z_BxLxE[:, 1] @ PAIR_TABLE[PAIR.vocabulary.mask_id] > 0.999
         log_p_BxV = jnp.asarray(table_KxV, jnp.float32)[hidden_B.astype(jnp.int32)]
-        clean_BxL = layout.given_BxL | (layout.positions_BxL == 0)
+        clean_BxL = layout.prompt_mask_BxL | (layout.positions_BxL == 0)
         logits_BxLxV = jnp.broadcast_to(log_p_BxV[:, None], (*t_BxL.shape, log_p_BxV.shape[1]))
         return jnp.where((clean_BxL & (t_BxL > 0))[..., None], jnp.nan, logits_BxLxV)
 

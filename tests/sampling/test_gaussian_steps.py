@@ -107,7 +107,7 @@ class OneGaussian:
 
     def predict(self, denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL):
         x_hat_BxLxE = self.x_hat(z_BxLxE, gamma_BxL[..., None])
-        return jnp.zeros((*gamma_BxL.shape, JOINT.vocabulary.rows)), x_hat_BxLxE
+        return jnp.zeros((*gamma_BxL.shape, JOINT.vocabulary.padded_size)), x_hat_BxLxE
 
     def x_hat(self, z, gamma):
         alpha, variance = jnp.sqrt(jax.nn.sigmoid(-gamma)), jax.nn.sigmoid(gamma)
@@ -126,7 +126,7 @@ def test_the_order_of_convergence(order, power):
     """The error of the flow's end, in float64, against the number of steps."""
     errors = []
     with jax.enable_x64(True):
-        denoise = Denoiser(None, None, table_VxE=jnp.zeros((JOINT.vocabulary.rows, 2)))
+        denoise = Denoiser(None, None, table_VxE=jnp.zeros((JOINT.vocabulary.padded_size, 2)))
         for moves in (64, 128):
             sampler = ProbabilityFlow(
                 Prediction(JOINT.vocabulary), OneGaussian(), moves + 1, order=order

@@ -75,12 +75,12 @@ def test_a_text_ends_at_its_first_eos_and_is_what_it_would_have_been():
 def test_the_loop_stops_when_every_row_has_ended():
     """All rows draw EOS first: the network is not asked again, else it would answer NaN."""
     vocabulary = dataclasses.replace(JOINT.vocabulary, eos_id=2)
-    eos_V = jnp.where(jnp.arange(vocabulary.rows) == 2, 0.0, -jnp.inf)
+    eos_V = jnp.where(jnp.arange(vocabulary.padded_size) == 2, 0.0, -jnp.inf)
     asked = []
 
     def logits(tokens_BxL, t_BxL, layout):
         jax.debug.callback(lambda: asked.append(1))
-        return jnp.broadcast_to(eos_V, (*tokens_BxL.shape, vocabulary.rows))
+        return jnp.broadcast_to(eos_V, (*tokens_BxL.shape, vocabulary.padded_size))
 
     sampler = NextToken(Prediction(vocabulary), cache=False)
     texts = fill(sampler, Denoiser.from_logits(logits), mixed_canvases(JOINT, [{}, {0: 1}], 3))

@@ -82,7 +82,7 @@ def test_at_temperature_0_nothing_is_random(order):
 def test_equally_sure_places_are_revealed_from_the_left():
     """A network that knows nothing: places are revealed in order, whatever is drawn there."""
     v = JOINT.vocabulary
-    flat = Denoiser.from_logits(lambda tokens, *_: np.zeros((*tokens.shape, v.rows)))
+    flat = Denoiser.from_logits(lambda tokens, *_: np.zeros((*tokens.shape, v.padded_size)))
     canvas = open_canvas(JOINT, 4)
     keys_B = jax.random.split(jax.random.key(0), 4)
     for order in ORDERS:

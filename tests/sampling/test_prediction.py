@@ -72,7 +72,9 @@ def test_no_temperature_is_too_low_or_too_high(vocabulary, temperature):
 
 def fake_network(vocabulary, dtype=jnp.float32):
     """Returns (denoiser, shapes of its calls); its logits depend on all tokens, t and the class."""
-    table_VxV = np.random.default_rng(1).normal(size=(vocabulary.rows,) * 2).astype(np.float32)
+    table_VxV = (
+        np.random.default_rng(1).normal(size=(vocabulary.padded_size,) * 2).astype(np.float32)
+    )
     calls = []
 
     def logits(tokens_BxL, t_BxL, layout):
@@ -92,9 +94,9 @@ def canvas_of(vocabulary):
     v = vocabulary
     tokens_BxL = jnp.array([[v.bos_id, 1, v.mask_id, 3], [v.bos_id, v.mask_id, 2, 0]])
     positions_BxL = jnp.tile(jnp.arange(4)[None], (2, 1))
-    given_BxL = (tokens_BxL != v.mask_id) & (positions_BxL > 0)
-    given_BxL = given_BxL.at[0, 3].set(False)  # a hole that is filled is not given
-    layout = Layout(jnp.ones_like(positions_BxL), positions_BxL, given_BxL, jnp.array([2, 1]))
+    prompt_mask_BxL = (tokens_BxL != v.mask_id) & (positions_BxL > 0)
+    prompt_mask_BxL = prompt_mask_BxL.at[0, 3].set(False)  # a hole that is filled is not given
+    layout = Layout(jnp.ones_like(positions_BxL), positions_BxL, prompt_mask_BxL, jnp.array([2, 1]))
     return tokens_BxL, jnp.array([[0.3] * 4, [0.9] * 4]), layout
 
 
@@ -115,7 +117,7 @@ def test_guidance_is_its_formula_and_one_batch(vocabulary, w):
     )
     expected = log_softmax((1 + w) * given - w * hidden)
     np.testing.assert_allclose(guided[..., text], expected, rtol=1e-4, atol=1e-4)
-    others = np.setdiff1d(np.arange(v.rows), text)
+    others = np.setdiff1d(np.arange(v.padded_size), text)
     assert np.isneginf(guided[..., others]).all()
     if w == -1:  # the unconditional model itself
         np.testing.assert_allclose(guided[..., text], hidden, rtol=1e-4, atol=1e-4)

@@ -38,7 +38,7 @@ KINDS = ("h", "tth", "htthth", "ttthh", "tttt")
 def toy_network() -> Denoiser:
     """Returns a network whose logits depend, in whole numbers and so exactly, on the neighbours of
     each token, on all tokens of the row, on t and on the class."""
-    table_HxV = np.random.default_rng(0).normal(size=(64, V.rows)).astype(np.float32) * 2
+    table_HxV = np.random.default_rng(0).normal(size=(64, V.padded_size)).astype(np.float32) * 2
     table_HxV[:, V.eos_id] -= 1
 
     def logits(tokens_BxL, t_BxL, layout):
@@ -203,7 +203,7 @@ def test_the_network_is_told_when_a_step_begins(kind, spacing):
 
     def logits(tokens_BxL, t_BxL, layout):
         step_BxL = jnp.argmin(jnp.abs(t_BxL[..., None] - t_I[None, None]), axis=-1)
-        return jnp.log(jax.nn.one_hot(step_BxL, V.rows))
+        return jnp.log(jax.nn.one_hot(step_BxL, V.padded_size))
 
     denoise, prediction = Denoiser.from_logits(logits), Prediction(V)
     sampler = {

@@ -29,7 +29,7 @@ def generator_of(mesh, made, **settings) -> TextGenerator:
 
 
 def letter(symbol: str) -> jax.Array:
-    return 9.0 * jax.nn.one_hot(ord(symbol), VOCABULARY.rows)
+    return 9.0 * jax.nn.one_hot(ord(symbol), VOCABULARY.padded_size)
 
 
 def test_a_sampler_is_compiled_once_for_all_weights(one_device):

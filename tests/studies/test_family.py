@@ -192,7 +192,7 @@ def test_a_finished_study_is_sampled_again_and_not_trained(bench):
     after = bench.run(settings=dataclasses.replace(SETTINGS, temperature=0.5, num=3))
     assert not bench.trained and "already trained" in bench.printed.getvalue()
     assert [member[:-1] for member in before] == [member[:-1] for member in after]
-    assert {len(drawn.pieces) for member in after for drawn in member.drawn} == {3}
+    assert {len(drawn.samples) for member in after for drawn in member.drawn} == {3}
     assert {ask["temperature"] for ask in bench.models["masked"].asked} == {1.0, 0.5}
 
 
@@ -303,7 +303,7 @@ def test_seconds_are_of_the_second_batch_which_compiles_nothing(bench):
     asked = bench.models["masked"].asked
     assert [(ask["num"], ask["seed"]) for ask in asked] == [(3, 0), (2, 1)] * 2
     assert all(ask["rows"] == [["", 31]] for ask in asked)
-    assert all(len(d.pieces) == 5 for d in member.drawn)
+    assert all(len(d.samples) == 5 for d in member.drawn)
 
 
 # What is written

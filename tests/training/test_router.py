@@ -39,7 +39,7 @@ def test_the_loss_has_the_routers_parts_over_all_tokens_that_are_routed():
     rows = rows._replace(loss_mask_RxL=rows.loss_mask_RxL & (np.arange(32) % 3 == 0)[None])
     state, step, objective, mesh = build(**settings)
     config = small_config(training__batch_size=16, **settings)
-    model = make_network(config, objective.vocabulary.rows, mesh)
+    model = make_network(config, objective.vocabulary.padded_size, mesh)
 
     @jax.jit
     def alone(params, batch):

@@ -35,7 +35,7 @@ class Setting:
         self.mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
         self.config = small_config(objective__name=name)
         self.objective = make_objective(self.config, VOCABULARY)
-        self.network = make_network(self.config, VOCABULARY.rows, self.mesh)
+        self.network = make_network(self.config, VOCABULARY.padded_size, self.mesh)
 
     def params(self, seed):
         return random_params(self.network, self.mesh, seed)
@@ -136,7 +136,7 @@ def test_one_low_rank_adapter_on_a_frozen_base(tmp_path):
         return setting.objective.loss(setting.denoiser(merged), batch, key, step)
 
     def adapter():
-        shape = jax.ShapeDtypeStruct((4, VOCABULARY.rows), jnp.float32)
+        shape = jax.ShapeDtypeStruct((4, VOCABULARY.padded_size), jnp.float32)
         sharding = jax.tree.map(lambda x: x.sharding, frozen["base"]["lm_head"])["kernel"]
         return {"lm_head": {"kernel": jnp.zeros_like(shape, device=sharding)}}
 

@@ -15,7 +15,7 @@ from dlms_jax.sampling.processes.masked import MaskedSampler
 from dlms_jax.sampling.sampler import SamplerState, advance, begin, choose_rows
 
 
-class Blocks(NamedTuple):
+class BlockState(NamedTuple):
     """SamplerState.extra. block_B: the number of the block that each row fills. inner: the inner
     sampler's state, whose canvas is that block."""
 
@@ -90,15 +90,17 @@ class BlockSampler:
             next_B, moves_B = block_B + 1, full_B
         else:
             next_B, moves_B = jnp.argmax(later_BxL, axis=1) // self.size, inner.done_B & ~done_B
-        blocks = choose_rows(moves_B, self._open(denoise, state, next_B), Blocks(block_B, inner))
+        blocks = choose_rows(
+            moves_B, self._open(denoise, state, next_B), BlockState(block_B, inner)
+        )
         return advance(state._replace(cache=cache), tokens_BxL, done_B, blocks)
 
-    def _open(self, denoise, state, block_B) -> Blocks:
+    def _open(self, denoise, state, block_B) -> BlockState:
         """Returns the inner sampler's first state on a block of each row."""
         canvas = columns(jax.tree.map(self._padded, state.canvas), block_B * self.size, self.size)
         # By the block's number: draws do not depend on how many blocks the prompt fills.
         keys_B = jax.vmap(jax.random.fold_in)(state.keys_B, block_B)
-        return Blocks(block_B, self.inner.start(denoise, canvas, keys_B))
+        return BlockState(block_B, self.inner.start(denoise, canvas, keys_B))
 
     def _inputs(self, state, t_B, finished_B):
         """Returns (tokens_BxL, t_BxL, layout) of whole blocks, clean before place `finished`."""
