@@ -119,6 +119,11 @@ def _check_experts(config):
                 f"config.mesh.expert={config.mesh.expert} splits experts, and config.model.experts "
                 "is 0; leave it at 1, or set model.experts"
             )
+        if model.routing != "token_choice":
+            raise UserError(
+                f"config.model.routing={model.routing} routes tokens to experts, and "
+                "config.model.experts is 0; leave it at token_choice, or set model.experts"
+            )
         return
     if model.name == "unet" or model.prompt_encoder == "cross_attention":
         raise UserError(

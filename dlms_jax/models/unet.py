@@ -18,7 +18,8 @@ from dlms_jax.models.unet_sizes import attends, number_of_blocks
 
 
 class UNet(Network):
-    """`UNetBlock`s on config.unet_levels levels between inputs and a head, as the Transformer's layers.
+    """`UNetBlock`s on config.unet_levels levels between inputs and a head, like the Transformer's
+    layers.
 
     Blocks differ in length and in kind, so none are scanned: config.scan_layers does not apply, nor
     do num_layers and feed_forward.
