@@ -111,7 +111,7 @@ def test_sigterm_saves_and_ends_with_a_status_of_its_own(interrupted_runs):
     folder, _, (status, output), _ = interrupted_runs
     assert status == main.STOPPED
     assert re.search(
-        r"SIGTERM: saved step \d+; go on with: python -m dlms_jax.main --resume=", output
+        r"SIGTERM: saved step \d+; resume with: python -m dlms_jax.main --resume=", output
     )
     assert "Traceback" not in output
 

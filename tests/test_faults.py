@@ -120,7 +120,7 @@ def test_sigterm_to_one_stops_both_at_the_same_step(recipe, whole, tmp_path):
     pair.wait_for_step(11)
     pair.processes[1].terminate()
     assert pair.end() == [main.STOPPED, main.STOPPED], pair.text()
-    assert re.search(r"SIGTERM: saved step \d+; go on with", pair.outputs[0].read_text())
+    assert re.search(r"SIGTERM: saved step \d+; resume with", pair.outputs[0].read_text())
     pair = Pair(recipe, tmp_path / "run", tmp_path)
     assert pair.end() == [0, 0], pair.text()
     assert_same_run(tmp_path / "run", whole)

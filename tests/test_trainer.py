@@ -95,7 +95,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
 ):
     whole, config, metrics, _ = uninterrupted
     stop_after(3)
-    with pytest.raises(Interrupted, match=r"SIGTERM: saved step 3; go on with: .*--resume="):
+    with pytest.raises(Interrupted, match=r"SIGTERM: saved step 3; resume with: .*--resume="):
         run(tmp_path / "cut", config)
     resumed, printed = run(tmp_path / "cut", config)
     assert "after step 3" in printed

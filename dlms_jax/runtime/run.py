@@ -50,7 +50,6 @@ class Run:
             else:
                 self._goodput.begin(int(state.step))
                 self._saves.checkpoints.finish()
-            self._goodput.now("evaluation")
             return self._sum_up(state)
 
     def _train(self, state: TrainState, profile_steps) -> TrainState:
@@ -64,7 +63,9 @@ class Run:
                 setup, self._saves, self._heldout, log, self._goodput,
                 lambda step, sample: report.show_sample(self._console, step, sample),
             )  # fmt: skip
-            return loop.run(state, train_step, profile, watchdog)
+            state = loop.run(state, train_step, profile, watchdog)
+        self._goodput.now("evaluation")
+        return state
 
     def _first_state(self) -> TrainState:
         """Returns the newest saved state, or that at step 0."""

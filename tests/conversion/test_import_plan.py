@@ -284,7 +284,7 @@ def test_an_output_bias_is_refused_unless_it_is_0(tmp_path):
 def test_an_import_cannot_be_resumed(tmp_path):
     """Training can only start from its weights; the workdir stays as it is."""
     import_model(saved(tmp_path / "model", head_dim=8), tmp_path / "run", verify=False)
-    with pytest.raises(UserError, match="weights alone, .* --config.training.start_from="):
+    with pytest.raises(UserError, match="holds weights only, .* --config.training.start_from="):
         Trainer().resume(tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["0"]
     lm = DiffusionLM.load_checkpoint(tmp_path / "run")
