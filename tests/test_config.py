@@ -63,6 +63,7 @@ def get(config: Config, key: str):
 _NEEDED = {
     "objective.mask_share": {"objective.name": "uniform"},
     "mesh.expert": {"model.experts": 4},
+    "model.routing": {"model.experts": 4},
     "model.classes": {
         "model.conditioning": "film", "data.mixture": {"a": 1.0, "b": 1.0},
     },

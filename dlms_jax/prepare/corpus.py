@@ -2,8 +2,10 @@
 
 import pathlib
 
+from dlms_jax.config import add_option
 from dlms_jax.errors import UserError
 from dlms_jax.prepare.clean import clean_here
+from dlms_jax.prepare.options import DATA
 
 
 def add_arguments(parser):
@@ -14,6 +16,7 @@ def add_arguments(parser):
     add("--from", dest="files", nargs="+", metavar="PATH", help="downloaded files")
     add("--via", choices=("files", "tfds", "datasets"), help="(default: files where --from is "
         "given, else TFDS, else the Hub)")  # fmt: skip
+    add_option(parser, "--tfds-directory", "data.tfds_directory", default=DATA.tfds_directory)
     add("--out", metavar="DIR", help="where documents-*.jsonl.zst are written")
 
 
@@ -35,6 +38,6 @@ def run(a):
         return
     if not a.out:
         raise UserError("--out is missing: give the folder to write, --out DIR")
-    stream = documents(corpus, a.files, a.via)
+    stream = documents(corpus, a.files, a.via, a.tfds_directory)
     clean_here([corpus.name], a.out, CleaningOptions(), lambda _: stream, None)
     (pathlib.Path(a.out) / "_README.md").write_text(card(corpus), encoding="utf-8")

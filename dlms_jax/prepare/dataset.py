@@ -20,7 +20,7 @@ from dlms_jax.prepare.options import (
 def add_arguments(parser):
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="files, folders or globs of .txt, .md, .rst, "
-        ".jsonl[.gz|.zst], .parquet, .csv; or one named corpus")  # fmt: skip
+        ".jsonl[.gz|.zst], .parquet, .csv; or one named corpus, or tfds:DATASET/SPLIT")  # fmt: skip
     add("--out", metavar="DIR", help="(default: prepared/NAME-LENGTH)")
     add_option(parser, "--sequence-length", "data.sequence_length", required=True)
     add_option(parser, "--packing", "data.packing", default=DATA.packing)
@@ -35,6 +35,7 @@ def add_arguments(parser):
         parser, "--synthetic-documents", "data.synthetic_documents",
         default=DATA.synthetic_documents,
     )  # fmt: skip
+    add_option(parser, "--tfds-directory", "data.tfds_directory", default=DATA.tfds_directory)
     add("--overwrite", action="store_true", help="replace another dataset in --out")
     add_beam(parser)
 
@@ -56,6 +57,7 @@ def run(a):
         shard_bytes=at_least(a, "shard_bytes", 1),
         sample_bytes=at_least(a, "sample_bytes", 1),
         synthetic_documents=a.synthetic_documents,
+        tfds_directory=a.tfds_directory,
         workers=at_least(a, "workers", 1),
         overwrite=a.overwrite,
     ).build_from_raw(paths, vocab, a.sequence_length)
@@ -74,7 +76,7 @@ def _dataset_on_beam(a, paths, vocab):
             raise UserError("--beam needs a trained tokenizer: train one with `prepare tokenizer` "
                             "and give it with --tokenizer-path")  # fmt: skip
         vocab = make_tokenizer(vocab, ())
-    sources = find_sources(paths, a.seed, a.synthetic_documents)
+    sources = find_sources(paths, a.seed, a.synthetic_documents, a.tfds_directory)
     buckets = max(1, -(-sum(source.size for source in sources) // a.shard_bytes))
     plan = ShardPlan(buckets, a.sequence_length, a.packing, a.heldout_fraction, a.seed)
     build_on_beam(sources, a.out, vocab, plan, read_options(a), a.beam_options)

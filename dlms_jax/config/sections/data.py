@@ -55,7 +55,8 @@ class DataConfig:
     packing, heldout_fraction and seed, and these must agree."""
 
     corpus: str = setting(
-        "python-prose", "The text: a named corpus, a file, a folder, or a prepared dataset."
+        "python-prose",
+        "The text: a named corpus, a file, a folder, a prepared dataset, or tfds:DATASET/SPLIT.",
     )
     mixture: dict[str, float] = setting(
         {},
@@ -98,6 +99,12 @@ class DataConfig:
     text_field: str = setting(
         "text", "Field that holds the text, in JSON lines, CSV and Parquet."
     )  # fmt: skip
+    tfds_directory: str = setting(
+        "",
+        "Folder where TensorFlow Datasets are prepared, for data.corpus=tfds:DATASET/SPLIT. Empty: "
+        "~/tensorflow_datasets.",
+        changeable=True,
+    )
     invalid_utf8: Literal["strict", "replace", "skip", "keep"] = setting(
         "strict",
         "What to do with bytes that are not UTF-8: stop with an error, write U+FFFD, leave the "

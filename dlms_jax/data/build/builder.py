@@ -16,6 +16,7 @@ from collections.abc import Iterable
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 from typing import Any, get_args
 
@@ -32,6 +33,7 @@ from dlms_jax.data.build.passes import (
     units_of,
 )
 from dlms_jax.data.build.resume import begin, digest, remove_dataset, repaired_card
+from dlms_jax.data.corpora import tfds
 from dlms_jax.data.corpora.document import to_str
 from dlms_jax.data.corpora.options import DEFAULTS, ReadOptions
 from dlms_jax.data.corpora.source import find_sources
@@ -65,6 +67,7 @@ class DatasetBuilder:
     shard_bytes: bytes of text in a bucket; a worker holds about six times as much.
     sample_bytes: bytes of training text on which a tokenizer is trained.
     synthetic_documents: the size of the corpus "synthetic".
+    tfds_directory: where TensorFlow Datasets are prepared; "": ~/tensorflow_datasets.
     workers: the number of processes; the dataset does not depend on it.
     overwrite: whether another dataset in `out` is replaced.
     console: where progress is shown.
@@ -78,6 +81,7 @@ class DatasetBuilder:
     shard_bytes: int = 64 << 20
     sample_bytes: int = 100 << 20
     synthetic_documents: int = 20_000
+    tfds_directory: str = ""
     workers: int = 1
     overwrite: bool = False
     console: Console = dataclasses.field(default_factory=lambda: Console(soft_wrap=True))
@@ -88,7 +92,7 @@ class DatasetBuilder:
         """Returns the prepared dataset of raw text: built, continued, or found complete.
 
         Args:
-          path: a file, a folder, a glob, a list of these, or a named corpus.
+          path: a file, a folder, a glob, a list of these, a named corpus, or "tfds:DATASET/SPLIT".
           vocab: a tokenizer; the settings of one; "bytes"; the path of one; or a number of symbols,
             to train byte-level BPE.
           seq_len: tokens in a row, including BOS and EOS.
@@ -102,7 +106,7 @@ class DatasetBuilder:
         vocab = _tokenizer_or_settings(vocab)
         if not isinstance(path, str | pathlib.Path):
             path = list(path)
-        sources = find_sources(path, self.seed, self.synthetic_documents)
+        sources = find_sources(path, self.seed, self.synthetic_documents, self.tfds_directory)
         folder = pathlib.Path(self.out) if self.out else _default_folder(path, seq_len)
         arguments = self._arguments(path, vocab, seq_len)
         size = sum(source.size for source in sources)
@@ -246,4 +250,8 @@ def _tokenizer_or_settings(vocab: Vocab) -> Tokenizer | TokenizerConfig:
 def _default_folder(path, seq_len) -> pathlib.Path:
     if not isinstance(path, str | pathlib.Path):
         raise UserError("a list of paths gives the dataset no name: choose a folder (out, --out)")
-    return pathlib.Path("prepared") / f"{pathlib.Path(path).resolve().stem}-{seq_len}"
+    if str(path).startswith(tfds.PREFIX):
+        name = "-".join(re.findall(r"[\w.-]+", str(path).removeprefix(tfds.PREFIX)))
+    else:
+        name = pathlib.Path(path).resolve().stem
+    return pathlib.Path("prepared") / f"{name}-{seq_len}"

@@ -1,8 +1,7 @@
 """A public corpus: what is known of it, its card, and how it becomes documents.
 
 It is read from downloaded files, or through TensorFlow Datasets or Hugging Face `datasets`. The
-corpora themselves are in public_corpora.py. TensorFlow Datasets is tested with a stand-in only,
-because it could not be installed where this was written.
+corpora themselves are in public_corpora.py.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +12,8 @@ import itertools
 import pathlib
 from typing import Literal
 
-from dlms_jax.data.corpora.document import Document, replace_stray_surrogates, strip, to_bytes
+from dlms_jax.data.corpora import tfds
+from dlms_jax.data.corpora.document import Document, strip
 from dlms_jax.data.corpora.files import read_file
 from dlms_jax.errors import UserError, optional_import
 
@@ -88,6 +88,7 @@ def documents(
     corpus: PublicCorpus,
     paths: str | pathlib.Path | Iterable[str | pathlib.Path] | None = None,
     via: Via | None = None,
+    tfds_directory: str = "",
 ) -> Iterator[Document]:
     """Returns the documents of a corpus, a stream.
 
@@ -96,6 +97,7 @@ def documents(
       paths: downloaded files, folders (searched deeply) or globs.
       via: how it is read. None: from files if paths are given, else through TensorFlow Datasets if
         the corpus is there, else through `datasets`.
+      tfds_directory: where TensorFlow Datasets are prepared; "": ~/tensorflow_datasets.
 
     Raises:
       UserError: the paths hold none of the corpus's files, or the corpus is not available that way.
@@ -109,7 +111,7 @@ def documents(
     if via != "files":
         if paths is not None:
             raise UserError(f"{corpus.name} is read via {via}, which takes no files: {paths}")
-        return _tfds(corpus) if via == "tfds" else _datasets(corpus)
+        return _tfds(corpus, tfds_directory) if via == "tfds" else _datasets(corpus)
     if paths is None:
         raise UserError(
             f"{corpus.name} is read from files: download them ({' && '.join(corpus.download)}), "
@@ -156,13 +158,12 @@ def _fits(corpus: PublicCorpus, name: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in corpus.formats)
 
 
-def _tfds(corpus: PublicCorpus) -> Iterator[Document]:
+def _tfds(corpus: PublicCorpus, directory: str) -> Iterator[Document]:
     """Returns the documents of a TensorFlow dataset, through its reader that needs no TensorFlow.
 
-    The first use downloads and prepares the whole dataset under ~/tensorflow_datasets.
+    The first use downloads and prepares the whole dataset.
     """
-    tfds = optional_import("tensorflow_datasets", "tfds")
-    return _documents(corpus, corpus.tfds, lambda: tfds.data_source(corpus.tfds, split="train"))
+    return _documents(corpus, corpus.tfds, lambda: tfds.rows(corpus.tfds, "train", directory))
 
 
 def _datasets(corpus: PublicCorpus) -> Iterator[Document]:
@@ -188,8 +189,7 @@ def _texts(corpus: PublicCorpus, where: str, load: Callable[[], Iterable[dict]])
     for number, row in enumerate(_rows(corpus, where, load)):
         if field not in row:
             raise UserError(f"{where}#{number} has no field {field!r}; it has {', '.join(row)}")
-        text = row[field]
-        yield text if isinstance(text, bytes) else to_bytes(replace_stray_surrogates(text))
+        yield tfds.text_of(row[field])
 
 
 def _rows(corpus: PublicCorpus, where: str, load: Callable[[], Iterable[dict]]) -> Iterator[dict]:

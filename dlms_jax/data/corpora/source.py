@@ -5,7 +5,7 @@ import dataclasses
 import heapq
 import pathlib
 
-from dlms_jax.data.corpora import python
+from dlms_jax.data.corpora import python, tfds
 from dlms_jax.data.corpora.document import Document, is_heldout, order_key, strip
 from dlms_jax.data.corpora.files import list_files, read_file
 from dlms_jax.data.corpora.options import OnInvalid, ReadOptions, ignore_invalid
@@ -21,8 +21,8 @@ _EXPANSION = {".gz": 4, ".zst": 4, ".parquet": 3}  # bytes of text for a byte of
 class Source:
     """A part of a corpus that is read by itself: a file, or all of a named corpus.
 
-    corpus: one of NAMES; "" for a file.
-    file: the path of a file.
+    corpus: one of NAMES, or "tfds:DATASET/SPLIT"; "" for a file.
+    file: the path of a file, or the folder of TensorFlow Datasets.
     size: about how many bytes of text it yields; 0: unknown.
     modified: when the file was last changed, in nanoseconds.
     seed, documents: the synthetic language and the number of its documents.
@@ -39,7 +39,9 @@ class Source:
         self, options: ReadOptions, on_invalid: OnInvalid = ignore_invalid
     ) -> Iterator[Document]:
         """Yields the documents that hold text; see files.read_file."""
-        if self.file:
+        if self.corpus.startswith(tfds.PREFIX):
+            yield from tfds.read(self.corpus, options.field, self.file)
+        elif self.file:
             yield from read_file(pathlib.Path(self.file), options, on_invalid)
         elif self.corpus == SYNTHETIC:
             yield from SyntheticLanguage(self.seed).documents(self.documents)
@@ -48,14 +50,16 @@ class Source:
 
 
 def find_sources(
-    corpus: str | pathlib.Path | Iterable[str | pathlib.Path], seed: int, synthetic_documents: int
-) -> list[Source]:
+    corpus: str | pathlib.Path | Iterable[str | pathlib.Path], seed: int, synthetic_documents: int,
+    tfds_directory: str = "",
+) -> list[Source]:  # fmt: skip
     """Returns the sources of a named corpus, a file, folder, glob, or list of these.
 
     Args:
-      corpus: one of NAMES, or paths.
+      corpus: one of NAMES, "tfds:DATASET/SPLIT", or paths.
       seed: which synthetic language.
       synthetic_documents: how many documents the synthetic corpus has.
+      tfds_directory: where TensorFlow Datasets are prepared; "": ~/tensorflow_datasets.
 
     Raises:
       UserError: no corpus has this name, and no file this path.
@@ -65,6 +69,9 @@ def find_sources(
         return [Source(SYNTHETIC, size=size, seed=seed, documents=synthetic_documents)]
     if isinstance(corpus, str) and corpus in python.CORPORA:
         return [Source(corpus)]
+    if isinstance(corpus, str) and corpus.startswith(tfds.PREFIX):
+        size = tfds.size_of(corpus, tfds_directory)
+        return [Source(corpus, file=tfds_directory, size=size)]
     if not corpus:
         raise UserError(f"no corpus is named; the corpora are {', '.join(NAMES)}")
     try:

@@ -162,7 +162,9 @@ def _documents(corpus, data) -> tuple[list[Document], list[Document]]:
 
 
 def _read(corpus, data):
-    sources = find_sources(corpus, data.seed, data.synthetic_documents)
+    sources = find_sources(
+        corpus, data.seed, data.synthetic_documents, data.tfds_directory
+    )  # fmt: skip
     if (size := sum(source.size for source in sources)) > _LARGEST_IN_MEMORY:
         raise UserError(
             f"the corpus {corpus} has {size / 2**30:.1f} GiB, too much to pack in memory: run "

@@ -591,10 +591,10 @@ def test_mistakes_are_told_before_the_first_document(tmp_path):
 
 @pytest.fixture
 def tfds(monkeypatch):
-    """A stand-in: the real one cannot be installed here."""
+    """A stand-in, which says what it was asked; test_tfds.py has the real one."""
     asked = []
 
-    def data_source(name, split):
+    def data_source(name, split, data_dir, builder_kwargs):
         asked.append((name, split))
         if name == "pg19":
             return [{"book_id": 1, "book_text": b"A book."}]
@@ -617,20 +617,20 @@ def test_tfds(tfds, via):
 def test_half_a_surrogate_pair_of_a_library_is_replaced(tfds, monkeypatch):
     """No bytes stand for it, so a document cannot hold it."""
     rows = [{"text": "a\ud800b \udcff"}]
-    monkeypatch.setattr(tfds, "data_source", lambda name, split: rows)
+    monkeypatch.setattr(tfds, "data_source", lambda name, **how: rows)
     (document,) = documents(PUBLIC_CORPORA["wiki"], via="tfds")
     assert document.text == "a\ufffdb ".encode() + b"\xff"
 
 
 def test_tfds_that_fails(tfds, monkeypatch):
-    def data_source(name, split):
+    def data_source(name, **how):
         raise NotImplementedError("no random access\nfor this")
 
     monkeypatch.setattr(tfds, "data_source", data_source)
     one_line(
         lambda: documents(PUBLIC_CORPORA["lm1b"], via="tfds"), "lm1b", "no random access", "files"
     )
-    monkeypatch.setattr(tfds, "data_source", lambda name, split: [{"lines": b"a"}])
+    monkeypatch.setattr(tfds, "data_source", lambda name, **how: [{"lines": b"a"}])
     one_line(lambda: documents(PUBLIC_CORPORA["lm1b"], via="tfds"), "lm1b#0", "'text'", "lines")
 
 
