@@ -1,5 +1,6 @@
 """dataset.json: what a prepared dataset holds, and how it was made."""
 
+from collections.abc import Callable
 import dataclasses
 import hashlib
 import pathlib
@@ -15,6 +16,7 @@ from dlms_jax.files import write_json
 CARD = "dataset.json"
 VOCABULARY = "vocab.json"  # the whole tokenizer
 FORMAT = 1
+UPGRADES: dict[int, Callable] = {}  # format -> its dataset.json in the next one (config/formats.py)
 SPLITS = ("train", "heldout")
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dlms_jax.config import Config, TokenizerConfig
+from dlms_jax.config import Config, TokenizerConfig, upgrade
 from dlms_jax.data import tokenizers
-from dlms_jax.data.store.card import CARD, FORMAT, VOCABULARY
+from dlms_jax.data.store.card import CARD, FORMAT, UPGRADES, VOCABULARY
 from dlms_jax.data.store.shards import Shard, ShardRows, check_shard
 from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
 from dlms_jax.errors import UserError
@@ -62,11 +62,7 @@ class Prepared:
     """
 
     def __init__(self, folder: pathlib.Path, card: dict[str, Any]):
-        if card["format"] != FORMAT:
-            raise UserError(
-                f"{folder} has format {card['format']}, but this version reads {FORMAT}; prepare "
-                "it again"
-            )
+        card = upgrade(card, FORMAT, UPGRADES, folder / CARD)
         self.folder, self.card = folder, card
         self.shards = {
             name: [Shard(**bucket[name]["shard"]) for bucket in card["buckets"]]

@@ -374,7 +374,7 @@ def test_card_of_another_format_is_refused(copied):
     card = json.loads((copied / "dataset.json").read_text()) | {"format": 99}
     (copied / "dataset.json").write_text(json.dumps(card))
     message = refused(open_prepared, copied)
-    assert str(copied) in message and "99" in message and "again" in message
+    assert str(copied) in message and "99" in message and "update dlms_jax" in message
 
 
 def test_no_dataset_is_named(tmp_path):
