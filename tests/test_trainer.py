@@ -156,6 +156,9 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
         assert re.search(line, printed), line
     assert metrics["step"] == 6
     assert metrics["perplexity"] == pytest.approx(np.exp(metrics["bound"]))
+    table = (workdir / "parameters.txt").read_text()
+    assert re.search(r"layers/mlp/up_proj/kernel +\| \(2, 32, 64\) \| float32 +\| 4,096 ", table)
+    assert "Total: " in table
 
 
 def test_a_finished_run_is_not_trained_further(uninterrupted):

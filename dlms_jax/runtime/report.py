@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import pathlib
 import statistics
 
+from clu import parameter_overview
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -14,6 +15,7 @@ from dlms_jax.config import Config, traits_of
 from dlms_jax.data.feed.dataset import Split
 from dlms_jax.denoiser.attention_kernels import attention_kernel
 from dlms_jax.diffusion import schedule_size
+from dlms_jax.files import write_text
 from dlms_jax.models import count_parameters
 from dlms_jax.parallel import hardware
 from dlms_jax.runtime.goodput import read_goodput, totals
@@ -44,6 +46,14 @@ def show_start(console: Console, setup: Setup, peak: tuple[float, str]):
         f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s) ({shape}); "
         f"attention {attention_kernel(config, mesh)}; peak {with_unit(flops)}FLOP/s ({source})",
     )
+
+
+def write_parameters(setup: Setup):
+    """Writes each parameter's name, shape, type, size and sharding to WORKDIR/parameters.txt."""
+    table = parameter_overview.get_parameter_overview(
+        setup.assembly.state.params, include_stats="sharding"
+    )
+    write_text(setup.workdir / "parameters.txt", f"{table}\n")
 
 
 def _describe(config: Config, rows: int) -> str:

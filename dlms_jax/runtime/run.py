@@ -43,6 +43,8 @@ class Run:
         """
         setup, console = self._setup, self._console
         report.show_start(console, setup, self._peak)
+        if hosts.is_first():
+            report.write_parameters(setup)
         with self._goodput, contextlib.closing(self._saves.checkpoints):
             state = self._first_state()
             if int(state.step) < setup.config.training.steps:
