@@ -18,10 +18,10 @@ import jax
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 
-from oracle_gaussian import exact_denoiser  # noqa: E402
 from sampling import chains, sequential, test_distances, test_gaussian, test_uniform  # noqa: E402
 
 from dlms_jax.diffusion import Linear  # noqa: E402
+from dlms_jax.testing import exact_gaussian_denoiser
 
 JOINT = test_distances.JOINT
 
@@ -62,7 +62,7 @@ def _uniform(chain, kind):
 
 
 def _gaussian(kind):
-    denoise = exact_denoiser(JOINT, test_gaussian.CONFIG, test_gaussian.TABLE)
+    denoise = exact_gaussian_denoiser(JOINT, test_gaussian.CONFIG, test_gaussian.TABLE)
 
     def distribution(steps):
         sampler = test_gaussian.make_sampler(kind, steps, joint=JOINT, schedule="cosine")

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "dlms_jax"
 # In the order of the way from text to released weights.
 ROOMS = (
     "prepare", "config", "data", "diffusion", "models", "parallel", "checkpoints", "denoiser",
-    "sampling", "evaluation", "conversion", "training", "runtime", "planning", "studies",
+    "sampling", "evaluation", "conversion", "training", "runtime", "planning", "studies", "testing",
 )  # fmt: skip
 _INDENT, _WIDTH = 26, 100  # of the column of sentences; of a line
 _PAGE = """\

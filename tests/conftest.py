@@ -18,7 +18,6 @@ os.environ.setdefault("NPROC", "32")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from dlms_jax.config import Config, from_dict  # noqa: E402
 from dlms_jax.diffusion import Vocabulary  # noqa: E402
 
 CACHE = pathlib.Path(tempfile.gettempdir()) / f"dlms_jax_tests_{os.getuid()}"
@@ -64,22 +63,3 @@ def stop_after(monkeypatch):
 def vocabulary() -> Vocabulary:
     """Five symbols of text and the special ones."""
     return Vocabulary(size=9, pad_id=5, bos_id=6, eos_id=7, mask_id=8)
-
-
-def small_config(**settings) -> Config:
-    """Returns a Config that compiles in seconds; settings by section.key, with __ for the dot."""
-    base = {
-        "name": "small",
-        "model": {"width": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2,
-                  "feed_forward": 64, "dtype": "float32", "remat": "none"},
-        "data": {"corpus": "python-docs", "sequence_length": 32},
-        "optimizer": {"warmup_steps": 2, "peak_learning_rate": 3e-3},
-        "training": {"batch_size": 8, "steps": 6, "log_every": 1, "loss_chunk_size": 16},
-        "evaluation": {"batch_size": 8, "rows": 8, "final_rows": 8, "samples": 2, "every": 100},
-        "checkpoint": {"every": 100},
-        "sampling": {"length": 8, "steps": 4},
-    }  # fmt: skip
-    for key, value in settings.items():
-        section, leaf = key.split("__")
-        base.setdefault(section, {})[leaf] = value
-    return from_dict(base)

@@ -8,7 +8,6 @@ import functools
 import sys
 from typing import Any, NamedTuple
 
-from conftest import small_config
 import jax
 import numpy as np
 
@@ -20,6 +19,7 @@ from dlms_jax.diffusion import Objective, make_batch, make_objective
 from dlms_jax.errors import UserError
 from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.sampling import SAMPLERS, make_canvas, make_sampler, settings_of
+from dlms_jax.testing import small_config
 
 OBJECTIVES = ("masked", "uniform", "gaussian", "block", "autoregressive")
 NETWORKS = {

@@ -5,16 +5,15 @@ import importlib
 import pathlib
 import sys
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
-from oracle import Joint
 import pytest
 
 from dlms_jax.diffusion import Denoiser, Linear, Masked, Vocabulary, make_batch
 from dlms_jax.errors import UserError
+from dlms_jax.testing import Joint, small_config
 
 FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 VOCABULARY = Vocabulary(size=128, pad_id=124, bos_id=125, eos_id=126, mask_id=127)

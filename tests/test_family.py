@@ -1,13 +1,13 @@
 """Every objective, with either denoiser, under the one trainer: trains, is evaluated by its own
 bound, is saved, loaded, goes on bit for bit, and samples."""
 
-from conftest import small_config
 import jax
 import numpy as np
 import pytest
 
 from dlms_jax import DiffusionLM, Trainer
 from dlms_jax.errors import UserError
+from dlms_jax.testing import small_config
 
 ADALN = {"model__conditioning": "adaln_zero", "model__conditioning_size": 16}
 FILM = {"model__conditioning": "film", "model__conditioning_size": 16}

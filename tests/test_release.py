@@ -11,12 +11,12 @@ import sys
 import tarfile
 import zipfile
 
-from conftest import small_config
 import pytest
 import yaml
 
 from dlms_jax import release
 from dlms_jax.conversion.bundle import archive, contents
+from dlms_jax.testing import small_config
 from dlms_jax.trainer import Trainer
 
 for package in ("torch", "transformers", "safetensors"):

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import re
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +20,7 @@ from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.runtime import loop, setup
 from dlms_jax.runtime.interrupt import Interrupted, StopSignals
 from dlms_jax.runtime.metric_writer import read_metrics
+from dlms_jax.testing import small_config
 from dlms_jax.trainer import Trainer
 
 

@@ -3,7 +3,6 @@ the U-Net of a single document in float64."""
 
 import functools
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from dlms_jax.config import ModelConfig
 from dlms_jax.diffusion import Layout, Noisy
 from dlms_jax.models import UNet
+from dlms_jax.testing import small_config
 
 SMALL = ModelConfig(
     name="unet", width=32, num_heads=4, num_kv_heads=2, dtype="float32", conditioning="film",

@@ -4,7 +4,6 @@ import io
 import json
 import shutil
 
-from conftest import small_config
 from conversion.exported import random_checkpoint
 import pytest
 from rich.console import Console
@@ -18,6 +17,7 @@ from dlms_jax.conversion.export_source import open_export_source
 from dlms_jax.conversion.importing import import_model
 from dlms_jax.errors import UserError
 from dlms_jax.studies.family import _Log
+from dlms_jax.testing import small_config
 from dlms_jax.trainer import Trainer
 
 QUIET = Console(file=io.StringIO())

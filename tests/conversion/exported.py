@@ -3,7 +3,6 @@
 import functools
 import pathlib
 
-from conftest import small_config
 import jax
 import numpy as np
 
@@ -13,6 +12,7 @@ from dlms_jax.conversion.export_source import open_export_source
 from dlms_jax.data.tokenizers import ByteTokenizer, Tokenizer
 from dlms_jax.denoiser import abstract_params, vocabulary_of
 from dlms_jax.parallel.rules import path_string
+from dlms_jax.testing import small_config
 
 
 def random_params(config: Config, rows: int, seed: int = 0):

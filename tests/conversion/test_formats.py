@@ -3,7 +3,6 @@ refuses what it cannot hold."""
 
 import json
 
-from conftest import small_config
 from conversion.exported import odd_tokenizer, random_checkpoint
 import pytest
 
@@ -14,6 +13,7 @@ from dlms_jax.conversion.importing import import_model
 from dlms_jax.conversion.weights_files import WeightsReader
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.errors import UserError
+from dlms_jax.testing import small_config
 
 PLAIN = {"model__qk_norm": False}
 BLOCK = {"objective__name": "block", "block__size": 4}

@@ -8,7 +8,6 @@ import types
 
 import jax.numpy as jnp
 import numpy as np
-from oracle_gaussian import exact_denoiser, random_table
 import pytest
 from sampling.chains import SmallJoint, sample
 from sampling.sequential import block_oracle, next_token_oracle
@@ -30,6 +29,7 @@ from dlms_jax.diffusion import (
     Uniform,
 )
 from dlms_jax.sampling import make_sampler
+from dlms_jax.testing import exact_gaussian_denoiser, random_table
 
 ROWS = 20_000
 JOINT = SmallJoint(3, 3, seed=0)
@@ -139,7 +139,7 @@ def pair(objective: str, schedule="linear", mask_share=0.0, head="logits"):
             else GaussianConfig(**vars(GAUSSIAN) | {"head": head, "parameterisation": "v"})
         )
         ours = Gaussian(v, config, schedule)
-        denoise = exact_denoiser(JOINT, config, TABLE)
+        denoise = exact_gaussian_denoiser(JOINT, config, TABLE)
         g = vars(config) | {
             "schedule": schedule,
             "schedule_gamma_min": config.gamma_min,

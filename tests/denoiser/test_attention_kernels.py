@@ -3,7 +3,6 @@
 import functools
 from types import SimpleNamespace
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 from models.small import doubled, packed
@@ -18,6 +17,7 @@ from dlms_jax.errors import UserError
 from dlms_jax.models.attention import attend, row_visibility
 from dlms_jax.models.splash import splash
 from dlms_jax.parallel.mesh import AXES, make_mesh
+from dlms_jax.testing import small_config
 
 
 def devices(platform, compute_capability=None, **axes):

@@ -1,6 +1,5 @@
 """The Denoiser of a network whose outputs are read as the next token's."""
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +9,7 @@ from dlms_jax.data.packing import join, pack
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.denoiser import initial_params, make_denoiser, make_network, vocabulary_of
 from dlms_jax.diffusion import make_objective
+from dlms_jax.testing import small_config
 from dlms_jax.training.pretraining import as_batch
 
 TOKENIZER = ByteTokenizer()

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from models.small import network
 import numpy as np
-from oracle import Joint
 import pytest
 
 from dlms_jax.config import BlockConfig
@@ -24,6 +23,7 @@ from dlms_jax.diffusion import (
 )
 from dlms_jax.diffusion.block import Block
 from dlms_jax.diffusion.times import document_times
+from dlms_jax.testing import Joint
 
 VOCABULARY = Vocabulary(size=100, pad_id=95, bos_id=96, eos_id=97, mask_id=98)  # models.small.ROWS
 

@@ -5,10 +5,10 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from oracle import Joint
 import pytest
 
 from dlms_jax.diffusion import Autoregressive, Cosine, Denoiser, Linear, Masked, Polynomial
+from dlms_jax.testing import Joint
 
 
 def mean_over_joint(joint: Joint, nats_BxL) -> float:

@@ -5,12 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from oracle_gaussian import random_table
 import pytest
 
 from dlms_jax.config import GaussianConfig
 from dlms_jax.diffusion import Denoiser, Prompts, Vocabulary, make_batch
 from dlms_jax.diffusion.gaussian import Gaussian, objective as module, schedule_size
+from dlms_jax.testing import random_table
 
 
 def config_of(low=-6.0, high=6.0, size=4, **settings):

@@ -3,13 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from oracle import Joint
-from oracle_gaussian import exact_denoiser, random_table
 import pytest
 
 from dlms_jax.config import GaussianConfig
 from dlms_jax.diffusion import Vocabulary
 from dlms_jax.diffusion.gaussian import Gaussian, objective as module, schedule_size
+from dlms_jax.testing import Joint, exact_gaussian_denoiser, random_table
 
 
 def config_of(low=-6.0, high=6.0, size=4, **settings):
@@ -98,7 +97,7 @@ def test_bound_of_a_two_point_mixture_is_its_closed_form(head, low, high, believ
     joint, table_VxE = two_points()
     config = config_of(low, high, size=1, head=head, parameterisation="noise")
     wrong, _ = two_points(believed)
-    denoise = exact_denoiser(wrong, config, table_VxE)
+    denoise = exact_gaussian_denoiser(wrong, config, table_VxE)
     value = by_quadrature(monkeypatch, Gaussian(joint.vocabulary, config), denoise, joint)
     expected = sum(closed_form(0.3, believed, low, high))
     assert value == pytest.approx(expected, abs=1e-4)
@@ -114,7 +113,7 @@ def test_bound_falls_to_the_entropy_as_the_end_points_widen():
     for end in (2.0, 4.0, 12.0):
         config = config_of(-end, end, size=8)
         objective = Gaussian(joint.vocabulary, config)
-        denoise = exact_denoiser(joint, config, table_VxE)
+        denoise = exact_gaussian_denoiser(joint, config, table_VxE)
 
         def nats(batch, key, objective=objective, denoise=denoise):
             return sum(objective.bound(denoise, batch, key, s, 4) for s in range(4)) / 4
@@ -130,7 +129,7 @@ def test_bound_falls_to_the_entropy_as_the_end_points_widen():
 def test_bound_of_a_wrong_network_is_above_the_entropy():
     joint, other = Joint(3, 3, seed=0), Joint(3, 3, seed=1)
     config = config_of(size=8)
-    denoise = exact_denoiser(other, config, random_table(joint.vocabulary.padded_size, 8))
+    denoise = exact_gaussian_denoiser(other, config, random_table(joint.vocabulary.padded_size, 8))
     objective = Gaussian(joint.vocabulary, config)
     bound = lambda batch, key: objective.bound(denoise, batch, key, 0, 1)  # noqa: E731
     mean, error = estimate(Sampled(joint, 4000), bound, runs=6)
@@ -145,7 +144,7 @@ def test_loss_of_the_bound_is_the_bound_whatever_the_schedule(schedule):
     if schedule == "learned":
         parameters_P = parameters_P.at[-2:].set(jnp.array([0.1, -0.15]))
     config = config_of(-2.0, 3.0, size=1, loss="bound")
-    denoise = exact_denoiser(joint, config, table_VxE, schedule=parameters_P)
+    denoise = exact_gaussian_denoiser(joint, config, table_VxE, schedule=parameters_P)
     objective = Gaussian(joint.vocabulary, config, schedule)
     ends = objective.noise_schedule(denoise)
     assert (schedule == "learned") == (ends.gamma_min > -1.5) == (ends.gamma_max < 2.5)
@@ -164,7 +163,7 @@ def test_rounding_at_extreme_noise_does_not_show():
     """Where the symbols are certain, the bound is the prior KL alone: what float32 leaves of
     |x - x_hat|^2 is multiplied by up to exp(15)."""
     joint, config = Joint(3, 2), config_of(-15.0, -9.0, size=16)
-    denoise = exact_denoiser(joint, config, random_table(joint.vocabulary.padded_size, 16))
+    denoise = exact_gaussian_denoiser(joint, config, random_table(joint.vocabulary.padded_size, 16))
     objective = Gaussian(joint.vocabulary, config)
     batch = joint.batch(np.tile(joint.texts, (50, 1)))
     nats_BxL = jax.jit(lambda: objective.bound(denoise, batch, jax.random.key(0), 0, 1))()

@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from oracle import Joint
-from oracle_gaussian import exact_denoiser, random_table
 import pytest
 
 from dlms_jax.config import GaussianConfig
 from dlms_jax.diffusion.gaussian import Gaussian, make_schedule, schedule_size
 from dlms_jax.diffusion.gaussian.fit import fit_loss
 from dlms_jax.diffusion.gaussian.gamma import Binned
+from dlms_jax.testing import Joint, exact_gaussian_denoiser, random_table
 
 KINDS = ["linear", "cosine", "sqrt", "learned", "warped", "gumbel"]
 LEARNED = ["learned", "warped", "gumbel"]
@@ -196,7 +195,7 @@ def test_a_learned_schedule_makes_the_estimate_of_the_bound_less_noisy():
     shape_only = jnp.arange(len(start)) < 64  # fixed ends: one integral for all
 
     def loss(kind, parameters_P, batch, key):
-        denoise = exact_denoiser(joint, config, table_VxE, schedule=parameters_P)
+        denoise = exact_gaussian_denoiser(joint, config, table_VxE, schedule=parameters_P)
         return Gaussian(joint.vocabulary, config, kind).loss(denoise, batch, key).total
 
     @jax.jit

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 from models.small import network, packed
 import numpy as np
-from oracle import Joint
 
 from dlms_jax.diffusion import (
     Autoregressive,
@@ -16,6 +15,7 @@ from dlms_jax.diffusion import (
     make_batch,
     shifted,
 )
+from dlms_jax.testing import Joint
 
 VOCABULARY = Vocabulary(size=100, pad_id=95, bos_id=96, eos_id=97, mask_id=98)  # models.small.ROWS
 

@@ -1,6 +1,5 @@
 """What an objective says of itself, in place of its name."""
 
-from conftest import small_config
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from dlms_jax.config import traits_of
 from dlms_jax.diffusion import Cosine, Linear, Polynomial, make_objective
 from dlms_jax.models import train_flops
 from dlms_jax.planning.program import make_program
+from dlms_jax.testing import small_config
 
 SCHEDULES = {
     "linear": Linear(), "cosine": Cosine(), "polynomial": Polynomial(2.0), "steep": Polynomial(0.5)

@@ -6,7 +6,6 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from oracle import Joint
 import pytest
 from scipy import stats
 
@@ -21,6 +20,7 @@ from dlms_jax.diffusion import (
     make_batch,
 )
 from dlms_jax.diffusion.uniform import Uniform, integrand
+from dlms_jax.testing import Joint
 
 VOCABULARY = Vocabulary(size=9, pad_id=5, bos_id=6, eos_id=7, mask_id=8)
 TEXT = [0, 1, 2, 3, 4, 7]

@@ -2,7 +2,6 @@
 
 import math
 
-from conftest import small_config
 import jax
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from dlms_jax.data.tokenizers import BPETokenizer, ByteTokenizer
 from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.evaluation.bound import BoundEvaluator
 from dlms_jax.parallel.mesh import make_mesh
+from dlms_jax.testing import small_config
 from dlms_jax.training.assembly import assemble
 
 TEXTS = [f"text {n}: " + "abcdefgh"[n % 8] * (3 + 5 * n) for n in range(13)]

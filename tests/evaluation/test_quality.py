@@ -4,7 +4,6 @@ from collections import Counter
 import math
 from types import SimpleNamespace
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +31,7 @@ from dlms_jax.evaluation.quality import (
     unigram_samples,
 )
 from dlms_jax.parallel.mesh import make_mesh
+from dlms_jax.testing import small_config
 
 BYTES = ByteTokenizer()
 RNG = np.random.default_rng(0)

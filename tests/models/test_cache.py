@@ -1,6 +1,5 @@
 """Reading some positions at a time against a cache is reading all of them at once."""
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 from models.small import doubled, forward, network, packed, times_of, tokens_of, with_change
@@ -10,6 +9,7 @@ import pytest
 from dlms_jax.denoiser import make_denoiser, make_network
 from dlms_jax.diffusion import make_objective
 from dlms_jax.models import Transformer
+from dlms_jax.testing import small_config
 
 LAYOUT = packed(((12,), (7,), (4, 8)))
 TOKENS, TIMES = tokens_of(LAYOUT), times_of(LAYOUT)

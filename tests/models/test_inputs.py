@@ -4,13 +4,13 @@ Attention by position needs what all places share; with none, training stays at 
 for hundreds of steps. The rest is what they hold.
 """
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dlms_jax.models.inputs import Inputs, NoisyInputs
+from dlms_jax.testing import small_config
 
 
 @pytest.mark.parametrize("size", [32, 512])

@@ -3,7 +3,6 @@ routed; sizes and refusals."""
 
 import dataclasses
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 from models.small import ROWS, SMALL, forward, network, packed, times_of, tokens_of, with_change
@@ -15,6 +14,7 @@ from dlms_jax.errors import UserError
 from dlms_jax.models import ROUTER, count_parameters, expert_outputs, train_flops
 from dlms_jax.models.layers import MLP
 from dlms_jax.models.moe import MoE
+from dlms_jax.testing import small_config
 
 MOE = dict(experts=4, experts_per_token=2, expert_feed_forward=24)
 LAYOUT = packed(((5, 5), (9, 1), (7,)))  # 2 and 5 places are padding

@@ -2,7 +2,6 @@
 
 import re
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -15,6 +14,7 @@ from dlms_jax.errors import UserError
 from dlms_jax.models import Transformer, quantised
 from dlms_jax.models.quantised import quantised_product
 from dlms_jax.planning.program import make_program
+from dlms_jax.testing import small_config
 
 RNG = np.random.default_rng(0)
 X_PxI, KERNEL_IxO, G_PxO = (

@@ -1,6 +1,5 @@
 """The network: isolation of documents, causality, equal forms of one computation, sizes."""
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 from models.small import (
@@ -20,6 +19,7 @@ import pytest
 from dlms_jax.diffusion import Layout
 from dlms_jax.models import Transformer, count_parameters, head_kernel_DxV, train_flops
 from dlms_jax.models.layers import rotary_angles, rotate
+from dlms_jax.testing import small_config
 
 LAYOUT = packed(((5, 5), (9, 1), (12,)))
 TOKENS, TIMES = tokens_of(LAYOUT), times_of(LAYOUT)

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 
-from conftest import small_config
 import jax
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.errors import UserError
 from dlms_jax.parallel import rules
 from dlms_jax.parallel.mesh import batch_shards, check_rows, local_rows, make_mesh, to_global
+from dlms_jax.testing import small_config
 from dlms_jax.training.assembly import assemble
 
 

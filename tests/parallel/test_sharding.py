@@ -5,7 +5,6 @@ import functools
 import math
 import re
 
-from conftest import small_config
 import jax
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from dlms_jax.parallel.mesh import (
 )
 from dlms_jax.parallel.rules import path_string
 from dlms_jax.planning.program import make_program
+from dlms_jax.testing import small_config
 from dlms_jax.training.assembly import assemble
 from dlms_jax.training.pretraining import as_batch
 

@@ -105,7 +105,7 @@ def test_compiled_numbers_take_the_place_of_the_formulas(monkeypatch, tmp_path, 
     monkeypatch.setattr(compiling, "tpu_devices", lambda topology: jax.devices())
     recipe = tmp_path / "recipe.py"
     recipe.write_text(  # the program of test_plan.py, whose compiled form is on disk
-        "from conftest import small_config\n"
+        "from dlms_jax.testing import small_config\n"
         "def get_config():\n"
         "    return small_config(training__batch_size=16, mesh__data=1, mesh__fsdp=8)\n"
     )

@@ -1,6 +1,5 @@
 """A plan's numbers: memory to the byte, what is sent, times by hand, and the advice of them."""
 
-from conftest import small_config
 import jax
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from dlms_jax.planning.collectives import SLICES, find_collectives
 from dlms_jax.planning.memory import Memory
 from dlms_jax.planning.plan import by_formula
 from dlms_jax.planning.program import make_program, vocabulary_from
+from dlms_jax.testing import small_config
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import sys
 import threading
 import types
 
-from conftest import small_config
 import pytest
 from rich.console import Console
 
@@ -19,6 +18,7 @@ from dlms_jax.runtime import google_goodput, setup
 from dlms_jax.runtime.goodput import KINDS, read_goodput
 from dlms_jax.runtime.google_goodput import GoogleGoodput, make_goodput
 from dlms_jax.runtime.interrupt import Interrupted
+from dlms_jax.testing import small_config
 from dlms_jax.trainer import Trainer
 
 JOB = "a-job"

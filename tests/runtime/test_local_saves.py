@@ -5,7 +5,6 @@ One process of 8 devices here; tests/test_faults.py has two, of which one loses 
 
 from types import SimpleNamespace
 
-from conftest import small_config
 import jax
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.runtime import local_saves
 from dlms_jax.runtime.checkpoint_manager import Checkpoints
 from dlms_jax.runtime.local_saves import LocalSaves, check_local_saves
+from dlms_jax.testing import small_config
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from oracle import Joint
 from scipy import stats
 
 from dlms_jax.diffusion import Layout, Vocabulary
 from dlms_jax.sampling.canvas import Canvas
 from dlms_jax.sampling.sampler import run_sampler
+from dlms_jax.testing import Joint
 
 SAMPLES = 50_000
 
@@ -28,7 +28,7 @@ Chain = Iterator[tuple[State, float]]
 
 
 class _TightVocabulary(Vocabulary):
-    rows = property(lambda self: self.size)
+    padded_size = property(lambda self: self.size)
 
 
 class SmallJoint(Joint):

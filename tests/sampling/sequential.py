@@ -4,11 +4,9 @@ import collections
 import dataclasses
 import functools
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 import numpy as np
-from oracle import Joint
 from sampling import chains
 
 from dlms_jax.diffusion import Denoiser, Layout, Linear, Vocabulary
@@ -17,6 +15,7 @@ from dlms_jax.models import Transformer
 from dlms_jax.sampling.canvas import Canvas
 from dlms_jax.sampling.decoding.cache import columns
 from dlms_jax.sampling.sampler import run_sampler
+from dlms_jax.testing import Joint, small_config
 
 
 def next_token_oracle(joint: Joint) -> Denoiser:

@@ -6,7 +6,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from oracle_gaussian import exact_denoiser
 import pytest
 from sampling.chains import (
     SmallJoint,
@@ -24,6 +23,7 @@ from dlms_jax.diffusion import Denoiser
 from dlms_jax.diffusion.gaussian import Gaussian
 from dlms_jax.sampling.prediction import Prediction
 from dlms_jax.sampling.processes.gaussian import DDIM, ProbabilityFlow
+from dlms_jax.testing import exact_gaussian_denoiser
 
 JOINT = SmallJoint(3, 2, seed=2)
 # The exact network has no use for an estimate.
@@ -79,7 +79,7 @@ EMBEDDING_HEAD = dataclasses.replace(CONFIG, head="embedding", parameterisation=
 )
 def test_many_steps_draw_from_the_joint(kind, steps, config, schedule):
     sampler = make_sampler(kind, steps, config=config, schedule=schedule)
-    counts = sample(JOINT, sampler, exact_denoiser(JOINT, config, TABLE))
+    counts = sample(JOINT, sampler, exact_gaussian_denoiser(JOINT, config, TABLE))
     assert chi_square(counts, JOINT.p) > 1e-3
     assert chi_square(counts, SmallJoint(3, 2, seed=3).p) == 0  # the test can tell
 
@@ -88,7 +88,7 @@ def test_many_steps_draw_from_the_joint(kind, steps, config, schedule):
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_steps_come_closer_to_the_joint(kind):
     """benchmarks/sampler_distance.py --all prints the whole table."""
-    denoise, distances = exact_denoiser(JOINT, CONFIG, TABLE), {}
+    denoise, distances = exact_gaussian_denoiser(JOINT, CONFIG, TABLE), {}
     for steps in (1, 4, 16):
         counts = sample(JOINT, make_sampler(kind, steps, schedule="cosine"), denoise)
         distances[steps] = total_variation(counts / counts.sum(), JOINT.p)
@@ -235,7 +235,7 @@ def test_rows_do_not_depend_on_their_neighbours_or_on_padding():
     """Rows of different prompts, and the same among others on a canvas that is longer."""
     joint = SmallJoint(3, 3, seed=2)
     sampler = make_sampler("ddim 0.5", 4, joint, top_p=0.9, temperature=0.8)
-    denoise = padded(exact_denoiser(joint, CONFIG, TABLE), 4)
+    denoise = padded(exact_gaussian_denoiser(joint, CONFIG, TABLE), 4)
     canvas = jax.tree.map(
         lambda *x: jnp.concatenate(x), *(open_canvas(joint, 4, g) for g in ({}, {0: 1}, {1: 2}))
     )
@@ -255,7 +255,7 @@ def test_what_the_network_reads_at_each_pass(guidance):
     and beside it an estimate made at the same noise, as in training: without the network for a
     step's first pass, by that pass for its second."""
     config = dataclasses.replace(CONFIG, self_conditioning=True)
-    exact, passes = exact_denoiser(JOINT, config, TABLE), []
+    exact, passes = exact_gaussian_denoiser(JOINT, config, TABLE), []
 
     def logits(noisy, t_BxL, layout):
         passes.append((noisy, t_BxL, layout))
@@ -306,7 +306,7 @@ def test_what_the_network_reads_at_each_pass(guidance):
 
 
 def test_a_row_without_holes_is_done_and_bfloat16_logits_will_do():
-    exact = exact_denoiser(JOINT, CONFIG, TABLE)
+    exact = exact_gaussian_denoiser(JOINT, CONFIG, TABLE)
     denoise = Denoiser.from_logits(
         lambda *x: exact.logits(*x).astype(jnp.bfloat16), table_VxE=exact.table_VxE
     )
@@ -323,7 +323,7 @@ def test_a_row_without_holes_is_done_and_bfloat16_logits_will_do():
 def test_a_schedule_with_parameters_is_followed(schedule):
     objective = Gaussian(JOINT.vocabulary, CONFIG, schedule)
     parameters_P = 0.02 * jnp.arange(66 if schedule == "learned" else 3)
-    denoise = exact_denoiser(JOINT, CONFIG, TABLE, schedule=parameters_P)
+    denoise = exact_gaussian_denoiser(JOINT, CONFIG, TABLE, schedule=parameters_P)
     sampler = make_sampler("heun", 5, schedule=schedule)
     gammas = jax.jit(lambda: jnp.stack([sampler.gamma(denoise, i) for i in range(5)]))()
     expected = objective.noise_schedule(denoise).gamma(jnp.linspace(1, 0, 5))

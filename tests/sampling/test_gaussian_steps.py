@@ -7,7 +7,6 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from oracle_gaussian import exact_denoiser
 import pytest
 from sampling.chains import SAMPLES, fill, open_canvas
 from sampling.test_gaussian import CONFIG, JOINT, TABLE, keys, make_sampler
@@ -19,6 +18,7 @@ from dlms_jax.diffusion.gaussian.gamma import Linear
 from dlms_jax.sampling.prediction import Prediction
 from dlms_jax.sampling.processes.gaussian import ProbabilityFlow, toward
 from dlms_jax.sampling.sampler import run_sampler
+from dlms_jax.testing import exact_gaussian_denoiser
 
 # Formulas -----------------------------------------------------------------------------------------
 
@@ -46,7 +46,7 @@ def test_eta_1_is_a_draw_of_the_posterior():
             toward(z, x, t, s, 1.0), posterior(z, x, t, s)[0], rtol=3e-6, atol=1e-7
         )
 
-    sampler, denoise = make_sampler("ancestral", 5), exact_denoiser(JOINT, CONFIG, TABLE)
+    sampler, denoise = make_sampler("ancestral", 5), exact_gaussian_denoiser(JOINT, CONFIG, TABLE)
     state = sampler.start(denoise, open_canvas(JOINT, SAMPLES), keys(SAMPLES))
     z_BxLxE = jnp.broadcast_to(jnp.asarray([0.7, -2.0]), state.extra.z_BxLxE.shape)
     state = state._replace(extra=state.extra._replace(z_BxLxE=z_BxLxE))
@@ -65,7 +65,7 @@ def test_eta_1_is_a_draw_of_the_posterior():
 
 
 def test_euler_is_ddim_with_eta_0():
-    denoise, canvas = exact_denoiser(JOINT, CONFIG, TABLE), open_canvas(JOINT, 64)
+    denoise, canvas = exact_gaussian_denoiser(JOINT, CONFIG, TABLE), open_canvas(JOINT, 64)
     first, second = (
         fill(make_sampler(kind, 6, schedule="cosine"), denoise, canvas, keys(64))
         for kind in ("euler", "ddim 0")

@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from oracle_gaussian import exact_denoiser
 import pytest
 from sampling.chains import SmallJoint
 from sampling.sequential import block_oracle, mixed_canvases, next_token_oracle
@@ -14,6 +13,7 @@ from sampling.test_gaussian import CONFIG, TABLE
 from dlms_jax.config import BlockConfig, SamplingConfig
 from dlms_jax.diffusion import Autoregressive, Block, Gaussian, Linear, Masked, Uniform
 from dlms_jax.sampling import SAMPLERS, make_sampler, run_sampler
+from dlms_jax.testing import exact_gaussian_denoiser
 
 JOINT = SmallJoint(3, 3, seed=2)
 V = JOINT.vocabulary
@@ -21,7 +21,7 @@ NETWORKS = {
     "masked": (Masked(V, Linear()), JOINT.masked_denoiser()),
     "block": (Block(V, Linear(), BlockConfig(size=2)), block_oracle(JOINT)),
     "uniform": (Uniform(V, Linear(), 0.3), JOINT.leave_one_out_denoiser(Linear(), 0.3)),
-    "gaussian": (Gaussian(V, CONFIG, "linear"), exact_denoiser(JOINT, CONFIG, TABLE)),
+    "gaussian": (Gaussian(V, CONFIG, "linear"), exact_gaussian_denoiser(JOINT, CONFIG, TABLE)),
     "autoregressive": (Autoregressive(V), next_token_oracle(JOINT)),
 }
 # Every sampler there is, under guidance; those with a cache without one too.

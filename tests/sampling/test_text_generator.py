@@ -1,6 +1,5 @@
 """TextGenerator: one program for all weights, and settings that are checked before it is made."""
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,6 +9,7 @@ from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.diffusion import Denoiser, Linear, Masked
 from dlms_jax.errors import UserError
 from dlms_jax.sampling import TextGenerator
+from dlms_jax.testing import small_config
 
 TOKENIZER = ByteTokenizer()
 VOCABULARY = vocabulary_of(TOKENIZER)

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 
-from conftest import small_config
 import jax
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from dlms_jax.runtime.metric_writer import COLUMNS
 from dlms_jax.sampling import make_canvas
 from dlms_jax.studies import FamilySettings, family, pace, run_family, tables
 from dlms_jax.studies.family import ways_to_sample
+from dlms_jax.testing import small_config
 
 RECIPES = pathlib.Path(__file__).parents[2] / "configs" / "family"
 SETTINGS = FamilySettings(minutes=1.0, steps=(4, 8), num=5)

@@ -1,6 +1,5 @@
 """A train step of quantised products: the same on every mesh; a run may begin or end with it."""
 
-from conftest import small_config
 import jax
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ from training.test_step import MESHES, after, assert_same_training
 
 from dlms_jax.errors import UserError
 from dlms_jax.runtime.same_run import check_same_run
+from dlms_jax.testing import small_config
 
 
 @pytest.mark.parametrize("quantization", ["int8", pytest.param("fp8", marks=pytest.mark.slow)])

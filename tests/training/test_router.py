@@ -1,6 +1,5 @@
 """What routers add to a training step: under every objective, with either head, beside Muon."""
 
-from conftest import small_config
 import jax
 import numpy as np
 import optax
@@ -10,6 +9,7 @@ from training.test_step import after, assert_same_training, build, rows_of_text
 from dlms_jax.denoiser import abstract_params, make_denoiser, make_network
 from dlms_jax.models import RouterSums
 from dlms_jax.parallel.mesh import to_global
+from dlms_jax.testing import small_config
 from dlms_jax.training.optimizer import make_optimizer, muon_or_adam
 from dlms_jax.training.pretraining import as_batch
 from dlms_jax.training.router import METRICS, router_loss, router_metrics

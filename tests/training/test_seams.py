@@ -5,7 +5,6 @@ Each on 8 devices: the same with and without accumulation, and bit for bit the s
 
 import dataclasses
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +16,7 @@ from dlms_jax.denoiser import make_denoiser, make_network, vocabulary_of
 from dlms_jax.diffusion import Loss, make_objective, shifted
 from dlms_jax.parallel.mesh import make_mesh, replicated, to_global
 from dlms_jax.runtime.checkpoint_manager import Checkpoints
+from dlms_jax.testing import small_config
 from dlms_jax.training.first_weights import random_params
 from dlms_jax.training.frozen import describe_frozen
 from dlms_jax.training.optimizer import make_optimizer

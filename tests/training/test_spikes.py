@@ -64,7 +64,7 @@ def test_each_rollback_leaves_out_the_batches_since_its_checkpoint():
 
 
 def test_a_factor_that_would_skip_every_other_step_is_refused():
-    from conftest import small_config
+    from dlms_jax.testing import small_config
 
     with pytest.raises(UserError, match="spike_factor=0.9 should be above 1, or 0"):
         small_config(training__spike_factor=0.9)

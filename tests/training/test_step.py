@@ -1,6 +1,5 @@
 """One update is the same on every mesh, with and without accumulation, and skips what is broken."""
 
-from conftest import small_config
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ from dlms_jax.data.packing import Rows, join, pack
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.parallel.mesh import batch_sharding, make_mesh, to_global
+from dlms_jax.testing import small_config
 from dlms_jax.training.assembly import assemble
 from dlms_jax.training.pretraining import as_batch
 

@@ -3,7 +3,6 @@
 import io
 import shutil
 
-from conftest import small_config
 import jax
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from dlms_jax.errors import UserError
 from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.runtime.interrupt import Interrupted
 from dlms_jax.runtime.metric_writer import read_metrics
+from dlms_jax.testing import small_config
 from dlms_jax.training.assembly import assemble
 from dlms_jax.training.warm_start import check_fits, find_start
 

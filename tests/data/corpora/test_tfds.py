@@ -1,6 +1,5 @@
 """TensorFlow Datasets: a dataset that a real builder wrote, read, packed and trained on."""
 
-from conftest import small_config
 import pytest
 
 from dlms_jax.config import DataConfig
@@ -12,6 +11,7 @@ from dlms_jax.data.feed.dataset import build_dataset, load_split
 from dlms_jax.data.tokenizers import ByteTokenizer
 from dlms_jax.errors import UserError
 from dlms_jax.prepare.__main__ import main as prepare
+from dlms_jax.testing import small_config
 
 TALES = [f"Tale {n}: caf\xe9 {'and so on ' * (n % 7)}" for n in range(60)]
 

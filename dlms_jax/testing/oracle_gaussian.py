@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from oracle import Joint
 
 from dlms_jax.config import GaussianConfig
 from dlms_jax.diffusion import Denoiser
 from dlms_jax.diffusion.gaussian import from_x0, logit_bias, mean_embedding
+from dlms_jax.testing.oracle import Joint
 
 _CLEAN = 1e5  # exp(-gamma) of what is given: its embedding names the symbol
 
@@ -18,7 +18,7 @@ def random_table(rows: int, size: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(table_VxE / np.linalg.norm(table_VxE, axis=1, keepdims=True), jnp.float32)
 
 
-def exact_denoiser(joint: Joint, config: GaussianConfig, table_VxE, **others) -> Denoiser:
+def exact_gaussian_denoiser(joint: Joint, config: GaussianConfig, table_VxE, **others) -> Denoiser:
     """Returns the network that is exact for rows of BOS and a text, some places of it given (clean,
     and known by layout.prompt_mask_BxL), the others at the level of noise of their t.
 
