@@ -83,9 +83,13 @@ def join(blocks: Iterable[Rows], length: int) -> Rows:
 
 
 def pack(
-    documents: Iterable[np.ndarray], length: int, bos_id: int, eos_id: int, pad_id: int,
+    documents: Iterable[np.ndarray],
+    length: int,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
     method: Method = "concat",
-) -> Iterator[Rows]:  # fmt: skip
+) -> Iterator[Rows]:
     """Yields blocks of rows that hold the documents.
 
     Each document ends with EOS. A document that is cut continues in another row. Every part starts

@@ -119,8 +119,6 @@ def _splash_over(mesh: Mesh) -> Callable:
         if visibility.spans is None or not fits:
             return attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility)
         of_queries = visibility.spans._replace(k_segments_BxS=None)
-        return on_mesh(
-            q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, of_queries, visibility.spans.k_segments_BxS
-        )  # fmt: skip
+        return on_mesh(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, of_queries, visibility.spans.k_segments_BxS)
 
     return run

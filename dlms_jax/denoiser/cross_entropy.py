@@ -45,8 +45,10 @@ def _backward(mesh, chunk, gradients, cotangents):
     return (
         (scale * dh_BxLxD).astype(dh_BxLxD.dtype),
         (scale * dkernel_DxV).astype(dkernel_DxV.dtype),
-        None, None, None,
-    )  # fmt: skip
+        None,
+        None,
+        None,
+    )
 
 
 fused_nll.defvjp(_forward, _backward)

@@ -12,7 +12,7 @@ from dlms_jax.models import ROUTER, Network, head_kernel_DxV, noise_schedule, no
 
 def make_denoiser(
     config: Config, model: Network, params, objective: Objective, mesh: Mesh
-) -> Denoiser:  # fmt: skip
+) -> Denoiser:
     """Returns the Denoiser of a network and its parameters."""
     denoise = _denoiser(config, model, params, objective, mesh)
     return shifted(denoise) if config.objective.shift else denoise
@@ -50,9 +50,14 @@ def _denoiser(config, model, params, objective, mesh) -> Denoiser:
     def nll(inputs, t_BxL, layout, targets_BxL, weights_BxL, bias_V):
         h_BxLxD, routers = run(inputs, t_BxL, layout, **in_pairs, method="features")
         total, nll_BxL = fused_nll(
-            h_BxLxD, head_kernel_DxV(params), targets_BxL, jax.lax.stop_gradient(weights_BxL),
-            bias_V, mesh, config.training.loss_chunk_size,
-        )  # fmt: skip
+            h_BxLxD,
+            head_kernel_DxV(params),
+            targets_BxL,
+            jax.lax.stop_gradient(weights_BxL),
+            bias_V,
+            mesh,
+            config.training.loss_chunk_size,
+        )
         return Nll(total, nll_BxL, routers)
 
     return Denoiser(run, nll, cached=cached)

@@ -29,11 +29,32 @@ from dlms_jax.diffusion.shift import shifted
 from dlms_jax.diffusion.uniform import Uniform
 
 __all__ = [
-    "Annealing", "Autoregressive", "Batch", "Block", "Cached", "Corrupted", "Cosine", "Denoiser",
-    "Gaussian", "Layout", "Linear", "Loss", "Masked", "Nll", "Noisy", "Objective", "Polynomial",
-    "Prompts", "Uniform", "Vocabulary", "hide_prompts", "make_batch", "make_objective",
-    "schedule_size", "shifted",
-]  # fmt: skip
+    "Annealing",
+    "Autoregressive",
+    "Batch",
+    "Block",
+    "Cached",
+    "Corrupted",
+    "Cosine",
+    "Denoiser",
+    "Gaussian",
+    "Layout",
+    "Linear",
+    "Loss",
+    "Masked",
+    "Nll",
+    "Noisy",
+    "Objective",
+    "Polynomial",
+    "Prompts",
+    "Uniform",
+    "Vocabulary",
+    "hide_prompts",
+    "make_batch",
+    "make_objective",
+    "schedule_size",
+    "shifted",
+]
 
 
 def make_objective(config: Config, vocabulary: Vocabulary) -> Objective:
@@ -41,8 +62,10 @@ def make_objective(config: Config, vocabulary: Vocabulary) -> Objective:
     c = config.objective
     prompts, annealing = Prompts(c.prompt_drop, c.random_context), Annealing(c.anneal_steps)
     schedule = {
-        "linear": Linear(), "cosine": Cosine(), "polynomial": Polynomial(c.schedule_power)
-    }.get(c.schedule)  # None: one of Gaussian diffusion's own  # fmt: skip
+        "linear": Linear(),
+        "cosine": Cosine(),
+        "polynomial": Polynomial(c.schedule_power),
+    }.get(c.schedule)  # None: one of Gaussian diffusion's own
     common = prompts, annealing
     return {
         "masked": lambda: Masked(vocabulary, schedule, *common),

@@ -50,6 +50,10 @@ class Autoregressive(Objective):
     def _nll(self, denoise: Denoiser, batch: Batch, key) -> Nll:
         inputs_BxL, t_BxL, _ = self.corrupt(batch, self.draw_times(batch, key), key)
         return shifted(denoise).nll(
-            inputs_BxL, t_BxL, batch.layout, batch.tokens_BxL, batch.weights_BxL,
+            inputs_BxL,
+            t_BxL,
+            batch.layout,
+            batch.tokens_BxL,
+            batch.weights_BxL,
             self.vocabulary.exported_bias_V(),
-        )  # fmt: skip
+        )

@@ -97,9 +97,13 @@ def _beside_clean(denoise: Denoiser) -> Denoiser:
     def nll(inputs_BxL, t_BxL, layout, targets_BxL, weights_BxL, bias_V):
         zeros_BxL = jnp.zeros_like(t_BxL)
         found = denoise.nll(
-            _join(inputs_BxL, targets_BxL), _join(t_BxL, zeros_BxL), beside_clean(layout),
-            _join(targets_BxL, targets_BxL), _join(weights_BxL, zeros_BxL), bias_V,
-        )  # fmt: skip
+            _join(inputs_BxL, targets_BxL),
+            _join(t_BxL, zeros_BxL),
+            beside_clean(layout),
+            _join(targets_BxL, targets_BxL),
+            _join(weights_BxL, zeros_BxL),
+            bias_V,
+        )
         return found._replace(nll_BxL=found.nll_BxL[:, : targets_BxL.shape[1]])
 
     return denoise._replace(nll=nll)  # the one that `Masked` asks

@@ -88,6 +88,10 @@ class Masked(Objective):
 
     def _nll(self, denoise: Denoiser, batch: Batch, inputs_BxL, t_BxL, weights_BxL) -> Nll:
         return denoise.nll(
-            inputs_BxL, t_BxL, batch.layout, batch.tokens_BxL, weights_BxL,
+            inputs_BxL,
+            t_BxL,
+            batch.layout,
+            batch.tokens_BxL,
+            weights_BxL,
             self.vocabulary.text_bias_V(),
-        )  # fmt: skip
+        )

@@ -90,8 +90,9 @@ class Uniform(Objective):
             text_L = text[jax.random.randint(which_key, x_L.shape, 0, len(text))]
             symbol_L = jnp.where(
                 jax.random.uniform(mask_key, x_L.shape) < self.mask_share,
-                self.vocabulary.mask_id, text_L,
-            )  # fmt: skip
+                self.vocabulary.mask_id,
+                text_L,
+            )
             # jax.random.uniform has steps of 2^-23: where less is noise, far too much would be.
             uniform_L = jax.random.bits(whether_key, x_L.shape).astype(jnp.float32) * 2.0**-32
             return jnp.where(uniform_L < noise_L, symbol_L, x_L)

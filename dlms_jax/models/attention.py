@@ -85,7 +85,7 @@ def columns(layout, start_B, number: int):
 
 def attend(
     q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility: Visibility, implementation: str = "xla"
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     """Returns softmax(q k^T / sqrt(K)) v as y_BxLxHxK; H is a multiple of G (grouped queries).
     implementation: as jax.nn.dot_product_attention names them."""
     if implementation == "xla" and q_BxLxHxK.shape[2] == k_BxSxGxK.shape[2]:

@@ -70,9 +70,12 @@ class MoE(nn.Module):
         else:
             choice = expert_choice(probs_BxLxE, valid_BxL, c.experts_per_token)
         self.sow(
-            ROUTER, "sums", router_sums(c, logits_BxLxE, probs_BxLxE, choice, valid_BxL),
-            init_fn=lambda: None, reduce_fn=lambda _, sums: sums,
-        )  # fmt: skip
+            ROUTER,
+            "sums",
+            router_sums(c, logits_BxLxE, probs_BxLxE, choice, valid_BxL),
+            init_fn=lambda: None,
+            reduce_fn=lambda _, sums: sums,
+        )
         kernels = Experts(c, name="experts")()
         return self.outputs(x_BxLxD, choice, [kernel.astype(dtype) for kernel in kernels])
 
@@ -112,10 +115,12 @@ def token_choice(probs_BxLxE, valid_BxL, number: int, normalise: bool) -> Choice
         weight_BxLxK /= jnp.sum(weight_BxLxK, axis=-1, keepdims=True)
     expert_BxLxK = jnp.where(valid_BxL[..., None], expert_BxLxK, probs_BxLxE.shape[-1])
     token_1xLx1 = jnp.arange(probs_BxLxE.shape[1])[None, :, None]
-    return Choice(*(
-        x.reshape(len(x), -1)
-        for x in (expert_BxLxK, jnp.broadcast_to(token_1xLx1, expert_BxLxK.shape), weight_BxLxK)
-    ))  # fmt: skip
+    return Choice(
+        *(
+            x.reshape(len(x), -1)
+            for x in (expert_BxLxK, jnp.broadcast_to(token_1xLx1, expert_BxLxK.shape), weight_BxLxK)
+        )
+    )
 
 
 def expert_choice(probs_BxLxE, valid_BxL, number: int) -> Choice:
@@ -176,9 +181,12 @@ def router_sums(c: ModelConfig, logits_BxLxE, probs_BxLxE, choice: Choice, valid
     if c.routing == "token_choice":
         balance = _balance(load_BxE, probs_BxLxE, valid_BxL, c.experts_per_token)
     return RouterSums(
-        jnp.sum(load_BxE, axis=0), balance, jnp.sum(jnp.where(valid_BxL, z_BxL, 0.0)),
-        jnp.sum(valid_BxL & ~got_BxL, dtype=jnp.float32), jnp.sum(valid_BxL, dtype=jnp.float32),
-    )  # fmt: skip
+        jnp.sum(load_BxE, axis=0),
+        balance,
+        jnp.sum(jnp.where(valid_BxL, z_BxL, 0.0)),
+        jnp.sum(valid_BxL & ~got_BxL, dtype=jnp.float32),
+        jnp.sum(valid_BxL, dtype=jnp.float32),
+    )
 
 
 def _balance(load_BxE, probs_BxLxE, valid_BxL, number: int):

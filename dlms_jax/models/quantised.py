@@ -56,9 +56,11 @@ def _product(a_PxI, a_type, b_IxO, b_type):
     qwix = optional_import("qwix", "quant")
     a, b = (
         qwix.quantize(
-            x.astype(jnp.float32), dtype,
-            channelwise_axes=[axis], calibration_method=_LARGEST.get(dtype, "absmax"),
+            x.astype(jnp.float32),
+            dtype,
+            channelwise_axes=[axis],
+            calibration_method=_LARGEST.get(dtype, "absmax"),
         )
         for x, dtype, axis in ((a_PxI, a_type, 0), (b_IxO, b_type, 1))
-    )  # fmt: skip
+    )
     return qwix.dot(a, b).astype(a_PxI.dtype)

@@ -27,9 +27,12 @@ def splash_fits(queries: int, keys: int) -> bool:
 
 
 def splash(
-    q_BxLxHxK: jax.Array, k_BxSxGxK: jax.Array, v_BxSxGxK: jax.Array, spans: Spans,
+    q_BxLxHxK: jax.Array,
+    k_BxSxGxK: jax.Array,
+    v_BxSxGxK: jax.Array,
+    spans: Spans,
     interpret: bool = False,
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     """Returns softmax(q k^T / sqrt(K)) v as y_BxLxHxK, over the keys that the spans let queries
     see; H is a multiple of G. interpret: run the kernel's operations one by one, on any device."""
     queries, keys = q_BxLxHxK.shape[1], k_BxSxGxK.shape[1]
@@ -52,13 +55,17 @@ def splash(
             mask_value=kernel.DEFAULT_MASK_VALUE,
             attn_logits_soft_cap=None,
             block_sizes=kernel.BlockSizes(
-                block_q=q_tile, block_kv=k_tile, block_q_dkv=q_tile, block_kv_dkv=k_tile,
-                block_q_dq=q_tile, block_kv_dq=k_tile,
+                block_q=q_tile,
+                block_kv=k_tile,
+                block_q_dkv=q_tile,
+                block_kv_dkv=k_tile,
+                block_q_dq=q_tile,
+                block_kv_dq=k_tile,
             ),
             residual_checkpoint_name=SAVED,
             mask_function=_sees(spans, keys),
             interpret=interpret,
-        )  # fmt: skip
+        )
         return attend(q_HxLxK, k_GxSxK, v_GxSxK, kernel.SegmentIds(q_segments_L, k_segments_S))
 
     scaled = (q_BxLxHxK * q_BxLxHxK.shape[-1] ** -0.5).astype(q_BxLxHxK.dtype)
@@ -121,8 +128,9 @@ def _needed(spans: Spans, keys: int, q_tile: int, k_tile: int) -> jax.Array:
         return q_BxQ[:, :, None], k_BxS[:, None, :]
 
     (q_low, q_high), (k_low, k_high) = (
-        ends(spans.q_segments_BxL, q_tile), ends(spans.k_segments_BxS, k_tile)
-    )  # fmt: skip
+        ends(spans.q_segments_BxL, q_tile),
+        ends(spans.k_segments_BxS, k_tile),
+    )
     lowest, highest = pairs(q_low, k_high)
     needed_BxQxS = lowest <= highest
     highest, lowest = pairs(q_high, k_low)

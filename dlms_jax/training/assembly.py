@@ -60,9 +60,14 @@ class Assembly:
         learning = self.network.clone(config=self.config.model)  # with config.model.quantization
         loss = Pretraining(self.config, learning, self.objective, self.mesh)
         return make_train_step(
-            self.config.training, loss.loss_fn, self.tx, self.mesh, self.state,
-            prepare=loss.prepare, summarise=loss.summarise,
-        )  # fmt: skip
+            self.config.training,
+            loss.loss_fn,
+            self.tx,
+            self.mesh,
+            self.state,
+            prepare=loss.prepare,
+            summarise=loss.summarise,
+        )
 
 
 def assemble(config: Config, vocabulary: Vocabulary, mesh: Mesh | AbstractMesh) -> Assembly:

@@ -52,9 +52,13 @@ def make_optimizer(
     """
     rate = learning_rate(config, steps, config.peak_learning_rate)
     update = optax.adamw(
-        rate, config.b1, config.b2, config.epsilon,
-        weight_decay=config.weight_decay, mask=decay_mask,
-    )  # fmt: skip
+        rate,
+        config.b1,
+        config.b2,
+        config.epsilon,
+        weight_decay=config.weight_decay,
+        mask=decay_mask,
+    )
     if config.name == "muon":
         muon = optax.contrib.muon(
             learning_rate(config, steps, config.muon_learning_rate),

@@ -29,11 +29,15 @@ def means(loss: Loss, count: jax.Array) -> dict[str, jax.Array]:
 
 
 def make_train_step(
-    config: TrainingConfig, loss_fn: LossFn, tx: optax.GradientTransformation, mesh: Mesh,
-    state: TrainState, frozen: Any = (),
+    config: TrainingConfig,
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    state: TrainState,
+    frozen: Any = (),
     prepare: Callable[[Any], Any] | None = None,
     summarise: Callable[[Loss, jax.Array], dict[str, jax.Array]] = means,
-):  # fmt: skip
+):
     """Returns step(state, frozen, batch) -> (state, metrics), jitted; the state passed in is
     consumed.
 

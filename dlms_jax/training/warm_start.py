@@ -27,9 +27,11 @@ class Start(NamedTuple):
     def origin(self) -> dict[str, Any]:
         """Returns what the checkpoints of the new run say of it."""
         return {
-            "path": str(self.folder), "step": self.folder.name,
-            "name": self.config.name, "objective": self.config.objective.name,
-        }  # fmt: skip
+            "path": str(self.folder),
+            "step": self.folder.name,
+            "name": self.config.name,
+            "objective": self.config.objective.name,
+        }
 
     def text(self, config: Config) -> str:
         """Returns what a run says that starts from it."""

@@ -42,9 +42,12 @@ class DialogueOptions:
 
 
 def prepare_dialogues(
-    paths: list[str], folder: pathlib.Path, tokenizer: Tokenizer, chat: ChatOptions,
+    paths: list[str],
+    folder: pathlib.Path,
+    tokenizer: Tokenizer,
+    chat: ChatOptions,
     options: DialogueOptions,
-) -> tuple[Prepared, int]:  # fmt: skip
+) -> tuple[Prepared, int]:
     """Writes a dataset of dialogues; returns it, and how many examples were too long.
 
     The examples are held in memory, since fine-tuning sets are small. Exact duplicates are dropped.
@@ -108,6 +111,10 @@ def _rows(examples, tokenizer, options):
     if not options.prompt_length:
         return pack_examples(examples, options.sequence_length, tokenizer.pad_id)
     return pad_examples(
-        examples, options.sequence_length, options.prompt_length, tokenizer.pad_id,
-        tokenizer.eos_id, options.eos,
-    )  # fmt: skip
+        examples,
+        options.sequence_length,
+        options.prompt_length,
+        tokenizer.pad_id,
+        tokenizer.eos_id,
+        options.eos,
+    )

@@ -23,9 +23,12 @@ _PLAN = "plan.json"  # what is being built
 
 
 def begin(
-    job: Job, arguments: dict[str, Any], sources: list[Source], overwrite: bool,
+    job: Job,
+    arguments: dict[str, Any],
+    sources: list[Source],
+    overwrite: bool,
     say: Callable[[str], None],
-) -> bool:  # fmt: skip
+) -> bool:
     """Returns whether the folder already holds the whole dataset; else makes it ready to build.
 
     Args:

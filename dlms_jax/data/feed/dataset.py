@@ -139,12 +139,16 @@ def make_split(
     texts = [document.text for document in documents]
     length = data.sequence_length
     rows = join(pack_texts(texts, length, data.packing, tokenizer), length)
-    return Split(name, rows, {
-        "sha256": sha256_of_texts(texts),
-        "documents": len(texts),
-        "bytes": sum(map(len, texts)),
-        "tokens": int(rows.loss_mask_RxL.sum()),
-    })  # fmt: skip
+    return Split(
+        name,
+        rows,
+        {
+            "sha256": sha256_of_texts(texts),
+            "documents": len(texts),
+            "bytes": sum(map(len, texts)),
+            "tokens": int(rows.loss_mask_RxL.sum()),
+        },
+    )
 
 
 def _documents(corpus, data) -> tuple[list[Document], list[Document]]:

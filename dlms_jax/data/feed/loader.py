@@ -22,9 +22,15 @@ class TrainBatches:
     """
 
     def __init__(
-        self, stores: list, weights: list[float], batch_size: int, seed: int,
-        local_rows: np.ndarray, pad_id: int, short_rows: float = 0.0,
-    ):  # fmt: skip
+        self,
+        stores: list,
+        weights: list[float],
+        batch_size: int,
+        seed: int,
+        local_rows: np.ndarray,
+        pad_id: int,
+        short_rows: float = 0.0,
+    ):
         """Makes the batches.
 
         Args:
@@ -105,9 +111,14 @@ def train_batches(dataset: Dataset, config: Config, local_rows: np.ndarray) -> T
     """Returns the batches of a config's run on its dataset; this process reads `local_rows`."""
     training = config.training
     return TrainBatches(
-        [split.rows for split in dataset.train], dataset.weights, training.batch_size,
-        training.seed, local_rows, dataset.tokenizer.pad_id, config.data.random_length_probability,
-    )  # fmt: skip
+        [split.rows for split in dataset.train],
+        dataset.weights,
+        training.batch_size,
+        training.seed,
+        local_rows,
+        dataset.tokenizer.pad_id,
+        config.data.random_length_probability,
+    )
 
 
 def eval_batches(

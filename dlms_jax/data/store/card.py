@@ -63,9 +63,13 @@ class Part(NamedTuple):
 
 
 def describe(
-    buckets: list[dict[str, Any]], plan: ShardPlan, tokenizer: Tokenizer, counts: dict[str, int],
-    arguments: dict[str, Any], kind: Literal["text", "dialogues"] = "text",
-) -> dict[str, Any]:  # fmt: skip
+    buckets: list[dict[str, Any]],
+    plan: ShardPlan,
+    tokenizer: Tokenizer,
+    counts: dict[str, int],
+    arguments: dict[str, Any],
+    kind: Literal["text", "dialogues"] = "text",
+) -> dict[str, Any]:
     """Returns dataset.json.
 
     Args:

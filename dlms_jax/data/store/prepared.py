@@ -100,9 +100,12 @@ class Prepared:
     def rows(self, split: str) -> ShardRows:
         """Returns the rows of "train" or "heldout"."""
         return ShardRows(
-            self.folder, self.shards[split], self.card["sequence_length"], self.tokenizer.pad_id,
+            self.folder,
+            self.shards[split],
+            self.card["sequence_length"],
+            self.tokenizer.pad_id,
             np.dtype(self.card["token_type"]),
-        )  # fmt: skip
+        )
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Returns {"train": fingerprint, "heldout": fingerprint}; see dataset.Split."""

@@ -68,9 +68,14 @@ class Gaussian(Objective):
         return make_schedule(self.schedule, self.config, parameters_P)
 
     def predict(
-        self, denoise: Denoiser, z_BxLxE, gamma_BxL, layout: Layout, noisy_BxL,
+        self,
+        denoise: Denoiser,
+        z_BxLxE,
+        gamma_BxL,
+        layout: Layout,
+        noisy_BxL,
         estimate_BxLxE=None,
-    ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    ) -> tuple[jax.Array, jax.Array]:
         """Returns (log_p_BxLxV, x_hat_BxLxE): log p(symbol | z), what no text holds at -inf, and
         the estimate of the clean embeddings; at what is not noisy, the embedding in z.
 
@@ -225,9 +230,11 @@ class Gaussian(Objective):
         noise = jnp.exp(-gamma_BxL)  # alpha^2 / sigma^2
         per_variance = 1 + noise  # 1 / sigma^2
         weights = {
-            "x0": jnp.ones_like(noise), "noise": noise, "v": per_variance,
+            "x0": jnp.ones_like(noise),
+            "noise": noise,
+            "v": per_variance,
             "score": noise * per_variance,
-        }  # fmt: skip
+        }
         return weights[self.config.parameterisation]
 
     def _fit(self, denoise, batch, t_BxL, nll_BxL, integrand_BxL):
