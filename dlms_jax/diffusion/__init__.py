@@ -1,6 +1,6 @@
-"""BATCH -> CORRUPTED BATCH -> LOSS: the objectives, as pure functions with no parameters.
+"""BATCH -> CORRUPTED BATCH -> LOSS: the objectives, as pure functions without parameters.
 
-An objective meets the network only through the `Denoiser` that is passed to it (protocol.py).
+An objective uses the network only through the `Denoiser` that is passed to it (protocol.py).
 """
 
 from dlms_jax.config import Config, traits_of
@@ -65,7 +65,7 @@ def make_objective(config: Config, vocabulary: Vocabulary) -> Objective:
         "linear": Linear(),
         "cosine": Cosine(),
         "polynomial": Polynomial(c.schedule_power),
-    }.get(c.schedule)  # None: one of Gaussian diffusion's own
+    }.get(c.schedule)  # None: a schedule of Gaussian diffusion
     common = prompts, annealing
     return {
         "masked": lambda: Masked(vocabulary, schedule, *common),
@@ -77,7 +77,7 @@ def make_objective(config: Config, vocabulary: Vocabulary) -> Objective:
 
 
 def schedule_size(config: Config) -> int:
-    """Returns how many parameters a config's noise schedule learns; 0 where it is fixed."""
+    """Returns the number of parameters of a config's noise schedule; 0 if it is fixed."""
     if traits_of(config).inputs == "tokens":
         return 0
     return gaussian.schedule_size(config.objective.schedule)

@@ -111,7 +111,9 @@ def test_a_given_mask_is_the_mask_and_its_time_is_that_of_its_share(name):
 @pytest.mark.parametrize("name", ["uniform", "gaussian", "autoregressive"])
 def test_a_process_without_masks_refuses_one(name):
     batch = text()
-    with pytest.raises(UserError, match="has no masks to set; use corrupt"):
+    with pytest.raises(
+        UserError, match="has no masks; use corrupt, or the objectives masked or block"
+    ):
         OBJECTIVES[name].corrupt_with(batch, batch.scored_BxL)
 
 
