@@ -24,13 +24,14 @@ from dlms_jax.errors import UserError
 class DialogueOptions:
     """How examples become rows.
 
-    sequence_length: tokens in a row.
-    prompt_length: if it is not 0, a row holds one example, whose prompt is padded on the left to
+    Attributes:
+      sequence_length: tokens in a row.
+      prompt_length: if it is not 0, a row holds one example, whose prompt is padded on the left to
         this length. 0: a row holds several whole examples.
-    eos: what follows the answer in rows of one example, see chat.pad_examples.
-    too_long: what happens to an example longer than a row.
-    heldout_fraction: the share of examples that is held out.
-    seed: of the order of examples.
+      eos: what follows the answer in rows of one example, see chat.pad_examples.
+      too_long: what happens to an example longer than a row.
+      heldout_fraction: the share of examples that is held out.
+      seed: the seed of the order of examples.
     """
 
     sequence_length: int
@@ -56,7 +57,7 @@ def prepare_dialogues(
     Args:
       paths: files of JSON lines.
       folder: where the dataset is written.
-      tokenizer: of the model that is fine-tuned.
+      tokenizer: the tokenizer of the model that is fine-tuned.
       chat: how a record becomes an example.
       options: how examples become rows.
 

@@ -43,11 +43,12 @@ Words = dict[str, list[list[dict[str, float]]]]  # by kind, topic and class: wor
 class State(NamedTuple):
     """What may follow in a state: tokens, none of which is a prefix of another.
 
-    tokens: the tokens that may follow.
-    cumulative: for each token, the probability of all tokens up to it.
-    targets: the next state, by token.
-    mass: by prefix, the probability of all tokens that begin with it.
-    end: the probability that the document ends.
+    Attributes:
+      tokens: the tokens that may follow.
+      cumulative: for each token, the probability of all tokens up to it.
+      targets: the next state, by token.
+      mass: by prefix, the probability of all tokens that begin with it.
+      end: the probability that the document ends.
     """
 
     tokens: list[bytes]

@@ -83,7 +83,7 @@ def lossless(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def ordinary_tokens(described: dict[str, Any]) -> set[str]:
-    """Returns the tokens that stand for text: the vocabulary without the added tokens."""
+    """Returns the tokens that represent text: the vocabulary without the added tokens."""
     added = {token["content"] for token in described["added_tokens"]}
     return set(described["model"]["vocab"]) - added
 
