@@ -15,7 +15,7 @@ class Record(NamedTuple):
     """A document between two stages; records sort by identity, then by name.
 
     Attributes:
-      identity: the hash of the text (duplicates.py).
+      identity: the `identity` of the text.
       name: valid Unicode, unlike a Document's.
       text: the text as the stages have changed it.
       size: the bytes of the original text.
