@@ -1,4 +1,4 @@
-"""Shifted outputs, as of autoregressive networks: the output at position i - 1 predicts token i."""
+"""Shifted outputs, as in autoregressive networks: each position predicts the next token."""
 
 import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""TOKENS -> LOGITS: the networks. This is the only package that uses flax."""
+"""TOKENS -> LOGITS: the networks, in the only package that uses flax."""
 
 from dlms_jax.models.inputs import head_kernel_DxV, noise_schedule, noise_table, project
 from dlms_jax.models.moe import ROUTER, RouterSums, expert_outputs

@@ -1,4 +1,4 @@
-"""Conditioning on the time and the class: FiLM (arXiv 1709.07871), adaLN-zero (DiT, 2212.09748).
+"""Conditioning on time and class: FiLM (arXiv 1709.07871) and adaLN-zero (DiT, arXiv 2212.09748).
 
 The time may differ between tokens (documents of a row, blocks, prompt tokens at time 0), so scales
 and shifts do too. They are computed from a narrow vector (as in MDLM), which keeps them cheap.

@@ -1,4 +1,4 @@
-"""Differentiable int8 and fp8 matrix products, x @ kernel, for the train step.
+"""Differentiable int8 and fp8 matrix products for the train step.
 
 Two of the three products of a linear layer are quantised: x @ kernel and, in the backward pass,
 g @ kernel.T. Each row of the left operand and each column of the right one has its own scale,

@@ -119,5 +119,5 @@ def test_a_process_without_masks_refuses_one(name):
 
 def test_gaussian_diffusion_asks_for_the_embeddings_that_it_noises():
     batch = text()
-    with pytest.raises(UserError, match="give its Denoiser"):
+    with pytest.raises(UserError, match="embeddings; pass its Denoiser"):
         OBJECTIVES["gaussian"].corrupt(batch, jnp.ones(batch.tokens_BxL.shape), jax.random.key(0))
