@@ -122,7 +122,7 @@ def test_embeddings_of_a_file_stay_as_they_are(corpus, tmp_path):
     [
         (np.ones((260, 8), np.float32), "embedding_size=16 columns"),
         (np.ones((200, 16), np.float32), "257 to 384"),
-        (np.zeros((260, 16), np.float32), "no direction"),
+        (np.zeros((260, 16), np.float32), "rows that are 0 or not finite"),
         (None, "cannot be read as .npy"),
     ],
 )

@@ -24,11 +24,12 @@ _TOKENIZED = 1 << 20  # bytes of text that are tokenized at a time
 class Rows(NamedTuple):
     """Packed rows, R of them, L tokens each.
 
-    tokens_RxL: int32 ids; pad_id in padding.
-    segments_RxL: 0 in padding, then 1, 2, ... for the documents of a row.
-    positions_RxL: 0, 1, ... within each document's part of the row; BOS has 0.
-    loss_mask_RxL: True where a token is learned and scored: in a text, everywhere but at BOS.
-    class_R: in a mixture, the corpus of a row, counted from 1; else 0.
+    Attributes:
+      tokens_RxL: int32 ids; pad_id in padding.
+      segments_RxL: 0 in padding, then 1, 2, ... for the documents of a row.
+      positions_RxL: 0, 1, ... within each document's part of the row; BOS has 0.
+      loss_mask_RxL: True where a token is learned and scored: in a text, everywhere but at BOS.
+      class_R: in a mixture, the corpus of a row, counted from 1; else 0.
     """
 
     tokens_RxL: np.ndarray
@@ -44,10 +45,12 @@ class Rows(NamedTuple):
 
     @property
     def number(self) -> int:
+        """The number of rows."""
         return len(self.tokens_RxL)
 
     @property
     def length(self) -> int:
+        """The number of tokens in a row."""
         return self.tokens_RxL.shape[1]
 
     def take(self, indices) -> "Rows":
@@ -55,7 +58,7 @@ class Rows(NamedTuple):
         return Rows(*(array[indices] for array in self))
 
     def find_token(self, n: int) -> tuple[int, int]:
-        """Returns (row, number among the row's scored tokens, from 1) of the n-th scored token."""
+        """Returns (row, k): the n-th scored token is the k-th of its row (n and k from 1)."""
         ends_R = np.cumsum(self.loss_mask_RxL.sum(axis=1))
         row = int(np.searchsorted(ends_R, n))
         return row, n - (int(ends_R[row - 1]) if row else 0)
@@ -67,7 +70,7 @@ def no_rows(length: int) -> Rows:
 
 
 def empty_rows(number: int, length: int, pad_id: int) -> Rows:
-    """Returns rows of padding, to be filled."""
+    """Returns rows that hold only padding."""
     return Rows(
         np.full((number, length), pad_id, np.int32),
         *np.zeros((2, number, length), np.int32),
@@ -83,9 +86,13 @@ def join(blocks: Iterable[Rows], length: int) -> Rows:
 
 
 def pack(
-    documents: Iterable[np.ndarray], length: int, bos_id: int, eos_id: int, pad_id: int,
+    documents: Iterable[np.ndarray],
+    length: int,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int,
     method: Method = "concat",
-) -> Iterator[Rows]:  # fmt: skip
+) -> Iterator[Rows]:
     """Yields blocks of rows that hold the documents.
 
     Each document ends with EOS. A document that is cut continues in another row. Every part starts

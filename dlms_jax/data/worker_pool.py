@@ -29,9 +29,13 @@ def advance(size: int) -> None:
 
 
 def run_in_workers(
-    function: Callable[..., Any], calls: Iterable[tuple], workers: int, console: Console,
-    title: str, total: int | None,
-) -> Iterator[Any]:  # fmt: skip
+    function: Callable[..., Any],
+    calls: Iterable[tuple],
+    workers: int,
+    console: Console,
+    title: str,
+    total: int | None,
+) -> Iterator[Any]:
     """Yields function(*call) of each call as they end, with a bar of bytes, rate and time left.
 
     Args:

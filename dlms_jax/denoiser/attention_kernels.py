@@ -1,4 +1,4 @@
-"""Attention by what the devices of a mesh have for it."""
+"""The attention kernel for the devices of a mesh."""
 
 from collections.abc import Callable
 
@@ -16,14 +16,24 @@ _BY_PLATFORM = {"tpu": "splash", "gpu": "cudnn"}
 
 
 def make_attend(config: Config, mesh: Mesh) -> Callable:
-    """Returns the function (q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility) -> y_BxLxHxK."""
+    """Returns the attention function (q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility) -> y_BxLxHxK.
+
+    Raises:
+      UserError: the model or the mesh does not support the kernel that the config names.
+    """
     kernel = attention_kernel(config, mesh)
     return _splash_over(mesh) if kernel == "splash" else {"cudnn": _cudnn, "xla": attend}[kernel]
 
 
 def attention_kernel(config: Config, mesh: Mesh) -> str:
-    """Returns xla, splash or cudnn: what config.model.attention names; of "auto", what the devices
-    have, or xla where it does not fit. Raises UserError where what is named does not."""
+    """Returns the name of the attention kernel: "xla", "splash" or "cudnn".
+
+    It is config.model.attention. With "auto" it is the kernel of the devices, or "xla" if the model
+    or the mesh does not support that.
+
+    Raises:
+      UserError: the model or the mesh does not support the kernel that the config names.
+    """
     asked = config.model.attention
     kernel = _BY_PLATFORM.get(_platform(mesh), "xla") if asked == "auto" else asked
     misfit = {"splash": _splash_misfit, "cudnn": _cudnn_misfit}.get(kernel, lambda *_: None)
@@ -35,24 +45,24 @@ def attention_kernel(config: Config, mesh: Mesh) -> str:
 
 
 def _platform(mesh: Mesh | AbstractMesh) -> str:
-    """Returns what a mesh's devices are; a mesh without any is one of TPUs that is planned for."""
+    """Returns the platform of a mesh; an AbstractMesh, which has no devices, counts as TPU."""
     return "tpu" if isinstance(mesh, AbstractMesh) else mesh.devices.flat[0].platform
 
 
 def _splash_misfit(config: Config, mesh: Mesh) -> str | None:
-    """Returns why the rows of training do not fit JAX's TPU kernel, and what would."""
+    """Returns why the rows of training do not fit JAX's TPU kernel, with a remedy, or None."""
     length, copies = config.data.sequence_length, traits_of(config).copies
     if config.model.name == "unet":
-        return "takes no U-Net, whose levels are shorter than rows; leave it"
+        return "does not support the short levels of a U-Net; use config.model.name=transformer"
     here = length * copies // mesh.shape[SEQUENCE_AXIS]
     if here % TILE:
         return (
-            f"takes multiples of {TILE} places, and a device holds {here} of a row; change "
+            f"needs a multiple of {TILE} positions on each device, not {here}; change "
             f"config.data.sequence_length={length} or config.mesh.sequence"
         )
     if copies == 2 and 2 * length > LONGEST_DOUBLED:
         return (
-            f"takes rows of at most {LONGEST_DOUBLED // 2} places in block diffusion; change "
+            f"supports rows of at most {LONGEST_DOUBLED // 2} positions in block diffusion; change "
             f"config.data.sequence_length={length}"
         )
     return _heads_misfit(config, mesh)
@@ -61,33 +71,33 @@ def _splash_misfit(config: Config, mesh: Mesh) -> str | None:
 def _heads_misfit(config: Config, mesh: Mesh) -> str | None:
     if config.model.kv_heads % mesh.shape["tensor"]:
         return (
-            f"splits heads over config.mesh.tensor={mesh.shape['tensor']}, of which the "
-            f"{config.model.kv_heads} of config.model.num_kv_heads are no multiple; change either"
+            f"splits heads over the mesh, but config.model.num_kv_heads={config.model.kv_heads} is "
+            f"not a multiple of config.mesh.tensor={mesh.shape['tensor']}; change either"
         )
     return None
 
 
 def _cudnn_misfit(config: Config, mesh: Mesh) -> str | None:
-    """Returns why a model does not fit cuDNN's kernel, and what would."""
+    """Returns why a model does not fit cuDNN's kernel, with a remedy, or None."""
     model, length = config.model, config.data.sequence_length
     if _platform(mesh) != "gpu" or not _is_ampere(mesh.devices.flat[0]):
-        return "is for NVIDIA GPUs from Ampere (8.0) on; use one"
+        return "is for NVIDIA GPUs of compute capability 8.0 (Ampere) or later; use one"
     if model.dtype != "bfloat16":
         return f"computes in bfloat16; change config.model.dtype={model.dtype}"
     if model.per_head % 8 or model.per_head > 128:
         return (
-            f"takes heads of a multiple of 8, up to 128, not of {model.per_head}; change "
+            f"needs a head size that is a multiple of 8 up to 128, not {model.per_head}; change "
             "config.model.head_size"
         )
     if length % 2:
-        return f"learns from rows of even length; change config.data.sequence_length={length}"
+        return f"trains only on rows of even length; change config.data.sequence_length={length}"
     if mesh.shape[SEQUENCE_AXIS] > 1:
         return f"does not split rows; change config.mesh.sequence={mesh.shape[SEQUENCE_AXIS]}"
     return _heads_misfit(config, mesh)
 
 
 def _is_ampere(gpu) -> bool:
-    """Returns whether a GPU is NVIDIA's, of 8.0 or later; AMD's name theirs otherwise (gfx90a)."""
+    """Returns whether a GPU has CUDA compute capability 8.0 or later (AMD's is a name: gfx90a)."""
     try:
         return float(gpu.compute_capability) >= 8.0
     except ValueError:
@@ -95,15 +105,20 @@ def _is_ampere(gpu) -> bool:
 
 
 def _cudnn(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility: Visibility) -> jax.Array:
-    """Returns what `attend` does, by cuDNN, whose backward pass takes even lengths only; those of
-    samplers and of a U-Net's levels may be odd."""
+    """Returns the result of `attend`, by cuDNN if both lengths are even.
+
+    cuDNN's backward pass needs even lengths; samplers and the levels of a U-Net may have odd ones.
+    """
     even = q_BxLxHxK.shape[1] % 2 == 0 and k_BxSxGxK.shape[1] % 2 == 0
     return attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility, "cudnn" if even else "xla")
 
 
 def _splash_over(mesh: Mesh) -> Callable:
-    """Returns what does as `attend`, by the kernel where that can: rows that divide over the mesh,
-    of lengths that it takes. A sampler's few tokens and rows often do not."""
+    """Returns a function like `attend` that uses the splash kernel if the inputs fit it.
+
+    The number of rows must divide over the mesh and the lengths must be multiples of TILE. Samplers
+    often pass fewer tokens or rows; these use `attend`.
+    """
     interpret = _platform(mesh) != "tpu"
 
     def kernel(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, of_queries, k_segments_BxS):
@@ -119,8 +134,6 @@ def _splash_over(mesh: Mesh) -> Callable:
         if visibility.spans is None or not fits:
             return attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility)
         of_queries = visibility.spans._replace(k_segments_BxS=None)
-        return on_mesh(
-            q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, of_queries, visibility.spans.k_segments_BxS
-        )  # fmt: skip
+        return on_mesh(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, of_queries, visibility.spans.k_segments_BxS)
 
     return run

@@ -1,9 +1,10 @@
 """Head and cross-entropy over the scored positions only, a chunk at a time.
 
-Masked diffusion needs logits only where a token is masked. B x L x V logits, the largest array of
-a training step, need not exist: each device moves its scored positions to the front and runs as
-many chunks as hold them; none is ever dropped. The gradients are formed in the same pass, while a
-chunk's logits are there (as Liger-Kernel does, arXiv 2410.10989), so the logits are computed once.
+Masked diffusion needs logits only where a token is masked. The B x L x V logits, which would be the
+largest array of a training step, never exist: each device sorts its scored positions to the front
+and loops over the chunks that hold them. No position is dropped. The gradients are computed in the
+same pass, from the logits of each chunk (as in Liger-Kernel, arXiv 2410.10989), so the logits are
+computed once.
 """
 
 import functools
@@ -20,11 +21,20 @@ _HEAD = P("fsdp", VOCABULARY_AXIS)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def fused_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, mesh: Mesh, chunk: int):
-    """Returns (total, nll_BxL) as `Denoiser.nll` describes, from the last hidden states.
+    """Returns (total, nll_BxL) of `Nll` from the last hidden states.
 
-    h_BxLxD is split over the mesh by rows and places, the kernel by parallel/rules.py. Devices run
-    different numbers of chunks: inside the loop they talk along `tensor` only, whose peers hold the
-    same positions. The kernel is gathered over `fsdp` before it, its gradient scattered after it.
+    Devices run different numbers of chunks, so the loop communicates only along `tensor`, where all
+    devices hold the same positions. The kernel is gathered over `fsdp` before the loop and its
+    gradient is scattered after it.
+
+    Args:
+      h_BxLxD: the input of the head, sharded by rows and positions.
+      kernel_DxV: the head's kernel, sharded by parallel/rules.py.
+      targets_BxL: the tokens to predict.
+      weights_BxL: the factor of each token's loss; positions of weight 0 are skipped.
+      bias_V: added to the logits.
+      mesh: the device mesh.
+      chunk: the number of positions in a chunk, on each device.
     """
     total, nll_BxL, _ = _on_mesh(
         h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, mesh, chunk, gradients=False
@@ -45,8 +55,10 @@ def _backward(mesh, chunk, gradients, cotangents):
     return (
         (scale * dh_BxLxD).astype(dh_BxLxD.dtype),
         (scale * dkernel_DxV).astype(dkernel_DxV.dtype),
-        None, None, None,
-    )  # fmt: skip
+        None,
+        None,
+        None,
+    )
 
 
 fused_nll.defvjp(_forward, _backward)
@@ -67,8 +79,11 @@ def _on_mesh(h, kernel, targets, weights, bias, mesh, chunk, gradients: bool):
 
 
 def _local_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, *, chunk, split, gradients):
-    """One device's part: its rows and places, its columns of the kernel (V is those columns here).
-    split: the mesh axes over which positions are."""
+    """Returns one device's (total, nll_BxL, gradients).
+
+    B and L are the device's rows and positions, V its columns of the kernel. split: the mesh axes
+    that shard the positions.
+    """
     shape, width = targets_BxL.shape, h_BxLxD.shape[-1]
     positions = targets_BxL.size
     chunk = min(chunk, positions)
@@ -79,7 +94,8 @@ def _local_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, *, chunk, 
 
     scored_P = weights_P != 0
     num_chunks = (jnp.sum(scored_P) + chunk - 1) // chunk
-    # Scored positions first; past the end stands `positions`, which reads as 0 and writes nowhere.
+    # Scored positions first. The padding is the index `positions`, out of range: a read gives 0 and
+    # a write is dropped.
     order = jnp.argsort(~scored_P, stable=True)
     order = jnp.pad(order, (0, -positions % chunk), constant_values=positions)
 
@@ -96,7 +112,7 @@ def _local_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, *, chunk, 
         nll_P = nll_P.at[at_C].set(nll_C, mode="drop")
         if gradients:
             dh_PxD, dkernel_VxD = sums
-            # A column outside this device's part matches none: 0, never a wrapped index.
+            # A target in another device's columns matches none here, so its row is 0.
             hit_CxV = columns_C[:, None] == jnp.arange(kernel_DxV.shape[1])[None, :]
             dlogits_CxV = weights_C[:, None] * (p_CxV - hit_CxV)
             dlogits_CxV = dlogits_CxV.astype(h_PxD.dtype)
@@ -115,19 +131,22 @@ def _local_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, *, chunk, 
     if gradients:
         dh_PxD, dkernel_VxD = sums
         dkernel_VxD = jax.lax.psum(dkernel_VxD, tuple(axis for axis in split if axis != "fsdp"))
-        # Along the last axis, which is D here: TPUs scatter that one whatever V is; along D as the
-        # first, they add up the whole where V has 393 tiles (50,304), say.
+        # Transposed, so that the scattered axis D is the last: TPUs then reduce-scatter for any V.
+        # With D first they all-reduce the whole array for some V, such as 50,304 (393 tiles).
         dkernel_VxD = jax.lax.psum_scatter(dkernel_VxD, "fsdp", scatter_dimension=1, tiled=True)
         sums = dh_PxD.reshape(*shape, width), dkernel_VxD.T
     return total, nll_P.reshape(shape), tuple(sums)
 
 
 def _softmax_nll(logits_CxV, columns_C):
-    """Returns (nll_C, p_CxV) of logits whose columns are split over `tensor`; columns_C are the
-    targets' columns, counted from this device's first (outside its range: another device's)."""
+    """Returns (nll_C, p_CxV) of logits whose columns are sharded over `tensor`.
+
+    columns_C are the targets' columns relative to this device's first; another device holds those
+    out of range.
+    """
     num_columns = logits_CxV.shape[1]
     top_C = jax.lax.pmax(jnp.max(logits_CxV, axis=1), VOCABULARY_AXIS)
-    # A device may hold unused rows alone, all -inf; exp(-inf - top) is 0 as it should.
+    # A device may hold only unused columns, all -inf; exp(-inf - top) is then 0, as it should be.
     exp_CxV = jnp.exp(logits_CxV - top_C[:, None])
     sum_C = jax.lax.psum(jnp.sum(exp_CxV, axis=1), VOCABULARY_AXIS)
     mine_C = (columns_C >= 0) & (columns_C < num_columns)

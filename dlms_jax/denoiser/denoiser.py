@@ -1,4 +1,4 @@
-"""The network with its weights, as the `Denoiser` that objectives and samplers take."""
+"""Builds the `Denoiser` that objectives and samplers use from a network and its weights."""
 
 import jax
 from jax.sharding import Mesh
@@ -12,18 +12,26 @@ from dlms_jax.models import ROUTER, Network, head_kernel_DxV, noise_schedule, no
 
 def make_denoiser(
     config: Config, model: Network, params, objective: Objective, mesh: Mesh
-) -> Denoiser:  # fmt: skip
-    """Returns the Denoiser of a network and its parameters."""
+) -> Denoiser:
+    """Returns the Denoiser of a network.
+
+    Args:
+      config: the config of the run.
+      model: the network.
+      params: its parameters.
+      objective: what the network is trained on.
+      mesh: the device mesh.
+    """
     denoise = _denoiser(config, model, params, objective, mesh)
     return shifted(denoise) if config.objective.shift else denoise
 
 
 def _denoiser(config, model, params, objective, mesh) -> Denoiser:
-    """Returns the Denoiser whose outputs stand where the network gives them."""
+    """Returns the Denoiser of a network without config.objective.shift."""
     traits = objective.traits
 
     def run(*inputs, **how):
-        """Returns (outputs, what the routers of experts did, None without experts)."""
+        """Returns (outputs, RouterSums of all layers, or None without experts)."""
         inputs = {"params": params}, *inputs, traits.attention
         if not config.model.experts:
             return model.apply(*inputs, **how), None
@@ -34,14 +42,14 @@ def _denoiser(config, model, params, objective, mesh) -> Denoiser:
         table_VxE = noise_table(params, config.gaussian)
         return Denoiser.from_forward(run, table_VxE=table_VxE, schedule=noise_schedule(params))
     cached = None
-    if traits.attention != "full":  # else what is written changes the keys of what was read
+    if traits.attention != "full":  # with full attention, new tokens change all earlier keys
 
         def step(inputs, t_BxC, layout, start_B, cache):
             read = inputs, t_BxC, layout, start_B, cache, traits.attention
             return model.apply({"params": params}, *read, method="step")
 
         cached = Cached(model.empty_cache, step)
-    # Of what is trained and scored; samplers of blocks ask for logits of single rows.
+    # Only for losses: block samplers ask for the logits of rows that are not doubled.
     in_pairs = {"doubled": True} if traits.copies == 2 else {}
     if config.training.loss_implementation == "plain":
         scored = Denoiser.from_forward(lambda *inputs: run(*inputs, **in_pairs))
@@ -50,16 +58,21 @@ def _denoiser(config, model, params, objective, mesh) -> Denoiser:
     def nll(inputs, t_BxL, layout, targets_BxL, weights_BxL, bias_V):
         h_BxLxD, routers = run(inputs, t_BxL, layout, **in_pairs, method="features")
         total, nll_BxL = fused_nll(
-            h_BxLxD, head_kernel_DxV(params), targets_BxL, jax.lax.stop_gradient(weights_BxL),
-            bias_V, mesh, config.training.loss_chunk_size,
-        )  # fmt: skip
+            h_BxLxD,
+            head_kernel_DxV(params),
+            targets_BxL,
+            jax.lax.stop_gradient(weights_BxL),
+            bias_V,
+            mesh,
+            config.training.loss_chunk_size,
+        )
         return Nll(total, nll_BxL, routers)
 
     return Denoiser(run, nll, cached=cached)
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
-    """Returns a tokenizer's symbols, as objectives and samplers see them."""
+    """Returns the Vocabulary of a tokenizer."""
     return Vocabulary(
         tokenizer.size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.mask_id
     )

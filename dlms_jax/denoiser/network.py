@@ -1,4 +1,4 @@
-"""The network of a config, built for a mesh of devices, and its first parameters."""
+"""Builds the network of a config for a device mesh, and its initial parameters."""
 
 import dataclasses
 import functools
@@ -18,15 +18,25 @@ from dlms_jax.parallel.mesh import SEQUENCE_AXIS, check_length, constrain_places
 
 
 def make_network(config: Config, vocab_size: int, mesh: Mesh) -> Network:
-    """Returns the network of a config, its activations pinned to the mesh by rows and places, its
-    experts spread over it, its attention by the devices' kernel. Its layers multiply in
-    config.model.dtype: config.model.quantization is for the train step only. Raises UserError where
-    the mesh splits rows that it cannot, or has no such kernel."""
+    """Returns the network of a config for a mesh.
+
+    Its activations are sharded by rows and positions, its experts are distributed, and it uses the
+    attention kernel of the devices. It is not quantised: config.model.quantization is only for the
+    train step.
+
+    Args:
+      config: the config of the run.
+      vocab_size: the padded size of the vocabulary.
+      mesh: the device mesh.
+
+    Raises:
+      UserError: the mesh cannot split the rows, or the attention kernel does not fit.
+    """
     check_length(mesh, config.data.sequence_length)
     if config.model.name == "unet" and mesh.shape[SEQUENCE_AXIS] > 1:
         raise UserError(
             f"config.mesh.sequence={mesh.shape[SEQUENCE_AXIS]} splits rows, which a U-Net's "
-            "convolutions cross; leave it at 1, or use config.model.name=transformer"
+            "convolutions do not support; set it to 1, or use config.model.name=transformer"
         )
     pin = functools.partial(constrain_places, mesh=mesh)
     gaussian = gaussian_of(config)
@@ -37,7 +47,7 @@ def make_network(config: Config, vocab_size: int, mesh: Mesh) -> Network:
 
 
 def initial_params(model: Network, key: jax.Array) -> Any:
-    """Returns a network's parameters before training."""
+    """Returns a network's random initial parameters."""
     tokens_1x2 = jnp.zeros((1, 2), jnp.int32)
     layout = Layout(tokens_1x2, tokens_1x2, tokens_1x2 > 0, tokens_1x2[:, 0])
     inputs, t_1x2 = tokens_1x2, jnp.zeros((1, 2))

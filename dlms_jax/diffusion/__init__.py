@@ -1,6 +1,6 @@
-"""BATCH -> CORRUPTED BATCH -> LOSS: the objectives, as pure functions with no parameters.
+"""BATCH -> CORRUPTED BATCH -> LOSS: the objectives, as pure functions without parameters.
 
-An objective meets the network only through the `Denoiser` that is passed to it (protocol.py).
+An objective uses the network only through the `Denoiser` that is passed to it (protocol.py).
 """
 
 from dlms_jax.config import Config, traits_of
@@ -29,11 +29,32 @@ from dlms_jax.diffusion.shift import shifted
 from dlms_jax.diffusion.uniform import Uniform
 
 __all__ = [
-    "Annealing", "Autoregressive", "Batch", "Block", "Cached", "Corrupted", "Cosine", "Denoiser",
-    "Gaussian", "Layout", "Linear", "Loss", "Masked", "Nll", "Noisy", "Objective", "Polynomial",
-    "Prompts", "Uniform", "Vocabulary", "hide_prompts", "make_batch", "make_objective",
-    "schedule_size", "shifted",
-]  # fmt: skip
+    "Annealing",
+    "Autoregressive",
+    "Batch",
+    "Block",
+    "Cached",
+    "Corrupted",
+    "Cosine",
+    "Denoiser",
+    "Gaussian",
+    "Layout",
+    "Linear",
+    "Loss",
+    "Masked",
+    "Nll",
+    "Noisy",
+    "Objective",
+    "Polynomial",
+    "Prompts",
+    "Uniform",
+    "Vocabulary",
+    "hide_prompts",
+    "make_batch",
+    "make_objective",
+    "schedule_size",
+    "shifted",
+]
 
 
 def make_objective(config: Config, vocabulary: Vocabulary) -> Objective:
@@ -41,8 +62,10 @@ def make_objective(config: Config, vocabulary: Vocabulary) -> Objective:
     c = config.objective
     prompts, annealing = Prompts(c.prompt_drop, c.random_context), Annealing(c.anneal_steps)
     schedule = {
-        "linear": Linear(), "cosine": Cosine(), "polynomial": Polynomial(c.schedule_power)
-    }.get(c.schedule)  # None: one of Gaussian diffusion's own  # fmt: skip
+        "linear": Linear(),
+        "cosine": Cosine(),
+        "polynomial": Polynomial(c.schedule_power),
+    }.get(c.schedule)  # None: a schedule of Gaussian diffusion
     common = prompts, annealing
     return {
         "masked": lambda: Masked(vocabulary, schedule, *common),
@@ -54,7 +77,7 @@ def make_objective(config: Config, vocabulary: Vocabulary) -> Objective:
 
 
 def schedule_size(config: Config) -> int:
-    """Returns how many parameters a config's noise schedule learns; 0 where it is fixed."""
+    """Returns the number of parameters of a config's noise schedule; 0 if it is fixed."""
     if traits_of(config).inputs == "tokens":
         return 0
     return gaussian.schedule_size(config.objective.schedule)

@@ -1,5 +1,8 @@
-"""From a causal mask to the objective's own, in the first steps of training: a network that learned
-to predict the next token learns to look ahead (DiffuLLaMA, arXiv 2410.17891)."""
+"""Attention-mask annealing (DiffuLLaMA, arXiv 2410.17891).
+
+The mask changes from causal to the objective's own in the first steps of training, so that an
+autoregressive network adapts gradually to tokens on its right.
+"""
 
 import dataclasses
 
@@ -8,25 +11,32 @@ import jax.numpy as jnp
 
 from dlms_jax.diffusion.protocol import Batch, example_keys
 
-_AHEAD = 1003  # beside the purposes of prompts.py
+_AHEAD = 1003  # distinct from the purposes in prompts.py
 
 
 @dataclasses.dataclass(frozen=True)
 class Annealing:
-    """How far ahead the positions of a row may see: not at all at step 0, everywhere from step
-    `steps` on; 0: everywhere always, and nothing is drawn.
+    """Limits how far ahead the positions of a row may attend.
 
-    The paper's "at each training step, we sample the amount of context from the right side and
-    progressively increase this amount" leaves open how. Here it is a share of the row, drawn for
-    each row: at progress r = step / steps it is clip(2 r - u, 0, 1), u uniform on [0, 1). At half
-    way that is any share alike; its mean rises from 0 to 1, slowly at both ends.
+    The paper says "at each training step, we sample the amount of context from the right side and
+    progressively increase this amount", without a distribution. Here the amount is a share of the
+    row, drawn for each row: clip(2 r - u, 0, 1) at progress r = step / steps, u uniform on [0, 1).
+    At r = 1/2 the share is uniform; its mean rises from 0 to 1, slowly at both ends.
+
+    Attributes:
+      steps: the step from which attention is not limited. 0: it never is, and nothing is drawn.
     """
 
     steps: int = 0
 
     def __call__(self, batch: Batch, key: jax.Array, step: jax.Array | int) -> Batch:
-        """Returns the batch as a step of training lets it be seen; a row's by (key, row_B, step)
-        alone. The step may be traced."""
+        """Returns the batch with `layout.ahead_B` set for a step of training.
+
+        Args:
+          batch: the batch.
+          key: the key of the step; a row's draw depends only on (key, row_B, step).
+          step: the number of the step; it may be traced.
+        """
         if not self.steps:
             return batch
         keys_B = example_keys(jax.random.fold_in(key, _AHEAD), batch.row_B)

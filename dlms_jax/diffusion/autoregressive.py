@@ -14,9 +14,9 @@ from dlms_jax.diffusion.shift import shifted
 
 @dataclasses.dataclass(frozen=True)
 class Autoregressive(Objective):
-    """Position i predicts token i + 1; normalised over every exported symbol, as a stock Qwen3.
+    """Position i predicts token i + 1, with a softmax over every exported token, as stock Qwen3.
 
-    Nothing is corrupted: the network reads the text itself, at t = 0.
+    Nothing is corrupted: the network reads the clean text, at t = 0.
     """
 
     prompts: Prompts = Prompts()
@@ -37,19 +37,23 @@ class Autoregressive(Objective):
         return Corrupted(batch.tokens_BxL, jnp.zeros_like(t_BxL), hidden_BxL)
 
     def loss(self, denoise, batch, key, step=0):
-        """Returns -log p of every scored token, summed; only what is given is random."""
+        """Returns -log p of the scored tokens, summed; only the prompts are random."""
         count = batch.num_scored
         batch = self.prompts(batch, key, self.vocabulary.mask_id)
         found = self._nll(denoise, batch, key)
         return Loss(found.total, count, {}, found.routers)
 
     def bound(self, denoise, batch, key, sample, num_samples):
-        """Returns nats_BxL of the exact -log p, the same at every sample."""
+        """Returns nats_BxL, the exact -log p of each token, equal for all samples."""
         return self._nll(denoise, batch, key).nll_BxL
 
     def _nll(self, denoise: Denoiser, batch: Batch, key) -> Nll:
         inputs_BxL, t_BxL, _ = self.corrupt(batch, self.draw_times(batch, key), key)
         return shifted(denoise).nll(
-            inputs_BxL, t_BxL, batch.layout, batch.tokens_BxL, batch.weights_BxL,
+            inputs_BxL,
+            t_BxL,
+            batch.layout,
+            batch.tokens_BxL,
+            batch.weights_BxL,
             self.vocabulary.exported_bias_V(),
-        )  # fmt: skip
+        )

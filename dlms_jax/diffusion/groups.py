@@ -1,6 +1,6 @@
-"""Tokens by group (a row's documents, or the blocks of these), and masks by their count in each.
+"""Groups of tokens (documents, or blocks of documents), and masking by count within each group.
 
-groups_BxL numbers the groups of each row by 0..L; the tokens of one stand side by side.
+groups_BxL numbers the groups of each row, in 0..L; the tokens of a group are contiguous.
 """
 
 import jax
@@ -11,8 +11,10 @@ from dlms_jax.diffusion.protocol import Layout
 
 
 def groups(layout: Layout) -> jax.Array:
-    """Returns groups_BxL of what shares one time: the blocks of each document where the layout has
-    blocks, else the documents."""
+    """Returns groups_BxL, the tokens that share one time.
+
+    These are the blocks of each document if the layout has blocks, else the documents.
+    """
     if layout.blocks_BxL is None:
         return layout.segments_BxL
 
@@ -23,22 +25,35 @@ def groups(layout: Layout) -> jax.Array:
 
 
 def group_mean(x_BxL, counted_BxL, groups_BxL) -> jax.Array:
-    """Returns, at every token, the mean of x over the counted tokens of the token's group; 0 where
-    no token of it is counted."""
+    """Returns, at every token, the mean of x over the counted tokens of its group.
+
+    Args:
+      x_BxL: the values.
+      counted_BxL: True where a value counts.
+      groups_BxL: the group of each token. The mean of a group without counted tokens is 0.
+    """
     total_BxL = _per_group(segment_sum, jnp.where(counted_BxL, x_BxL, 0.0), groups_BxL)
     number_BxL = _per_group(segment_sum, counted_BxL.astype(x_BxL.dtype), groups_BxL)
     return total_BxL / jnp.maximum(number_BxL, 1.0)
 
 
 def masks_by_count(fraction_BxL, uniform_BxL, scored_BxL, groups_BxL):
-    """Returns (masked_BxL, weights_BxL, p_BxL): k of a group's n scored tokens masked, k uniform on
-    1..n as `fraction` (equal within a group) is on [0, 1); the weight n / k where masked, else 0;
-    and p, equal within a group, which has the law of the probability of a mask given k.
+    """Returns the masks of the bound of masked diffusion in its count form.
 
-    The bound of masked diffusion in its count form: the same as the integral over t (put p = 1 -
-    alpha(t): the number of masks at uniform p is uniform), without a division by a small t. The
-    k-th smallest of n uniform draws is Beta(k, n - k + 1), the law of p given k: it gives a
-    time-conditioned network its t.
+    In a group of n scored tokens, k are masked, k uniform on 1..n, and each weighs n / k. This
+    equals the integral over t (put p = 1 - alpha(t): with p uniform, the number of masks is
+    uniform), without a division by a small t. The k-th smallest of n uniform draws has the
+    distribution Beta(k, n - k + 1) of p given k, which gives a time-conditioned network its t.
+
+    Args:
+      fraction_BxL: uniform on [0, 1), equal within a group; it decides k.
+      uniform_BxL: uniform draws; the k smallest in a group are masked.
+      scored_BxL: True where a token may be masked.
+      groups_BxL: the group of each token.
+
+    Returns:
+      (masked_BxL, weights_BxL, p_BxL): the weights are 0 where not masked; p is a draw of the
+      probability of a mask given k, equal within a group.
     """
     n_BxL = _per_group(segment_sum, scored_BxL.astype(jnp.int32), groups_BxL)
     k_BxL = jnp.minimum((fraction_BxL * n_BxL).astype(jnp.int32) + 1, n_BxL)
@@ -50,7 +65,7 @@ def masks_by_count(fraction_BxL, uniform_BxL, scored_BxL, groups_BxL):
 
 
 def _per_group(reduce, x_BxL, groups_BxL):
-    """Returns, at every token, segment_sum or segment_max of x over the token's group."""
+    """Returns, at every token, segment_sum or segment_max of x over its group."""
 
     def row(x_L, groups_L):
         return reduce(x_L, groups_L, num_segments=x_L.shape[0] + 1)[groups_L]

@@ -18,10 +18,10 @@ from dlms_jax.diffusion.times import document_fractions, document_times
 
 @dataclasses.dataclass(frozen=True)
 class Masked(Objective):
-    """Each token is masked with probability 1 - alpha(t); the network predicts what was there.
+    """Each token is masked with probability 1 - alpha(t); the network predicts the masked tokens.
 
-    The symbols that no text holds (mask, BOS, padding) have probability 0 in the prediction. t is
-    one a document; where the batch's layout has blocks (block.py), one a block.
+    Tokens that do not occur in text (mask, BOS, padding) have probability 0 in the prediction. Each
+    document has its own t, or each block if the batch's layout has blocks (block.py).
     """
 
     schedule: Schedule
@@ -48,15 +48,21 @@ class Masked(Objective):
         return Corrupted(self._hide(batch, hidden_BxL), t_BxL, hidden_BxL)
 
     def corrupt_with(self, batch, hidden_BxL):
-        """Returns the batch with the given tokens masked, at the time at which as many of the
-        document's (or block's) scored tokens are masked on average."""
+        """Returns the batch with the given tokens masked.
+
+        The time of a document (or block) is the one at which this share of its scored tokens is
+        masked on average.
+        """
         share_BxL = group_mean(
             hidden_BxL.astype(jnp.float32), batch.scored_BxL, groups(batch.layout)
         )
         return Corrupted(self._hide(batch, hidden_BxL), self.schedule.time(share_BxL), hidden_BxL)
 
     def loss(self, denoise, batch, key, step=0):
-        """Returns the bound at one t a document: sum of -alpha'/(1 - alpha) * -log p over masks."""
+        """Returns the bound at one t for each document (MDLM eq. 10, MD4 eq. 4).
+
+        It is the sum over masked tokens of -alpha'(t) / (1 - alpha(t)) * -log p.
+        """
         count = batch.num_scored
         batch = self.annealing(self.prompts(batch, key, self.vocabulary.mask_id), key, step)
         inputs_BxL, t_BxL, masked_BxL = self.corrupt(batch, self.draw_times(batch, key), key)
@@ -66,8 +72,10 @@ class Masked(Objective):
         return Loss(found.total, count, metrics, found.routers)
 
     def bound(self, denoise, batch, key, sample, num_samples):
-        """Returns nats_BxL of the bound in its count form (`masks_by_count`): k of a document's n
-        scored tokens are masked, k uniform on 1..n and stratified over the samples, weight n / k.
+        """Returns nats_BxL of the bound in its count form (`masks_by_count`).
+
+        k of a document's n scored tokens are masked, k uniform on 1..n and stratified over the
+        samples; each weighs n / k.
         """
         layout = batch.layout
         stratum_key, mask_key = jax.random.split(key)
@@ -88,6 +96,10 @@ class Masked(Objective):
 
     def _nll(self, denoise: Denoiser, batch: Batch, inputs_BxL, t_BxL, weights_BxL) -> Nll:
         return denoise.nll(
-            inputs_BxL, t_BxL, batch.layout, batch.tokens_BxL, weights_BxL,
+            inputs_BxL,
+            t_BxL,
+            batch.layout,
+            batch.tokens_BxL,
+            weights_BxL,
             self.vocabulary.text_bias_V(),
-        )  # fmt: skip
+        )

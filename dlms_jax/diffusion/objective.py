@@ -1,4 +1,4 @@
-"""What all objectives have in common."""
+"""The base class of the objectives."""
 
 import abc
 import dataclasses
@@ -12,11 +12,14 @@ from dlms_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Objective(abc.ABC):
-    """A way to learn the distribution of documents.
+    """A training objective: a forward process, a loss, and a bound on the likelihood.
 
-    `loss` hides prompts, draws times, corrupts and asks the network, in this order. A row's draws
-    depend only on (key, batch.row_B), not on the rows beside it. `draw_times` and `corrupt` may get
-    the same key: they draw from different parts of it.
+    `loss` hides prompts, draws times, corrupts the batch and calls the network, in this order. The
+    draws for a row depend only on (key, batch.row_B), not on the other rows. `draw_times` and
+    `corrupt` may get the same key: they derive different keys from it.
+
+    Attributes:
+      vocabulary: the special tokens and the sizes.
     """
 
     vocabulary: Vocabulary
@@ -24,12 +27,12 @@ class Objective(abc.ABC):
     @property
     @abc.abstractmethod
     def traits(self) -> Traits:
-        """What the rest of the program asks of the objective."""
+        """The properties of the objective that the rest of the program depends on."""
 
     @property
     @abc.abstractmethod
     def protocol(self) -> str:
-        """How the bound is made, in a few words."""
+        """A short description of the bound, for reports."""
 
     @abc.abstractmethod
     def draw_times(self, batch: Batch, key: jax.Array) -> jax.Array:
@@ -42,9 +45,9 @@ class Objective(abc.ABC):
         """Returns one draw of the forward process at the given times.
 
         Args:
-          batch: only its scored tokens are corrupted.
+          batch: the batch; only its scored tokens are corrupted.
           t_BxL: the times, one for each document (or block).
-          key: the key of the step; `loss` makes the same draws.
+          key: the key of the step; with the same key, `loss` makes the same draws.
           denoise: holds the embeddings and the noise schedule. Gaussian diffusion needs it; the
             others ignore it.
         """
@@ -56,18 +59,36 @@ class Objective(abc.ABC):
           UserError: the process has no masks.
         """
         name = type(self).__name__
-        raise UserError(f"{name} has no masks to set; use corrupt, or objective masked or block")
+        raise UserError(f"{name} has no masks; use corrupt, or the objectives masked or block")
 
     @abc.abstractmethod
     def loss(
         self, denoise: Denoiser, batch: Batch, key: jax.Array, step: jax.Array | int = 0
     ) -> Loss:
-        """Returns the training loss of one draw of the corruption, at a step of training. Its count
-        is that of the scored tokens before random parts of documents are given (prompts.py)."""
+        """Returns the training loss for one draw of the corruption.
+
+        Its count includes the scored tokens that become prompts by chance (prompts.py).
+
+        Args:
+          denoise: the network with its weights.
+          batch: the clean batch.
+          key: the key of the step.
+          step: the number of the step, for schedules; it may be traced.
+        """
 
     @abc.abstractmethod
     def bound(
         self, denoise: Denoiser, batch: Batch, key: jax.Array, sample: int, num_samples: int
     ) -> jax.Array:
-        """Returns nats_BxL whose mean over the samples 0..num_samples-1 estimates, without bias,
-        each document's upper bound on -log p (summed over its tokens), with 0 where not scored."""
+        """Returns nats_BxL, one sample of each document's upper bound on -log p.
+
+        Summed over a document's tokens and averaged over the samples 0..num_samples-1, it is an
+        unbiased estimate of the bound. It is 0 where a token is not scored.
+
+        Args:
+          denoise: the network with its weights.
+          batch: the clean batch.
+          key: the key of all samples.
+          sample: the index of the sample; times are stratified over the samples.
+          num_samples: the number of samples.
+        """

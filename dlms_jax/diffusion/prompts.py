@@ -1,7 +1,8 @@
-"""What a network is given in training: prompts, sometimes hidden, and random parts of documents.
+"""Prompts in training: dropped at random, and made at random from parts of documents.
 
-With both in training, one network is the conditional and the unconditional model of classifier-free
-guidance (arXiv 2207.12598), and one trained on plain text can continue and fill in.
+Dropping makes one network the conditional and the unconditional model of classifier-free guidance
+(arXiv 2207.12598). Random prompts teach a network that is trained on plain text to continue a text
+and to fill in gaps.
 """
 
 import dataclasses
@@ -11,21 +12,32 @@ import jax.numpy as jnp
 
 from dlms_jax.diffusion.protocol import Batch, Layout, example_keys
 
-# Far from 0, 1, ...: jax.random.split(key), by which objectives draw, is fold_in(key, 0), ...
+# Far from 0, 1, ...: the objectives use jax.random.split(key), which is fold_in(key, 0), ...
 _GIVE, _HIDE = 1001, 1002
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """drop: the probability that a row's prompts are hidden (each token the mask) and its class 0.
-    random: the probability that a document has a random part given, which then is not scored: half
-    of these are a beginning, half are single tokens; how much is uniform."""
+    """Hides prompts and makes random ones.
+
+    Attributes:
+      drop: the probability that a row's prompt tokens are replaced by the mask, and its class by 0.
+      random: the probability that a random part of a document becomes a prompt, which is not
+        scored. Half of these are prefixes, half are scattered tokens; their share of the document
+        is uniform.
+    """
 
     drop: float = 0.0
     random: float = 0.0
 
     def __call__(self, batch: Batch, key: jax.Array, mask_id: int) -> Batch:
-        """Returns the batch as one step of training sees it; a row's by (key, row_B) alone."""
+        """Returns the batch for one step of training.
+
+        Args:
+          batch: the batch.
+          key: the key of the step; the draws for a row depend only on (key, row_B).
+          mask_id: the mask token.
+        """
         if self.random:
             batch = self._give(batch, jax.random.fold_in(key, _GIVE))
         return self._hide(batch, jax.random.fold_in(key, _HIDE), mask_id) if self.drop else batch
@@ -35,7 +47,7 @@ class Prompts:
 
         def row(key, segments_L, positions_L):
             keys = jax.random.split(key, 4)
-            # By document: a draw a segment number.
+            # One draw for each segment number, that is, for each document.
             chosen, share, single = (jax.random.uniform(k, (length + 1,)) for k in keys[:3])
             lengths = jnp.zeros(length + 1, jnp.int32).at[segments_L].add(1)
             beginning_L = positions_L < share[segments_L] * lengths[segments_L]
@@ -60,8 +72,14 @@ class Prompts:
 
 
 def hide_prompts(tokens_BxL, layout: Layout, hidden_B, mask_id: int) -> tuple[jax.Array, Layout]:
-    """Returns (tokens_BxL, layout) with the prompts and the class of the rows `hidden_B` hidden:
-    what guidance calls unconditional."""
+    """Returns (tokens_BxL, layout) without prompts and class: guidance's unconditional inputs.
+
+    Args:
+      tokens_BxL: the tokens.
+      layout: their layout.
+      hidden_B: True for the rows that change.
+      mask_id: the mask token, which replaces the prompt tokens.
+    """
     tokens_BxL = jnp.where(layout.prompt_mask_BxL & hidden_B[:, None], mask_id, tokens_BxL)
     if layout.class_B is not None:
         layout = layout._replace(class_B=jnp.where(hidden_B, 0, layout.class_B))

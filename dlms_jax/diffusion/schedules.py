@@ -10,20 +10,20 @@ from dlms_jax.config.traits import masked_share
 
 
 class Schedule(Protocol):
-    """alpha falls from 1 at t=0 to 0 at t=1. All methods are elementwise."""
+    """A decreasing alpha(t) with alpha(0) = 1 and alpha(1) = 0. All methods are elementwise."""
 
     @property
     def masked_share(self) -> float:
-        """The mean of 1 - alpha(t) over t: the share of tokens that training masks."""
+        """The mean of 1 - alpha(t) over t: the mean share of tokens that training masks."""
 
     def alpha(self, t: jax.Array) -> jax.Array:
         """Returns the probability that a token is clean at time t."""
 
     def alpha_prime(self, t: jax.Array) -> jax.Array:
-        """Returns d alpha / dt (not positive)."""
+        """Returns d alpha / dt, which is at most 0."""
 
     def masked(self, t: jax.Array) -> jax.Array:
-        """Returns 1 - alpha(t), without its cancellation at small t."""
+        """Returns 1 - alpha(t), computed without cancellation at small t."""
 
     def weight(self, t: jax.Array) -> jax.Array:
         """Returns -alpha'(t) / (1 - alpha(t)), the weight of the bound (MDLM eq. 10, MD4 eq. 4)."""

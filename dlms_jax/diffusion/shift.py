@@ -1,4 +1,4 @@
-"""The habit of autoregressive networks: the output at position i - 1 predicts token i."""
+"""Shifted outputs, as in autoregressive networks: each position predicts the next token."""
 
 import jax.numpy as jnp
 
@@ -6,12 +6,11 @@ from dlms_jax.diffusion.protocol import Denoiser
 
 
 def shifted(denoise: Denoiser) -> Denoiser:
-    """Returns the Denoiser that reads a network's output at each position as the prediction of the
-    next one's token.
+    """Returns the Denoiser of a network whose output at a position predicts the next token.
 
-    What is scored has a position before it in its own document: its BOS, at least. Position 0 of a
-    row, which holds a BOS and is never scored, gets the output of the last. It has no cache, whose
-    positions are the network's own.
+    Every scored token has a token before it in its document, at least BOS. Index 0 of a row holds a
+    BOS, which is never scored, and gets the output of the last index. The result has no cache,
+    because a cache uses the network's own positions.
     """
 
     def forward(inputs, t_BxL, layout):
@@ -22,12 +21,12 @@ def shifted(denoise: Denoiser) -> Denoiser:
         found = denoise.nll(
             inputs, t_BxL, layout, _shift_left(targets_BxL), _shift_left(weights_BxL), bias_V
         )
-        # Back onto what was predicted.
+        # Move each value back to the token that it scores.
         return found._replace(nll_BxL=jnp.pad(found.nll_BxL[:, :-1], ((0, 0), (1, 0))))
 
     return denoise._replace(forward=forward, nll=nll, cached=None)
 
 
 def _shift_left(x_BxL):
-    """Returns x at the next position; 0 (never scored) at the last."""
+    """Returns x at the next position, and 0 (not scored) at the last."""
     return jnp.pad(x_BxL[:, 1:], ((0, 0), (0, 1)))

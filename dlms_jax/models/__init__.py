@@ -1,4 +1,4 @@
-"""TOKENS -> LOGITS: the denoisers, and the only place that knows flax."""
+"""TOKENS -> LOGITS: the networks, in the only package that uses flax."""
 
 from dlms_jax.models.inputs import head_kernel_DxV, noise_schedule, noise_table, project
 from dlms_jax.models.moe import ROUTER, RouterSums, expert_outputs
@@ -9,6 +9,17 @@ from dlms_jax.models.transformer import Transformer
 from dlms_jax.models.unet import UNet
 
 __all__ = [
-    "ROUTER", "Network", "RouterSums", "Transformer", "UNet", "count_parameters", "expert_outputs",
-    "gaussian_of", "head_kernel_DxV", "noise_schedule", "noise_table", "project", "train_flops",
-]  # fmt: skip
+    "ROUTER",
+    "Network",
+    "RouterSums",
+    "Transformer",
+    "UNet",
+    "count_parameters",
+    "expert_outputs",
+    "gaussian_of",
+    "head_kernel_DxV",
+    "noise_schedule",
+    "noise_table",
+    "project",
+    "train_flops",
+]

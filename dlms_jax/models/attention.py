@@ -1,6 +1,6 @@
-"""Who may attend to whom, and plain attention.
+"""Attention masks and the reference implementation of attention.
 
-A layout is diffusion's Layout, or anything that has its fields.
+A layout is a `diffusion.Layout`, or any object with its fields.
 """
 
 from typing import NamedTuple
@@ -12,30 +12,49 @@ from dlms_jax.models.spans import Spans, make_spans
 
 
 class Visibility(NamedTuple):
-    """The keys that each query may attend to: a mask, and the same as Spans where they can say
-    it."""
+    """The keys that each query may attend to.
+
+    Attributes:
+      mask_Bx1xLxS: True where a query may attend to a key.
+      spans: the same mask as Spans; None if Spans cannot represent it.
+    """
 
     mask_Bx1xLxS: jax.Array
     spans: Spans | None = None
 
 
 def row_visibility(layout, kind: str, doubled: bool = False) -> Visibility:
-    """Returns what the positions of a layout see of it. doubled: it is of [x_t, x_0]."""
+    """Returns the Visibility of rows that attend to themselves.
+
+    Args:
+      layout: the layout of the rows.
+      kind: a kind of attention, see `attention_mask`.
+      doubled: True if the rows are [x_t, x_0] of block diffusion.
+    """
     return Visibility(attention_mask(layout, layout, kind), make_spans(layout, kind, doubled))
 
 
 def attention_mask(queries, keys, kind: str) -> jax.Array:
-    """Returns mask_Bx1xLxS, True where a position of the layout `queries` may see one of `keys`.
+    """Returns mask_Bx1xLxS, True where a query may attend to a key.
 
-    A position sees its own document only, and of it, by kind
-    full: everything;
-    causal: what stands at its own position or before;
-    block (arXiv 2503.09573): clean tokens of the blocks before its own; where it is being denoised,
-        its own block as that is being denoised; where it is clean, the clean tokens of its own;
-    block_causal: the same, but of clean tokens a clean one sees none after itself.
-    Where the queries have ahead_B, of these no position further after its own.
-    Padding (segment 0) sees padding. Every position sees itself, so that no row of the softmax is
-    empty. `queries` may be some columns of `keys`: positions are compared, not places in the array.
+    A query attends only to keys of its own document. Within the document, by kind:
+    full: all keys.
+    causal: keys at its own position and before.
+    block (arXiv 2503.09573): clean keys of earlier blocks, and of its own block the noisy keys if
+        the query is noisy, the clean keys if it is clean.
+    block_causal: the same, except that a clean query attends to no clean key after itself.
+
+    If the queries have ahead_B, keys more than ahead_B positions ahead are also masked. Padding
+    (segment 0) attends to padding. Every query attends to itself, so no softmax row is empty.
+
+    Args:
+      queries: the layout of the queries. It may hold a subset of the columns of `keys`: the mask
+        depends on positions in the document, not on array indices.
+      keys: the layout of the keys.
+      kind: "full", "causal", "block" or "block_causal".
+
+    Raises:
+      ValueError: the kind is unknown.
     """
 
     def pairs(field):
@@ -51,7 +70,7 @@ def attention_mask(queries, keys, kind: str) -> jax.Array:
     if kind == "causal":
         return (mask_BxLxS & (k_position <= q_position))[:, None]
     if kind not in ("block", "block_causal"):
-        raise ValueError(f"attention {kind!r} is none of full, causal, block, block_causal")
+        raise ValueError(f"unknown attention {kind!r}; use full, causal, block or block_causal")
     q_block, k_block = pairs("blocks_BxL")
     q_clean, k_clean = pairs("clean_BxL")
     together = ~q_clean & ~k_clean & (k_block == q_block)
@@ -61,9 +80,12 @@ def attention_mask(queries, keys, kind: str) -> jax.Array:
 
 
 def source_visibility(layout) -> tuple[Visibility, Visibility]:
-    """Returns (own, source) for prompts that an encoder reads: of its own sequence a position sees
-    all of its document but the given tokens, of the encoder's the given tokens and BOS. BOS is in
-    both, so that a document without a prompt has something to see."""
+    """Returns (own, source), the Visibility of two attentions if an encoder reads the prompts.
+
+    In self-attention (own) a position attends to all tokens of its document except the prompt. In
+    attention to the encoder (source) it attends to the prompt and BOS. BOS is in both, so that a
+    document without a prompt has a key in each.
+    """
     same_Bx1xLxL = attention_mask(layout, layout, "full")
     segments_BxL, prompt_mask_BxL = layout.segments_BxL, layout.prompt_mask_BxL
     if prompt_mask_BxL is None:
@@ -78,16 +100,23 @@ def source_visibility(layout) -> tuple[Visibility, Visibility]:
 
 
 def columns(layout, start_B, number: int):
-    """Returns the layout of each row's positions start..start+number-1."""
+    """Returns the layout of the columns start_B..start_B+number-1 of each row."""
     take = jax.vmap(lambda x, start: jax.lax.dynamic_slice_in_dim(x, start, number))
     return jax.tree.map(lambda x: x if x.ndim == 1 else take(x, start_B), layout)
 
 
 def attend(
     q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility: Visibility, implementation: str = "xla"
-) -> jax.Array:  # fmt: skip
-    """Returns softmax(q k^T / sqrt(K)) v as y_BxLxHxK; H is a multiple of G (grouped queries).
-    implementation: as jax.nn.dot_product_attention names them."""
+) -> jax.Array:
+    """Returns y_BxLxHxK = softmax(q k^T / sqrt(K)) v.
+
+    Args:
+      q_BxLxHxK: the queries.
+      k_BxSxGxK: the keys; H is a multiple of G (grouped-query attention).
+      v_BxSxGxK: the values.
+      visibility: the keys that each query may attend to.
+      implementation: as for jax.nn.dot_product_attention.
+    """
     if implementation == "xla" and q_BxLxHxK.shape[2] == k_BxSxGxK.shape[2]:
         return _ungrouped(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility.mask_Bx1xLxS)
     return jax.nn.dot_product_attention(
@@ -96,8 +125,10 @@ def attend(
 
 
 def _ungrouped(q_BxLxHxK, k_BxSxHxK, v_BxSxHxK, mask_Bx1xLxS):
-    """What jax.nn's does. That one goes over groups of heads, here of one, for which XLA's CPU
-    backend transposes the scores (benchmarks/train_step.py: a tenth of a step, more in long rows).
+    """Returns the result of jax.nn.dot_product_attention for G = H.
+
+    jax.nn's version has an axis of groups, here of size 1, for which XLA's CPU backend transposes
+    the scores (benchmarks/train_step.py: a tenth of a step, more for long rows).
     """
     scores_BxHxLxS = jnp.einsum(
         "blhk,bshk->bhls", q_BxLxHxK, k_BxSxHxK, preferred_element_type=jnp.float32

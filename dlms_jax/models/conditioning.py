@@ -1,8 +1,7 @@
-"""How the time and the class reach a network's layers: FiLM (arXiv 1709.07871), adaLN-zero (DiT,
-arXiv 2212.09748).
+"""Conditioning on time and class: FiLM (arXiv 1709.07871) and adaLN-zero (DiT, arXiv 2212.09748).
 
-The time may differ from token to token (documents of a row, blocks, given tokens at 0), so scales
-and shifts do too. They come from a narrow vector (as in MDLM), which keeps them cheap.
+The time may differ between tokens (documents of a row, blocks, prompt tokens at time 0), so scales
+and shifts do too. They are computed from a narrow vector (as in MDLM), which keeps them cheap.
 """
 
 from flax import linen as nn
@@ -13,12 +12,12 @@ import numpy as np
 from dlms_jax.config import ModelConfig
 from dlms_jax.models.layers import Linear, RMSNorm
 
-FEATURES = 128  # of a time: cosines and sines
-_SHORTEST_PERIOD = 0.01  # of t, whose range is [0, 1]
+FEATURES = 128  # the number of cosines and sines of a time
+_SHORTEST_PERIOD = 0.01  # in units of t, which is in [0, 1]
 
 
 class Conditioning(nn.Module):
-    """(t_BxL, class_B) -> c_BxLxC, what `Modulation` reads; None where the config has none."""
+    """(t_BxL, class_B) -> c_BxLxC, the input of `Modulation`; None with conditioning="none"."""
 
     config: ModelConfig
 
@@ -41,9 +40,12 @@ class Conditioning(nn.Module):
 class Modulation(nn.Module):
     """c_BxLxC -> (scale, shift, gate), each BxLxD, for one branch of a layer.
 
-    The kernel starts at 0: with film the layer begins as if it were not there (scale 1, shift 0,
-    gate 1); with adaln_zero the whole branch begins closed (gate 0). gated: False where the branch
-    has no output of its own to gate.
+    The kernel starts at 0. With film the initial modulation is the identity (scale 1, shift 0, gate
+    1); with adaln_zero the initial gate is 0, so the branch adds nothing.
+
+    Attributes:
+      config: the sizes and the kind of conditioning.
+      gated: whether the branch has an output to gate.
     """
 
     config: ModelConfig
@@ -59,10 +61,16 @@ class Modulation(nn.Module):
 
 
 def modulated_norm(config: ModelConfig, name: str, x_BxLxD, c_BxLxC, gated: bool = True):
-    """Returns (h_BxLxD, gate): what the branch `name` reads, the norm of x scaled and shifted by
-    time and class, and what its output is multiplied by; the norm and 1 where c is None.
+    """Returns (h_BxLxD, gate), the input of a branch and the factor of its output.
 
-    To be called in a module's compact method, which gets the parameters.
+    Call it in a compact method: the calling module owns the parameters.
+
+    Args:
+      config: the sizes and the kind of conditioning.
+      name: the name of the branch, a prefix of the parameters' names.
+      x_BxLxD: the array to normalise.
+      c_BxLxC: the output of `Conditioning`. None: h is the plain norm and the gate is 1.
+      gated: whether the branch has an output to gate.
     """
     h_BxLxD = RMSNorm(config.norm_epsilon, jnp.dtype(config.dtype), name=f"{name}_norm")(x_BxLxD)
     if c_BxLxC is None:
@@ -72,7 +80,7 @@ def modulated_norm(config: ModelConfig, name: str, x_BxLxD, c_BxLxC, gated: bool
 
 
 def time_features(t_BxL: jax.Array) -> jax.Array:
-    """Returns features_BxLxF: cosines and sines of t at periods from 0.01 to 4, in float32."""
+    """Returns features_BxLxF in float32: cosines and sines of t with periods from 0.01 to 4."""
     periods = np.geomspace(_SHORTEST_PERIOD, 4.0, FEATURES // 2).astype(np.float32)
     angle = 2 * jnp.pi * t_BxL[..., None].astype(jnp.float32) / periods[None, None, :]
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)

@@ -1,8 +1,8 @@
-"""The parts of a Transformer layer, named and laid out as Qwen3's.
+"""The parts of a Transformer layer, with the names and layout of Qwen3.
 
-Letters in array names, here and everywhere: B batch, L length, D width, H heads, G key/value
-heads, K head size, F feed-forward size, V vocabulary rows, N layers, C chunk of positions (of
-conditioning: its size), S length of what is attended to, E size of noisy embeddings.
+Letters in array names, in all modules: B batch, L length, D width, H heads, G key/value heads, K
+head size, F feed-forward size, V vocabulary size, N layers, C chunk of positions (in c_BxLxC: size
+of the conditioning), S length of the attended sequence, E size of noisy embeddings, P = B * L.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from dlms_jax.models.quantised import quantised_product
 from dlms_jax.models.splash import SAVED
 
 INIT_STD = 0.02
-# What the backward pass finds kept, by config.model.remat. By name: a policy that goes by the kind
-# of operation misses ragged_dot, and keeps the int32 that an int8 product is before its scales.
+# The arrays kept for the backward pass, by config.model.remat. They are selected by name: a policy
+# by kind of operation misses ragged_dot, and keeps the unscaled int32 result of an int8 product.
 MATMUL, LAYER_INPUT = "matmul", "layer_input"
 REMAT = {
     "dots": jax.checkpoint_policies.save_only_these_names(MATMUL, SAVED),  # and each layer's input
@@ -49,8 +49,16 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Module):
-    """x @ kernel (+ bias), computed in `dtype` from float32 parameters; the product of what
-    `quantization` names, as config.model.quantization does."""
+    """x @ kernel (+ bias), computed in `dtype` from float32 parameters.
+
+    Attributes:
+      features: the size of the output.
+      dtype: the type of the operands and the result.
+      use_bias: whether a bias is added.
+      std: the standard deviation of the initial kernel.
+      bias_std: the standard deviation of the initial bias.
+      quantization: the type of the product's operands, as config.model.quantization.
+    """
 
     features: int
     dtype: jnp.dtype
@@ -63,7 +71,7 @@ class Linear(nn.Module):
     def __call__(self, x_BxLxI):
         init = nn.initializers.normal(self.std)
         kernel = self.param("kernel", init, (x_BxLxI.shape[-1], self.features))
-        # As one 2-D product: XLA's CPU backend takes twice as long for the 3-D one's gradient.
+        # One 2-D product: XLA's CPU backend takes twice as long for the gradient of a 3-D one.
         x_PxI = x_BxLxI.reshape(-1, x_BxLxI.shape[-1]).astype(self.dtype)
         if self.quantization == "none":
             y_PxO = x_PxI @ kernel.astype(self.dtype)
@@ -78,17 +86,23 @@ class Linear(nn.Module):
 
 
 def rotary_angles(positions_BxL: jax.Array, size: int, theta: float):
-    """Returns (cos, sin), each BxLxK/2 in float32 (RoFormer arXiv 2104.09864, eq. 15)."""
-    # In float64, then rounded: any framework can have the same.
+    """Returns (cos, sin) of the rotary angles, each BxLxK/2 in float32 (arXiv 2104.09864, eq. 15).
+
+    Args:
+      positions_BxL: the position of each token in its document.
+      size: the head size K.
+      theta: the base of the frequencies.
+    """
+    # Computed in float64 and then rounded, so that other frameworks can reproduce it.
     frequency = (theta ** (-np.arange(0, size, 2) / size)).astype(np.float32)
     angle = positions_BxL[..., None].astype(jnp.float32) * frequency[None, None, :]
     return jnp.cos(angle), jnp.sin(angle)
 
 
 def rotate(x_BxLxHxK: jax.Array, rotary) -> jax.Array:
-    """Returns x turned by its position's angles, the two halves of K as pairs (rotate-half)."""
+    """Returns x rotated by the angles (cos, sin); pairs are (k, k + K/2), the rotate-half form."""
     cos, sin = (angle[:, :, None, :] for angle in rotary)
-    # Halved before it is float32: a TPU would write the float32 array to memory.
+    # Split before the cast: otherwise a TPU writes the whole float32 array to memory.
     first, second = (x.astype(jnp.float32) for x in jnp.split(x_BxLxHxK, 2, axis=-1))
     turned = first * cos - second * sin, second * cos + first * sin
     return jnp.concatenate([x.astype(x_BxLxHxK.dtype) for x in turned], axis=-1)
@@ -97,8 +111,12 @@ def rotate(x_BxLxHxK: jax.Array, rotary) -> jax.Array:
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions and optional per-head QK norm.
 
-    As a function it is self-attention. Its two halves, `keys` and `read`, serve attention to
-    another sequence or to a cache. `attend` is attention.py's, or does the same.
+    `__call__` is self-attention. `keys` and `read` are its two halves, for attention to another
+    sequence or to a cache.
+
+    Attributes:
+      config: the sizes.
+      attend: `models.attention.attend`, or a kernel with the same signature.
     """
 
     config: ModelConfig
@@ -121,18 +139,25 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(c.norm_epsilon, dtype)
 
     def __call__(self, x_BxLxD, visibility: Visibility, rotary) -> jax.Array:
-        """Returns what self-attention adds, y_BxLxD."""
+        """Returns y_BxLxD, the output of self-attention."""
         return self.read(x_BxLxD, self.keys(x_BxLxD, rotary), visibility, rotary)
 
     def keys(self, x_BxSxD, rotary) -> tuple[jax.Array, jax.Array]:
-        """Returns (k_BxSxGxK, v_BxSxGxK) of what is attended to; rotary: of its positions."""
+        """Returns (k_BxSxGxK, v_BxSxGxK) of a sequence x; rotary: the angles of its positions."""
         k_BxSxGxK = self._heads(self.k_proj(x_BxSxD))
         if self.config.qk_norm:
             k_BxSxGxK = self.k_norm(k_BxSxGxK)
         return rotate(k_BxSxGxK, rotary), self._heads(self.v_proj(x_BxSxD))
 
     def read(self, x_BxLxD, keys, visibility: Visibility, rotary) -> jax.Array:
-        """Returns y_BxLxD of queries from x; keys: what `keys` returned. rotary: of x."""
+        """Returns y_BxLxD, the attention of the queries of x to the (k, v) that `keys` returned.
+
+        Args:
+          x_BxLxD: the sequence that makes the queries.
+          keys: (k_BxSxGxK, v_BxSxGxK).
+          visibility: the keys that each query may attend to.
+          rotary: the angles of the positions of x.
+        """
         q_BxLxHxK = self._heads(self.q_proj(x_BxLxD))
         if self.config.qk_norm:
             q_BxLxHxK = self.q_norm(q_BxLxHxK)
@@ -161,5 +186,5 @@ class MLP(nn.Module):
 
 
 def output_std(config: ModelConfig) -> float:
-    """What a layer adds starts smaller in deeper networks: the sum does not grow (as in GPT-2)."""
+    """Returns the initial standard deviation of a branch's last kernel, scaled by depth (GPT-2)."""
     return INIT_STD / (2 * config.num_layers) ** 0.5

@@ -1,12 +1,12 @@
-"""Mixture of experts: in place of a layer's one MLP there are E, of which each token uses a few.
+"""Mixture of experts: a layer has E MLPs instead of one, and each token uses a few of them.
 
-A router says who goes where (`Choice`); what goes to one expert is brought together and multiplied
-by its kernels in one grouped product (`jax.lax.ragged_dot`), so that no token is dropped however
-uneven the load is. Laid out and named as Qwen3-MoE's. Letters besides those of layers.py: E
-experts, S choices of a row, A all choices, T all tokens.
+A router assigns tokens to experts (`Choice`). The tokens of an expert are sorted together, and one
+grouped product (`jax.lax.ragged_dot`) multiplies each group by its expert's kernels, so no token is
+dropped however uneven the load is. Names and layout are those of Qwen3-MoE. Letters besides those
+of layers.py: E experts, S choices of a row, A all choices, T all tokens.
 
-ragged_dot by device: on TPU and GPU XLA has kernels for it (megablox, in jax.experimental.pallas,
-is the TPU's by hand); on CPU it is E dense products, so there experts cost time and save none.
+XLA has kernels for ragged_dot on TPU and GPU. On CPU it computes E dense products, so experts save
+no time there.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,16 @@ import jax.numpy as jnp
 from dlms_jax.config import ModelConfig
 from dlms_jax.models.layers import INIT_STD, MATMUL, Linear, output_std
 
-ROUTER = "router"  # the collection in which a pass leaves its RouterSums, where that is mutable
+ROUTER = "router"  # the collection for RouterSums; a pass fills it if it is mutable
 
 
 class Choice(NamedTuple):
-    """S pairs of each row: this expert gets that token, and its output is multiplied by the weight.
+    """S pairs (expert, token) for each row.
 
-    expert_BxS: from 0; E where the pair is none. token_BxS: a place of the row.
+    Attributes:
+      expert_BxS: the index of the expert; E marks an unused pair.
+      token_BxS: the index of the token in the row.
+      weight_BxS: the factor of the expert's output.
     """
 
     expert_BxS: jax.Array
@@ -35,11 +38,16 @@ class Choice(NamedTuple):
 
 
 class RouterSums(NamedTuple):
-    """What a layer's router did, as sums over the tokens that are no padding, so that sums of parts
-    of a batch are those of the batch.
+    """Statistics of a layer's router, as sums over all tokens except padding.
 
-    load_E: tokens that each expert got. balance: the load-balance loss (`_balance`). z: squares of
-    the log of the sum of exp(logits). unrouted: tokens that no expert got. tokens: all of them.
+    The sums of the parts of a batch add up to those of the batch.
+
+    Attributes:
+      load_E: the number of tokens that each expert got.
+      balance: the load-balance loss (`_balance`).
+      z: the router z-loss, logsumexp(logits)^2.
+      unrouted: the number of tokens that no expert got.
+      tokens: the number of tokens.
     """
 
     load_E: jax.Array
@@ -50,9 +58,11 @@ class RouterSums(NamedTuple):
 
 
 class MoE(nn.Module):
-    """sum over a token's experts of weight * SwiGLU(x); 0 at padding, which no expert gets.
+    """The sum over a token's experts of weight * SwiGLU(x); 0 for padding, which is not routed.
 
-    outputs: `expert_outputs`, or that over the devices of a mesh.
+    Attributes:
+      config: the sizes and the kind of routing.
+      outputs: `expert_outputs`, or its version for a mesh (parallel/experts.py).
     """
 
     config: ModelConfig
@@ -61,7 +71,7 @@ class MoE(nn.Module):
     @nn.compact
     def __call__(self, x_BxLxD, valid_BxL) -> jax.Array:
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        # In full float32 on any hardware: rounding must not decide who goes where.
+        # Full float32 on any hardware: rounding must not change the routing.
         with jax.default_matmul_precision("highest"):
             logits_BxLxE = Linear(c.experts, jnp.dtype("float32"), name="gate")(x_BxLxD)
         probs_BxLxE = jax.nn.softmax(logits_BxLxE)
@@ -70,9 +80,12 @@ class MoE(nn.Module):
         else:
             choice = expert_choice(probs_BxLxE, valid_BxL, c.experts_per_token)
         self.sow(
-            ROUTER, "sums", router_sums(c, logits_BxLxE, probs_BxLxE, choice, valid_BxL),
-            init_fn=lambda: None, reduce_fn=lambda _, sums: sums,
-        )  # fmt: skip
+            ROUTER,
+            "sums",
+            router_sums(c, logits_BxLxE, probs_BxLxE, choice, valid_BxL),
+            init_fn=lambda: None,
+            reduce_fn=lambda _, sums: sums,
+        )
         kernels = Experts(c, name="experts")()
         return self.outputs(x_BxLxD, choice, [kernel.astype(dtype) for kernel in kernels])
 
@@ -94,7 +107,7 @@ class Experts(nn.Module):
 
 
 class Stacked(nn.Module):
-    """Holds one kernel of every expert."""
+    """Holds one kernel for each expert, stacked along the first axis."""
 
     shape: tuple[int, ...]
     std: float
@@ -105,26 +118,38 @@ class Stacked(nn.Module):
 
 
 def token_choice(probs_BxLxE, valid_BxL, number: int, normalise: bool) -> Choice:
-    """Returns the Choice in which each token takes the `number` experts that are likeliest for it,
-    by their probabilities, which `normalise` brings to the sum 1 (Qwen3-MoE's norm_topk_prob)."""
+    """Returns the Choice in which each token takes its most probable experts.
+
+    Args:
+      probs_BxLxE: the router's probabilities, which become the weights.
+      valid_BxL: False for padding.
+      number: how many experts a token takes.
+      normalise: whether the weights of a token are scaled to sum 1 (Qwen3-MoE's norm_topk_prob).
+    """
     weight_BxLxK, expert_BxLxK = jax.lax.top_k(probs_BxLxE, number)
     if normalise:
         weight_BxLxK /= jnp.sum(weight_BxLxK, axis=-1, keepdims=True)
     expert_BxLxK = jnp.where(valid_BxL[..., None], expert_BxLxK, probs_BxLxE.shape[-1])
     token_1xLx1 = jnp.arange(probs_BxLxE.shape[1])[None, :, None]
-    return Choice(*(
-        x.reshape(len(x), -1)
-        for x in (expert_BxLxK, jnp.broadcast_to(token_1xLx1, expert_BxLxK.shape), weight_BxLxK)
-    ))  # fmt: skip
+    return Choice(
+        *(
+            x.reshape(len(x), -1)
+            for x in (expert_BxLxK, jnp.broadcast_to(token_1xLx1, expert_BxLxK.shape), weight_BxLxK)
+        )
+    )
 
 
 def expert_choice(probs_BxLxE, valid_BxL, number: int) -> Choice:
-    """Returns the Choice in which each expert takes the tokens of a row for which it is likeliest,
-    by their probabilities (arXiv 2202.09368): of n tokens number * n / E, rounded up, so that all
-    experts are equally busy and a token has `number` of them on average, or none.
+    """Returns the Choice in which each expert takes its most probable tokens (arXiv 2202.09368).
 
-    The group of tokens that is compared is the row: other rows do not matter, documents packed in
-    the same one do. Padding takes no place.
+    In a row of n tokens, each expert takes ceil(number * n / E) of them. All experts get the same
+    load; a token gets `number` experts on average, possibly none. An expert compares the tokens of
+    a row, so the choice depends on the documents packed in the same row but not on other rows.
+
+    Args:
+      probs_BxLxE: the router's probabilities, which become the weights.
+      valid_BxL: False for padding, which no expert takes.
+      number: how many experts a token gets on average.
     """
     rows, length, experts = probs_BxLxE.shape
     places = -(-number * length // experts)
@@ -139,17 +164,24 @@ def expert_choice(probs_BxLxE, valid_BxL, number: int) -> Choice:
 
 
 def expert_outputs(x_BxLxD, choice: Choice, kernels, first=0) -> jax.Array:
-    """Returns y_BxLxD: of sum of weight * SwiGLU(x) over a token's experts the part of those whose
-    kernels (gate_ExDxF, up_ExDxF, down_ExFxD) are given, of which the first is number `first`."""
+    """Returns y_BxLxD, the sum of weight * SwiGLU(x) over those experts of a token that are given.
+
+    Args:
+      x_BxLxD: the input.
+      choice: the experts of each token.
+      kernels: (gate_ExDxF, up_ExDxF, down_ExFxD) of consecutive experts.
+      first: the index of the first of these experts.
+    """
     gate_ExDxF, up_ExDxF, down_ExFxD = kernels
     experts, (rows, length, _) = len(gate_ExDxF), x_BxLxD.shape
     token_A = (choice.token_BxS + length * jnp.arange(rows)[:, None]).reshape(-1)
     expert_A = choice.expert_BxS.reshape(-1) - first
     expert_A = jnp.where((expert_A >= 0) & (expert_A < experts), expert_A, experts)
-    order_A = jnp.argsort(expert_A)  # by expert; last, those of no expert here
+    order_A = jnp.argsort(expert_A)  # by expert; pairs of no expert given here come last
     group_E = jnp.sum(expert_A[:, None] == jnp.arange(experts)[None], axis=0, dtype=jnp.int32)
     token_A, weight_A = token_A[order_A], choice.weight_BxS.reshape(-1)[order_A]
-    # What ragged_dot leaves in rows of no group is not said; neither it nor its gradient may leak.
+    # ragged_dot does not define the rows of no group: mask them here and in the result, so that
+    # neither values nor gradients leak.
     here_Ax1 = (expert_A[order_A] < experts)[:, None]
     x_TxD = jnp.reshape(x_BxLxD, (rows * length, -1))
     x_AxD = jnp.where(here_Ax1, x_TxD[token_A], 0)
@@ -176,19 +208,23 @@ def router_sums(c: ModelConfig, logits_BxLxE, probs_BxLxE, choice: Choice, valid
     if c.routing == "token_choice":
         balance = _balance(load_BxE, probs_BxLxE, valid_BxL, c.experts_per_token)
     return RouterSums(
-        jnp.sum(load_BxE, axis=0), balance, jnp.sum(jnp.where(valid_BxL, z_BxL, 0.0)),
-        jnp.sum(valid_BxL & ~got_BxL, dtype=jnp.float32), jnp.sum(valid_BxL, dtype=jnp.float32),
-    )  # fmt: skip
+        jnp.sum(load_BxE, axis=0),
+        balance,
+        jnp.sum(jnp.where(valid_BxL, z_BxL, 0.0)),
+        jnp.sum(valid_BxL & ~got_BxL, dtype=jnp.float32),
+        jnp.sum(valid_BxL, dtype=jnp.float32),
+    )
 
 
 def _balance(load_BxE, probs_BxLxE, valid_BxL, number: int):
-    """Returns the sum over rows of n * E sum_e f_e P_e: n tokens of a row, of whose choices the
-    share f_e went to expert e, whose probability was P_e on average (Switch Transformer, arXiv
-    2101.03961, eq. 4; n times 1 where all are equally busy).
+    """Returns the load-balance loss (Switch Transformer, arXiv 2101.03961, eq. 4), as a row sum.
 
-    f and P are those of a row, not of the batch: their product is no sum over parts of a batch, so
-    that with the batch's, micro-batches would change what is learned. It asks a little more:
-    experts are to be equally busy in every row (as in DeepSeek-V3, arXiv 2412.19437, eq. 17).
+    A row of n tokens adds n * E sum_e f_e P_e: f_e is the share of the row's choices that went to
+    expert e, P_e the mean probability of e. A perfectly balanced row adds n.
+
+    f and P are means over a row, not over the batch: the product of batch means is not a sum over
+    micro-batches, so accumulation would change the loss. The loss therefore asks for balance within
+    every row (as DeepSeek-V3, arXiv 2412.19437, eq. 17).
     """
     probs_BxE = jnp.sum(jnp.where(valid_BxL[..., None], probs_BxLxE, 0.0), axis=1)
     tokens_B = jnp.maximum(jnp.sum(valid_BxL, axis=1), 1)

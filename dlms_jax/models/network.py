@@ -1,4 +1,4 @@
-"""What every denoiser has around its layers: inputs, conditioning, the final norm and the head."""
+"""The base class of the networks: inputs, conditioning, the final norm and the head."""
 
 from collections.abc import Callable
 
@@ -15,12 +15,18 @@ from dlms_jax.models.moe import expert_outputs
 
 
 class Network(nn.Module):
-    """A denoiser between inputs and a head of `vocab_size` symbols (the padded size of a
-    vocabulary). A subclass has the layers, which `features(inputs, t_BxL, layout, attention)` runs.
+    """The base class of the networks. A subclass has the layers and runs them in `features`.
 
-    gaussian: None where tokens are read. `constrain` may pin where x_BxLxD lives (parallel.mesh),
-    `attend` be a kernel (training.kernels), `outputs` compute experts on several devices
-    (parallel.experts); the network itself knows no mesh.
+    The network does not depend on a mesh: the three functions below adapt it to one.
+
+    Attributes:
+      config: the sizes.
+      vocab_size: the padded size of the vocabulary.
+      constrain: pins the sharding of x_BxLxD (parallel/mesh.py).
+      gaussian: the settings of Gaussian diffusion; None if the inputs are tokens.
+      schedule_size: the number of parameters of Gaussian diffusion's noise schedule.
+      attend: the attention kernel (denoiser/attention_kernels.py).
+      outputs: computes the experts, possibly on several devices (parallel/experts.py).
     """
 
     config: ModelConfig
@@ -44,11 +50,11 @@ class Network(nn.Module):
             self.lm_head = Head(output_size(self.vocab_size, self.gaussian))
 
     def __call__(self, inputs, t_BxL, layout, attention: str, **how) -> jax.Array:
-        """Returns logits_BxLxV in float32 (a vector_BxLxE where gaussian.head is "embedding")."""
+        """Returns logits_BxLxV in float32 (vector_BxLxE if gaussian.head is "embedding")."""
         return self.project(self.features(inputs, t_BxL, layout, attention, **how))
 
     def finish(self, x_BxLxD, c_BxLxC) -> jax.Array:
-        """Returns h_BxLxD, which the head multiplies, of what the last layer gives."""
+        """Returns h_BxLxD, the input of the head, from the output of the last layer."""
         h_BxLxD = self.final_norm(x_BxLxD)
         if c_BxLxC is None:
             return h_BxLxD
@@ -56,7 +62,7 @@ class Network(nn.Module):
         return h_BxLxD * scale + shift
 
     def project(self, h_BxLxD) -> jax.Array:
-        """Returns the head's outputs."""
+        """Returns the output of the head."""
         if hasattr(self, "lm_head"):
             kernel_DxV = self.lm_head(h_BxLxD.shape[-1])
         else:

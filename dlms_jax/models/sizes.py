@@ -1,4 +1,4 @@
-"""Parameters and FLOPs by formula (a compiler counts a scanned layer once)."""
+"""Numbers of parameters and FLOPs by formula (the compiler's count has a scanned layer once)."""
 
 from dlms_jax.config import Config, ModelConfig, traits_of
 from dlms_jax.models.inputs import output_size
@@ -19,8 +19,11 @@ def count_parameters(
 ) -> int:
     """Returns the number of parameters of a network whose head has `vocab_size` outputs.
 
-    schedule_size: the parameters of Gaussian diffusion's noise schedule. active: of experts, to
-    count only as many as a token goes through.
+    Args:
+      config: the config of the run.
+      vocab_size: the padded size of the vocabulary.
+      schedule_size: the number of parameters of Gaussian diffusion's noise schedule.
+      active: count only as many experts as a token uses.
     """
     if config.model.name == "unet":
         return unet_parameters(config, vocab_size, schedule_size)
@@ -40,10 +43,9 @@ def count_parameters(
 def train_flops(config: Config, vocab_size: int, length: int) -> float:
     """Returns the FLOPs that a training step needs for one token of a row of `length` tokens.
 
-    Forward and backward of one pass through the network, 2 FLOPs a multiply-add, without
-    recomputation; nor is self-conditioning's pass counted, which has no backward. Of experts those
-    count that a token goes through, and of logits those that the loss needs. A row is taken for one
-    document; pairs that a causal or a block mask hides do not count.
+    Counts the forward and backward pass, 2 FLOPs for a multiply-add, the experts that a token uses,
+    the logits that the loss needs, and the pairs that a causal or block mask allows in a row of one
+    document. Excludes recomputation and the extra forward pass of self-conditioning.
     """
     if config.model.name == "unet":
         return unet_flops(config, vocab_size, length)
@@ -62,11 +64,11 @@ def train_flops(config: Config, vocab_size: int, length: int) -> float:
 
 
 def attended_pairs(config: Config, length: int) -> float:
-    """Returns how many positions a token attends to on average; in block diffusion, how many its
-    noisy copy and its clean one do together.
+    """Returns how many positions a token attends to on average.
 
-    There the noisy copy attends to its block and to the (L - S) / 2 clean tokens before, the clean
-    one to (L + S) / 2 tokens, to L / 2 where it sees none after itself.
+    In block diffusion it is the sum over the token's two copies. With blocks of S tokens in rows of
+    length L, the noisy copy attends to its block and to (L - S) / 2 earlier clean tokens; the clean
+    copy to (L + S) / 2 clean tokens, or L / 2 with "block_causal".
     """
     attention = traits_of(config).attention
     if attention == "full":
@@ -78,7 +80,7 @@ def attended_pairs(config: Config, length: int) -> float:
 
 
 def _layer_matrices(c: ModelConfig, active: bool, encoder: bool = False) -> int:
-    """A layer's matrices without its attention to a source; an encoder's are not modulated."""
+    """Counts a layer's matrices without cross-attention; an encoder's are not modulated."""
     matrices = attention_matrices(c), feed_forward_matrices(c, active)
     return sum(m if encoder else _branch(c, m) for m in matrices)
 
@@ -86,7 +88,7 @@ def _layer_matrices(c: ModelConfig, active: bool, encoder: bool = False) -> int:
 def _layer_parameters(
     c: ModelConfig, active: bool, encoder: bool = False, cross: bool = False
 ) -> int:
-    """All of a layer's parameters: matrices, norms and biases."""
+    """Counts all parameters of a layer: matrices, norms and biases."""
     attentions = 2 if cross else 1
     total = _layer_matrices(c, active, encoder)
     total += _branch(c, attention_matrices(c)) if cross else 0
@@ -96,10 +98,10 @@ def _layer_parameters(
 
 
 def _branch(c: ModelConfig, matrices: int) -> int:
-    """The matrices of a branch, and the one that modulates it."""
+    """Adds the matrix that modulates a branch to the branch's matrices."""
     return matrices + c.conditioning_size * _modulated(c)
 
 
 def _modulated(c: ModelConfig) -> int:
-    """The numbers by which a branch is modulated: scale, shift and, in adaLN-zero, gate."""
+    """Counts the outputs of a modulation: scale, shift and, with adaLN-zero, gate."""
     return c.width * {"none": 0, "film": 2, "adaln_zero": 3}[c.conditioning]

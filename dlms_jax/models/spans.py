@@ -1,4 +1,4 @@
-"""Who may see whom, in two numbers a query: what attention kernels make their masks of."""
+"""Attention masks as intervals, at most two numbers a query: the form that kernels take."""
 
 from typing import NamedTuple
 
@@ -7,12 +7,14 @@ import jax.numpy as jnp
 
 
 class Spans(NamedTuple):
-    """Which keys a query sees: those of its segment that stand in its span of the row.
+    """The keys that a query attends to: those of its segment inside its span of the row.
 
-    q_segments_BxL, k_segments_BxS: a key that nobody sees has a segment that no query has.
-    stop_BxL: keys before this place; None: all of the segment.
-    start_BxL: None but where the keys are two rows, [x_t, x_0] of block diffusion. There a query
-        sees of x_t the places start..stop-1, and of x_0 those before start.
+    Attributes:
+      q_segments_BxL: the segment of each query.
+      k_segments_BxS: the segment of each key; one that no query has hides the key from all.
+      stop_BxL: the span is the keys at indices below stop. None: the whole segment.
+      start_BxL: only if the keys are [x_t, x_0] of block diffusion, else None. The span is then the
+        indices start..stop-1 of x_t and the indices below start of x_0.
     """
 
     q_segments_BxL: jax.Array
@@ -22,11 +24,16 @@ class Spans(NamedTuple):
 
 
 def make_spans(layout, kind: str, doubled: bool = False) -> Spans | None:
-    """Returns the Spans that say what attention.py:attention_mask says of rows that see themselves;
-    None of block attention in rows that are not [x_t, x_0] (`doubled`), where spans cannot say it.
+    """Returns the Spans equal to `attention_mask` of rows that attend to themselves.
 
-    In `layout` the positions of a document count its places in the row, as they do in all rows that
-    are read whole, and padding stands together.
+    Args:
+      layout: the layout of whole rows: each document is contiguous with positions 0, 1, ..., and so
+        is the padding.
+      kind: a kind of attention, see `attention_mask`.
+      doubled: True if the rows are [x_t, x_0] of block diffusion.
+
+    Returns:
+      The Spans; None for block attention in rows that are not doubled, which spans cannot express.
     """
     segments_BxL = layout.segments_BxL
     spans = Spans(segments_BxL, segments_BxL)
@@ -48,7 +55,7 @@ def make_spans(layout, kind: str, doubled: bool = False) -> Spans | None:
 
 
 def _ahead(layout, kind: str) -> jax.Array:
-    """Returns ahead_BxL, how many places after its own a position may see at most."""
+    """Returns ahead_BxL, how many indices after its own a query may attend to at most."""
     segments_BxL = layout.segments_BxL
     length = segments_BxL.shape[1]
     ahead_BxL = jnp.full(segments_BxL.shape, length, jnp.int32)
@@ -58,13 +65,12 @@ def _ahead(layout, kind: str) -> jax.Array:
         ahead_BxL = jnp.zeros_like(ahead_BxL)
     if kind == "block_causal":
         ahead_BxL = jnp.where(layout.clean_BxL, 0, ahead_BxL)
-    # All of the padding is at position 0: it sees itself whole.
+    # All padding has position 0, so attention_mask lets it attend to all padding.
     return jnp.where(segments_BxL > 0, ahead_BxL, length)
 
 
 def _blocks(layout, length: int) -> tuple[jax.Array, jax.Array]:
-    """Returns (first_Bx2L, end_Bx2L) of the block of every position of [x_t, x_0]: its first place
-    in its row, and the one after its last."""
+    """Returns (first_Bx2L, end_Bx2L), the half-open index range of the block of each token."""
 
     def changes(x_Bx2L):
         return x_Bx2L[:, 1:length] != x_Bx2L[:, : length - 1]

@@ -1,7 +1,7 @@
-"""Attention on a TPU: JAX's splash kernel (Pallas), whose scores never leave the chip.
+"""Attention on TPU by JAX's splash kernel (Pallas), which keeps the scores on the chip.
 
-The kernel makes its mask tile by tile, of Spans, and leaves out tiles in which no row of the batch
-has a pair that sees each other.
+The kernel computes its mask from Spans, tile by tile, and skips a tile if it is fully masked in
+every row of the batch.
 """
 
 import functools
@@ -15,23 +15,33 @@ import jax.numpy as jnp
 
 from dlms_jax.models.spans import Spans
 
-TILE = 128  # lengths are multiples of it
+TILE = 128  # lengths must be multiples of it
 _LARGEST_TILE = 512
-LONGEST_DOUBLED = 2**16  # places of [x_t, x_0]: a span is packed into 32 bits
-SAVED = "splash"  # the name by which a remat policy keeps what the backward pass needs
+LONGEST_DOUBLED = 2**16  # longest [x_t, x_0]: a span is packed into 32 bits
+SAVED = "splash"  # the name, for remat policies, of the residuals of the backward pass
 
 
 def splash_fits(queries: int, keys: int) -> bool:
-    """Returns whether the kernel takes rows of so many queries and keys."""
+    """Returns whether the kernel supports these numbers of queries and keys in a row."""
     return queries % TILE == 0 and keys % TILE == 0
 
 
 def splash(
-    q_BxLxHxK: jax.Array, k_BxSxGxK: jax.Array, v_BxSxGxK: jax.Array, spans: Spans,
+    q_BxLxHxK: jax.Array,
+    k_BxSxGxK: jax.Array,
+    v_BxSxGxK: jax.Array,
+    spans: Spans,
     interpret: bool = False,
-) -> jax.Array:  # fmt: skip
-    """Returns softmax(q k^T / sqrt(K)) v as y_BxLxHxK, over the keys that the spans let queries
-    see; H is a multiple of G. interpret: run the kernel's operations one by one, on any device."""
+) -> jax.Array:
+    """Returns y_BxLxHxK = softmax(q k^T / sqrt(K)) v over the keys in each query's span.
+
+    Args:
+      q_BxLxHxK: the queries.
+      k_BxSxGxK: the keys; H is a multiple of G (grouped-query attention).
+      v_BxSxGxK: the values.
+      spans: the keys that each query may attend to.
+      interpret: run the kernel in Pallas' interpreter, which works on any device.
+    """
     queries, keys = q_BxLxHxK.shape[1], k_BxSxGxK.shape[1]
     q_tile, k_tile = tile_of(queries), tile_of(keys)
     needed_QxS = _needed(spans, keys, q_tile, k_tile)
@@ -52,13 +62,17 @@ def splash(
             mask_value=kernel.DEFAULT_MASK_VALUE,
             attn_logits_soft_cap=None,
             block_sizes=kernel.BlockSizes(
-                block_q=q_tile, block_kv=k_tile, block_q_dkv=q_tile, block_kv_dkv=k_tile,
-                block_q_dq=q_tile, block_kv_dq=k_tile,
+                block_q=q_tile,
+                block_kv=k_tile,
+                block_q_dkv=q_tile,
+                block_kv_dkv=k_tile,
+                block_q_dq=q_tile,
+                block_kv_dq=k_tile,
             ),
             residual_checkpoint_name=SAVED,
             mask_function=_sees(spans, keys),
             interpret=interpret,
-        )  # fmt: skip
+        )
         return attend(q_HxLxK, k_GxSxK, v_GxSxK, kernel.SegmentIds(q_segments_L, k_segments_S))
 
     scaled = (q_BxLxHxK * q_BxLxHxK.shape[-1] ** -0.5).astype(q_BxLxHxK.dtype)
@@ -70,7 +84,7 @@ def splash(
 
 
 def tile_of(length: int) -> int:
-    """Returns how many queries or keys the kernel takes at one time from rows of a length."""
+    """Returns the size of the kernel's tiles for rows of a length."""
     tile = _LARGEST_TILE
     while length % tile:
         tile //= 2
@@ -78,9 +92,10 @@ def tile_of(length: int) -> int:
 
 
 def _packed(spans: Spans) -> jax.Array | None:
-    """Returns packed_BxL, all that a query's span says in one number; None where it says nothing.
+    """Returns packed_BxL, each query's span in one int32; None if the spans have no bounds.
 
-    Of doubled rows: start and stop; where stop is 0, start negated (it may have one bit more)."""
+    In doubled rows it holds start and stop; if stop is 0 it is -start, which may need one bit more.
+    """
     if spans.start_BxL is None:
         return spans.stop_BxL
     both_BxL = (spans.start_BxL << 16) | spans.stop_BxL
@@ -88,7 +103,7 @@ def _packed(spans: Spans) -> jax.Array | None:
 
 
 def _sees(spans: Spans, keys: int):
-    """Returns the function (packed, place of the key) -> whether the span holds it."""
+    """Returns the function (packed span, index of the key) -> whether the key is in the span."""
     if spans.start_BxL is not None:
         return _sees_doubled(keys // 2)
     return None if spans.stop_BxL is None else _sees_before
@@ -98,7 +113,7 @@ def _sees_before(stop, place):
     return place < stop
 
 
-@functools.cache  # the same function each time, for JAX to know its programs again
+@functools.cache  # the same function object each time, so that JAX reuses its compiled programs
 def _sees_doubled(length: int):
     def sees(packed, place):
         start = jnp.where(packed < 0, -packed, packed >> 16)
@@ -110,8 +125,10 @@ def _sees_doubled(length: int):
 
 
 def _needed(spans: Spans, keys: int, q_tile: int, k_tile: int) -> jax.Array:
-    """Returns needed_QxS, False at tiles of queries and keys in which no pair of any row can see
-    each other; of the others few hold none either."""
+    """Returns needed_QxS, False for tiles that are fully masked in all rows.
+
+    It is conservative: a few of the other tiles may be fully masked too.
+    """
 
     def ends(x_BxL, tile):
         x_BxNxT = x_BxL.reshape(len(x_BxL), -1, tile)
@@ -121,8 +138,9 @@ def _needed(spans: Spans, keys: int, q_tile: int, k_tile: int) -> jax.Array:
         return q_BxQ[:, :, None], k_BxS[:, None, :]
 
     (q_low, q_high), (k_low, k_high) = (
-        ends(spans.q_segments_BxL, q_tile), ends(spans.k_segments_BxS, k_tile)
-    )  # fmt: skip
+        ends(spans.q_segments_BxL, q_tile),
+        ends(spans.k_segments_BxS, k_tile),
+    )
     lowest, highest = pairs(q_low, k_high)
     needed_BxQxS = lowest <= highest
     highest, lowest = pairs(q_high, k_low)
@@ -142,8 +160,10 @@ def _needed(spans: Spans, keys: int, q_tile: int, k_tile: int) -> jax.Array:
 
 
 def _next(needed_QxS: jax.Array, axis: int) -> jax.Array:
-    """Returns, for every tile, the next one along an axis that is needed, itself included (the last
-    where none is): what the kernel fetches while it waits."""
+    """Returns, for each tile, the first needed one at or after it along an axis, else the last.
+
+    The kernel prefetches it.
+    """
     number = needed_QxS.shape[axis]
     index_QxS = jax.lax.broadcasted_iota(jnp.int32, needed_QxS.shape, axis)
     return jax.lax.cummin(jnp.where(needed_QxS, index_QxS, number - 1), axis=axis, reverse=True)

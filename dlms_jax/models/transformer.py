@@ -24,11 +24,15 @@ from dlms_jax.models.network import Network
 
 
 class LayerContext(NamedTuple):
-    """What every layer is told besides its input.
+    """The inputs that all layers share.
 
-    source: (x_BxLxD, Visibility) of the encoder that read the prompts; None without one.
-    start_B: where in each row of the cache the input's keys and values go; None without a cache.
-    valid_BxL: False at padding, which no expert gets.
+    Attributes:
+      visibility: the keys that each query may attend to.
+      rotary: (cos, sin) of the positions.
+      c_BxLxC: the output of `Conditioning`, or None.
+      source: (x_BxLxD, Visibility) of the encoder that read the prompts; None without an encoder.
+      start_B: the index in each row of the cache at which the input starts; None without a cache.
+      valid_BxL: False for padding, which is not routed to experts.
     """
 
     visibility: Visibility
@@ -40,14 +44,16 @@ class LayerContext(NamedTuple):
 
 
 def written(cache, new, start_B):
-    """Returns a pytree of x_BxS.. with BxC.. of `new` in each row from its start on."""
+    """Returns a pytree of BxSx... arrays with those of `new`, BxCx..., written from start_B on."""
     write = jax.vmap(functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0))
     return jax.tree.map(lambda x, y: write(x, y, start_B), cache, new)
 
 
 class Layer(nn.Module):
-    """x + attention(norm(x)), x + attention to the source(norm(x)) if any, x + mlp(norm(x)), where
-    the last may be a mixture of experts."""
+    """A pre-norm Transformer layer: self-attention, cross-attention if there is a source, MLP.
+
+    The MLP may be a mixture of experts.
+    """
 
     config: ModelConfig
     constrain: Callable
@@ -56,10 +62,13 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxLxD, cache, context: LayerContext):
-        """Returns (x_BxLxD, the keys and values of x).
+        """Returns (x_BxLxD, (k_BxLxGxK, v_BxLxGxK) of the input).
 
-        cache: this layer's (k_BxSxGxK, v_BxSxGxK), to attend to with those of x in their places.
-        None: attends to x only, and returns None in place of keys and values.
+        Args:
+          x_BxLxD: the input.
+          cache: this layer's (k_BxSxGxK, v_BxSxGxK). The layer attends to them after those of x are
+            written at context.start_B. None: it attends to x, and the second output is None.
+          context: the inputs that all layers share.
         """
         c, (visibility, rotary, c_BxLxC, source, start_B, valid_BxL) = self.config, context
         x_BxLxD = checkpoint_name(x_BxLxD, LAYER_INPUT)
@@ -72,8 +81,8 @@ class Layer(nn.Module):
             h_BxLxD, gate = modulated_norm(c, "cross_attn", x_BxLxD, c_BxLxC)
             cross_attn = Attention(c, self.attend, name="cross_attn")
             source_BxLxD, visibility = source
-            # With rotary positions: prompt and answer stand in one document, and what fills a hole
-            # has to know which given tokens are next to it.
+            # With rotary positions: prompt and answer are parts of one document, and a token that
+            # fills a gap depends on which prompt tokens are next to it.
             keys = jax.tree.map(self.whole, cross_attn.keys(source_BxLxD, rotary))
             x_BxLxD = x_BxLxD + gate * cross_attn.read(h_BxLxD, keys, visibility, rotary)
         h_BxLxD, gate = modulated_norm(c, "mlp", x_BxLxD, c_BxLxC)
@@ -84,15 +93,17 @@ class Layer(nn.Module):
         return self.constrain(x_BxLxD), None if cache is None else own
 
     def whole(self, keys_BxSxGxK):
+        """Returns keys or values constrained to hold whole rows on each device."""
         return self.constrain(keys_BxSxGxK, whole=True)
 
 
 class Transformer(Network):
-    """A stack of `Layer`s. Their parameters have a leading layer axis, whether they run as a scan
-    or unrolled.
+    """A stack of `Layer`s.
 
-    With config.prompt_encoder="cross_attention" given tokens are read by an encoder of further
-    layers, which knows no time; the layers see its outputs instead of these tokens.
+    Their parameters have a leading layer axis, whether the stack is scanned or unrolled.
+
+    With config.prompt_encoder="cross_attention" an encoder, a second stack without conditioning on
+    time, reads the prompt tokens. The layers then attend to its outputs instead of these tokens.
     """
 
     def setup(self):
@@ -119,11 +130,17 @@ class Transformer(Network):
         return stack(c, self.constrain, self.attend, self.outputs)
 
     def features(self, inputs, t_BxL, layout, attention: str, doubled: bool = False) -> jax.Array:
-        """Returns h_BxLxD, which the head multiplies into logits.
+        """Returns h_BxLxD, the input of the head.
 
-        inputs: tokens_BxL, or (z_BxLxE, estimate_BxLxE). layout: diffusion's Layout. attention: a
-        kind that models/attention.py knows; "full" where prompts have an encoder. doubled: the row
-        is [x_t, x_0], which lets block attention run in a kernel.
+        Args:
+          inputs: tokens_BxL, or (z_BxLxE, estimate_BxLxE).
+          t_BxL: the time of each token.
+          layout: a `diffusion.Layout`.
+          attention: a kind of attention, see `attention_mask`; "full" with a prompt encoder.
+          doubled: True if the rows are [x_t, x_0]: block attention can then run in a kernel.
+
+        Raises:
+          ValueError: there is a prompt encoder and the attention is not "full".
         """
         x_BxLxD = self.constrain(self.embed(inputs))
         rotary = self._rotary(layout)
@@ -140,22 +157,33 @@ class Transformer(Network):
         return self._features(x_BxLxD, t_BxL, layout, context)[0]
 
     def empty_cache(self, rows: int, length: int) -> tuple[jax.Array, jax.Array]:
-        """Returns what `step` starts from: (k_NxBxLxGxK, v_NxBxLxGxK), keys as attention compares
-        them, after norm and rotation."""
+        """Returns an empty cache for `step`: (k_NxBxLxGxK, v_NxBxLxGxK).
+
+        Keys are stored after the norm and the rotation.
+        """
         c = self.config
         shape = c.num_layers, rows, length, c.kv_heads, c.per_head
         return (jnp.zeros(shape, c.dtype),) * 2
 
     def step(self, inputs, t_BxC, layout, start_B, cache, attention: str) -> tuple[jax.Array, Any]:
-        """Returns (logits_BxCxV, cache): the network at the positions start..start+C-1 of each row,
-        whose keys and values it puts in the cache. layout: of the cache's whole length; a position
-        sees what `attention` lets it see, all of which must have been read before."""
+        """Returns (logits_BxCxV, cache) for C new positions of each row.
+
+        Their keys and values are written to the cache first, so they also attend to each other.
+
+        Args:
+          inputs: the inputs at the new positions.
+          t_BxC: their times.
+          layout: the layout of the cache's whole length.
+          start_B: the index of the first new position in each row.
+          cache: holds every earlier position that `attention` lets the new ones attend to.
+          attention: a kind of attention, see `attention_mask`.
+        """
         here = columns(layout, start_B, t_BxC.shape[1])
         visibility = Visibility(attention_mask(here, layout, attention))
         context = LayerContext(visibility, self._rotary(here), start_B=start_B)
         x_BxCxD = self.constrain(self.embed(inputs))
         h_BxCxD, keys = self._features(x_BxCxD, t_BxC, here, context, cache)
-        # Layers return their few new keys only: a whole cache for each would be written again.
+        # Layers return only their new keys and values, else the scan would copy the whole cache.
         cache = jax.vmap(written, in_axes=(0, 0, None))(cache, keys, start_B)
         return self.project(h_BxCxD), cache
 

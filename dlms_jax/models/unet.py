@@ -1,7 +1,8 @@
 """The U-Net denoiser: tokens or noisy embeddings -> logits, by convolutions at several resolutions.
 
-Each level is half as long as the one above (unet_cells.py); a skip leads from every block of the
-way down to its mirror on the way up. Any length will do, and documents of a row do not meet.
+Each level is half as long as the one before (unet_cells.py). A skip connection leads from every
+block on the way down to its mirror on the way up. Rows may have any length, and no information
+passes between the documents of a row.
 """
 
 import dataclasses
@@ -18,18 +19,17 @@ from dlms_jax.models.unet_sizes import attends, number_of_blocks
 
 
 class UNet(Network):
-    """`UNetBlock`s on config.unet_levels levels between inputs and a head, like the Transformer's
-    layers.
+    """`UNetBlock`s at config.unet_levels resolutions.
 
-    Blocks differ in length and in kind, so none are scanned: config.scan_layers does not apply, nor
-    do num_layers and feed_forward.
+    The blocks differ in length and kind, so they are never scanned: config.scan_layers does not
+    apply; neither do num_layers and feed_forward.
     """
 
     def setup(self):
         super().setup()
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         block = UNetBlock if c.remat == "none" else nn.remat(UNetBlock, policy=REMAT[c.remat])
-        # What a block adds starts smaller in deeper networks (layers.py): this is the depth here.
+        # The initial std of a block's output depends on the depth (layers.py:output_std).
         deep = dataclasses.replace(c, num_layers=number_of_blocks(c))
 
         def blocks(level):
@@ -39,19 +39,25 @@ class UNet(Network):
         self.down = [blocks(level) for level in range(c.unet_levels)]
         self.mid = block(deep, self.constrain, self.attend, attends(c, c.unet_levels - 1))
         self.up = [blocks(level) for level in range(c.unet_levels)]
-        # These start so that they keep the size of what they read; most cells hold two tokens.
+        # Initialised to keep the variance of their inputs; most cells hold two tokens.
         between = range(c.unet_levels - 1)
         self.shorten = [Linear(c.width, dtype, std=(2 * c.width) ** -0.5) for _ in between]
         self.lengthen = [Linear(3 * c.width, dtype, std=c.width**-0.5) for _ in between]
 
     def features(self, inputs, t_BxL, layout, attention: str) -> jax.Array:
-        """Returns h_BxLxD, which the head multiplies into logits.
+        """Returns h_BxLxD, the input of the head.
 
-        inputs: tokens_BxL, or (z_BxLxE, estimate_BxLxE). layout: diffusion's Layout. attention:
-        "full", since convolutions see both sides.
+        Args:
+          inputs: tokens_BxL, or (z_BxLxE, estimate_BxLxE).
+          t_BxL: the time of each token.
+          layout: a `diffusion.Layout`.
+          attention: "full", since the convolutions read both sides of a token.
+
+        Raises:
+          ValueError: the attention is not "full".
         """
         if attention != "full":
-            raise ValueError(f"a U-Net sees both sides of a token, not attention {attention!r}")
+            raise ValueError(f"a U-Net has attention 'full', not {attention!r}")
         c = self.config
         x_BxLxD = self.constrain(self.embed(inputs))
         c_BxLxC = self.conditioning(t_BxL, layout.class_B)

@@ -1,4 +1,4 @@
-"""The parts of the U-Net: what its levels are told, and the blocks of which they are made."""
+"""The blocks of the U-Net, and the inputs that the blocks of a level share."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,10 +15,15 @@ from dlms_jax.models.unet_cells import Cells, joined, with_neighbours
 
 
 class Resolution(NamedTuple):
-    """What the blocks of a level are told of its cells (at level 0: of the tokens).
+    """The inputs that the blocks of a level share. L is the length of the level.
 
-    joined_BxL: True where a cell and the one before it are of one document. c_BxLxC: what
-    `Conditioning` gave. visibility, rotary: for attention. L is the length of this level.
+    Attributes:
+      segments_BxL: the document of each cell (at level 0: of each token).
+      positions_BxL: the position of each cell in its document.
+      joined_BxL: True where a cell and the one before it belong to one document.
+      c_BxLxC: the output of `Conditioning`, averaged over the tokens of each cell, or None.
+      visibility: the cells that each cell may attend to.
+      rotary: (cos, sin) of the positions.
     """
 
     segments_BxL: jax.Array
@@ -27,11 +32,11 @@ class Resolution(NamedTuple):
     c_BxLxC: jax.Array | None
     visibility: Visibility
     rotary: tuple[jax.Array, jax.Array]
-    ahead_B = None  # no field: cells always see as far as there are any
+    ahead_B = None  # not a field; `attention_mask` reads it: attention is never limited ahead
 
 
 def make_resolution(config: ModelConfig, layout, c_BxLxC) -> Resolution:
-    """Returns the Resolution of the segments and positions of a layout."""
+    """Returns the Resolution for the segments and positions of a layout."""
     return Resolution(
         layout.segments_BxL,
         layout.positions_BxL,
@@ -43,7 +48,7 @@ def make_resolution(config: ModelConfig, layout, c_BxLxC) -> Resolution:
 
 
 def halve(config: ModelConfig, at: Resolution, cells: Cells) -> Resolution:
-    """Returns the Resolution of the cells of a level, conditioned on their tokens' mean c."""
+    """Returns the Resolution of the next level, whose tokens are the cells of this one."""
     below = at._replace(
         segments_BxL=cells.first(at.segments_BxL), positions_BxL=cells.first(at.positions_BxL) // 2
     )
@@ -51,10 +56,10 @@ def halve(config: ModelConfig, at: Resolution, cells: Cells) -> Resolution:
 
 
 class UNetBlock(nn.Module):
-    """x + convolutions(x), then x + attention(x) where `attends`.
+    """x + convolutions(x), then x + attention(x) if `attends`.
 
-    Two convolutions of three taps, each of SiLU of a modulated norm. On the way up, `skip_BxLxD` is
-    what the mirror of this block gave on the way down; it is merged into x first.
+    There are two convolutions of three taps, each after a modulated norm and SiLU. On the way up,
+    skip_BxLxD is the output of the mirror block on the way down, and is merged into x first.
     """
 
     config: ModelConfig
@@ -75,7 +80,7 @@ class UNetBlock(nn.Module):
         h_BxLxD = Linear(c.width, dtype, True, name="in_conv")(h_BxLx3D)
         h_BxLxD, gate = modulated_norm(c, "out", h_BxLxD, at.c_BxLxC)
         h_BxLx3D = with_neighbours(jax.nn.silu(h_BxLxD), at.joined_BxL)
-        std = INIT_STD / (2 * c.num_layers) ** 0.5  # as layers.py starts what a layer adds
+        std = INIT_STD / (2 * c.num_layers) ** 0.5  # as layers.py:output_std
         x_BxLxD = x_BxLxD + gate * Linear(c.width, dtype, True, std, name="out_conv")(h_BxLx3D)
 
         if self.attends:

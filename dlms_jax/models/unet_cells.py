@@ -1,13 +1,13 @@
-"""How the U-Net halves rows of documents, and brings them back to their length.
+"""Downsampling and upsampling of rows of documents for the U-Net.
 
 A cell holds two neighbouring tokens of one document, paired from the document's start: (0, 1),
-(2, 3), ...; an odd one at its end joins the last cell as a third. A document of one token has no
-cell: it ends at this resolution. So no cell holds two documents, and a document's cells are the
-same wherever in a row it stands and whatever stands beside it.
+(2, 3), ...; an odd token at the end joins the last cell as a third. A document of one token has no
+cell and does not reach the next level. So no cell holds two documents, and the cells of a document
+depend neither on its offset in the row nor on the documents beside it.
 
-A document of n tokens at place s of the row has its n // 2 cells from place s // 2 on. Since
-s // 2 + n // 2 <= (s + n) // 2, the next document's are behind them, and L // 2 places hold the
-cells of any row of any length L; a place left over is padding. M is the number of those places.
+A document of n tokens at index s of the row has its n // 2 cells from index s // 2 on. Since
+s // 2 + n // 2 <= (s + n) // 2, the cells of the next document come after them, and M = L // 2
+slots hold the cells of any row of length L; unused slots are padding.
 """
 
 from typing import NamedTuple
@@ -17,11 +17,12 @@ import jax.numpy as jnp
 
 
 class Cells(NamedTuple):
-    """Which tokens make the cells of a row.
+    """The assignment of the tokens of a row to cells.
 
-    place_BxL: a token's place in its cell (0, 1 or 2); -1 where it has none.
-    early_BxM: True where a cell's first token is the even one of the array's pair, not the odd one.
-    held_BxMx3: which of a cell's three places hold a token; none of an empty cell's.
+    Attributes:
+      place_BxL: a token's place in its cell (0, 1 or 2); -1 if it has no cell.
+      early_BxM: whether a cell's first token has the even index, 2m, rather than 2m + 1.
+      held_BxMx3: which of a cell's three places hold a token; all False for an unused slot.
     """
 
     place_BxL: jax.Array
@@ -29,7 +30,7 @@ class Cells(NamedTuple):
     held_BxMx3: jax.Array
 
     def gather(self, x_BxLxD) -> jax.Array:
-        """Returns x_BxMx3xD: the tokens of each cell, 0 at places that hold none."""
+        """Returns x_BxMx3xD: the tokens of each cell, 0 at places without a token."""
         even_BxMxD, odd_BxMxD = _pairs(x_BxLxD, 0)
         early = jnp.stack([even_BxMxD[:, :-1], odd_BxMxD[:, :-1], even_BxMxD[:, 1:]], axis=2)
         late = jnp.stack([odd_BxMxD[:, :-1], even_BxMxD[:, 1:], odd_BxMxD[:, 1:]], axis=2)
@@ -37,21 +38,21 @@ class Cells(NamedTuple):
         return jnp.where(self.held_BxMx3[..., None], x_BxMx3xD, 0)
 
     def first(self, x_BxL) -> jax.Array:
-        """Returns x_BxM of each cell's first token, 0 of an empty cell."""
+        """Returns x_BxM, the value at each cell's first token; 0 for an unused slot."""
         return self.gather(x_BxL[..., None])[:, :, 0, 0]
 
     def mean(self, x_BxLxD) -> jax.Array:
-        """Returns x_BxMxD, the mean over each cell's tokens; 0 of an empty cell."""
+        """Returns x_BxMxD, the mean over each cell's tokens; 0 for an unused slot."""
         number_BxM = jnp.maximum(jnp.sum(self.held_BxMx3, axis=2), 1)
         mean_BxMxD = jnp.sum(self.gather(x_BxLxD), axis=2) / number_BxM[..., None]
         return mean_BxMxD.astype(x_BxLxD.dtype)
 
     def spread(self, x_BxMx3xD) -> jax.Array:
-        """Returns x_BxLxD: to each token what its place in its cell holds, 0 where it has none."""
+        """Returns x_BxLxD, the inverse of `gather`: 0 for tokens without a cell."""
         length = self.place_BxL.shape[1]
 
         def repeated(place, shift):
-            """Cell i // 2 - shift at token i."""
+            """Returns, at token i, the value of cell i // 2 - shift."""
             x_BxMxD = jnp.pad(x_BxMx3xD[:, :, place], ((0, 0), (shift, 1), (0, 0)))
             return jnp.repeat(x_BxMxD, 2, axis=1)[:, :length]
 
@@ -64,7 +65,7 @@ class Cells(NamedTuple):
 
 
 def make_cells(segments_BxL: jax.Array) -> Cells:
-    """Returns the cells of rows of documents (0: padding, which has none)."""
+    """Returns the cells of rows with the given segments (0: padding, which has no cells)."""
     joined_BxL = joined(segments_BxL)
     goes_on_BxL = jnp.pad(joined_BxL[:, 1:], ((0, 0), (0, 1)))
     index_1xL = jnp.arange(segments_BxL.shape[1])[None]
@@ -81,14 +82,16 @@ def make_cells(segments_BxL: jax.Array) -> Cells:
 
 
 def joined(segments_BxL: jax.Array) -> jax.Array:
-    """Returns joined_BxL: True where a token and the one before it are of one document."""
+    """Returns joined_BxL, True where a token and the one before it belong to one document."""
     same_BxL = segments_BxL[:, 1:] == segments_BxL[:, :-1]
     return jnp.pad(same_BxL & (segments_BxL[:, 1:] > 0), ((0, 0), (1, 0)))
 
 
 def with_neighbours(x_BxLxD, joined_BxL) -> jax.Array:
-    """Returns x_BxLx3D: the token before, the token, the token after; 0 for one that is of another
-    document. A matrix times this is a convolution of three taps."""
+    """Returns x_BxLx3D: each token with the ones before and after it, 0 for another document's.
+
+    Multiplied by a matrix this is a convolution of three taps.
+    """
     sides = jnp.pad(x_BxLxD, ((0, 0), (1, 1), (0, 0)))
     joined_BxLx1 = jnp.pad(joined_BxL, ((0, 0), (0, 1)))[..., None]
     before_BxLxD = jnp.where(joined_BxLx1[:, :-1], sides[:, :-2], 0)
@@ -97,7 +100,7 @@ def with_neighbours(x_BxLxD, joined_BxL) -> jax.Array:
 
 
 def _pairs(x, fill):
-    """Returns (x[:, 2j], x[:, 2j + 1]) for j = 0..M, filled where the array has ended."""
+    """Returns (x[:, 2j], x[:, 2j + 1]) for j = 0..M, padded with `fill` past the end."""
     length = x.shape[1]
     pairs = max(length // 2, 1) + 1
     widths = [(0, 0), (0, 2 * pairs - length)] + [(0, 0)] * (x.ndim - 2)

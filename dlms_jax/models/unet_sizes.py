@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of the U-Net by formula."""
+"""Numbers of parameters and FLOPs of the U-Net, by formula."""
 
 from dlms_jax.config import Config, ModelConfig, traits_of
 from dlms_jax.models.inputs import output_size
@@ -13,19 +13,22 @@ from dlms_jax.models.part_sizes import (
 
 
 def number_of_blocks(c: ModelConfig) -> int:
-    """Returns how many blocks there are: on the way down, on the way up, and one between."""
+    """Returns the number of blocks: on the way down, on the way up, and one in the middle."""
     return 2 * c.unet_levels * c.unet_blocks + 1
 
 
 def attends(c: ModelConfig, level: int) -> bool:
-    """Returns whether the blocks of a level (0: the longest) have attention."""
+    """Returns whether the blocks of a level have attention; level 0 has the full length."""
     return level >= c.unet_levels - c.unet_attention_levels
 
 
 def unet_parameters(config: Config, vocab_size: int, schedule_size: int = 0) -> int:
     """Returns the number of parameters of a U-Net whose head has `vocab_size` outputs.
 
-    schedule_size: the parameters of Gaussian diffusion's noise schedule.
+    Args:
+      config: the config of the run.
+      vocab_size: the padded size of the vocabulary.
+      schedule_size: the number of parameters of Gaussian diffusion's noise schedule.
     """
     c, gaussian = config.model, gaussian_of(config)
     total = conditioning_matrices(c) + 2 * _shortening(c) * (c.unet_levels - 1)
@@ -44,8 +47,8 @@ def unet_parameters(config: Config, vocab_size: int, schedule_size: int = 0) -> 
 def unet_flops(config: Config, vocab_size: int, length: int) -> float:
     """Returns the FLOPs that a training step needs for one token of a row of `length` tokens.
 
-    Forward and backward of one pass through the network, 2 FLOPs a multiply-add, without
-    recomputation. Of logits those count that the loss needs.
+    Counts the forward and backward pass, 2 FLOPs for a multiply-add, and the logits that the loss
+    needs. Excludes recomputation.
     """
     c, gaussian, share = config.model, gaussian_of(config), traits_of(config).logits_share
     token = conditioning_matrices(c) + share * c.width * output_size(vocab_size, gaussian)
@@ -64,20 +67,20 @@ def unet_flops(config: Config, vocab_size: int, length: int) -> float:
 
 
 def _blocks(c: ModelConfig) -> list[tuple[bool, int]]:
-    """Returns (whether they attend, their number) of each level, and of the block between."""
+    """Returns (has attention, number of blocks) for each level, and for the middle block."""
     levels = [(attends(c, level), 2 * c.unet_blocks) for level in range(c.unet_levels)]
     return [*levels, (attends(c, c.unet_levels - 1), 1)]
 
 
 def _block_matrices(c: ModelConfig, attention: bool) -> int:
-    """Two convolutions of three taps, attention, and what time and class modulate them by."""
+    """Counts two convolutions of three taps, the attention, and the modulations."""
     convolutions = 6 * c.width**2
     attended = attention_matrices(c) * attention
     return convolutions + attended + c.conditioning_size * _modulated(c, attention)
 
 
 def _block_vectors(c: ModelConfig, attention: bool) -> int:
-    """Biases and norms."""
+    """Counts biases and norms."""
     vectors = 4 * c.width + _modulated(c, attention)
     if attention:
         vectors += c.width + 2 * c.per_head * c.qk_norm
@@ -86,7 +89,7 @@ def _block_vectors(c: ModelConfig, attention: bool) -> int:
 
 
 def _modulated(c: ModelConfig, attention: bool) -> int:
-    """Scales and shifts of the norms; gates, where there are any, of the branches."""
+    """Counts the outputs of a block's modulations: scales, shifts and gates."""
     if c.conditioning == "none":
         return 0
     gates = (1 + attention) * (c.conditioning == "adaln_zero")
@@ -94,5 +97,5 @@ def _modulated(c: ModelConfig, attention: bool) -> int:
 
 
 def _shortening(c: ModelConfig) -> int:
-    """From a cell's three places to the cell; as many lead back."""
+    """Counts the matrix from a cell's three places to the cell; the one back has the same size."""
     return 3 * c.width**2

@@ -1,1 +1,1 @@
-"""LOSS -> UPDATED WEIGHTS: the step, its state, the optimizer, and where weights start."""
+"""LOSS -> UPDATED WEIGHTS: the train step, its state, the optimizer, and the initial weights."""

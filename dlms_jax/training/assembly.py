@@ -1,4 +1,4 @@
-"""One assembly of what a config trains on a mesh: objective, network, optimizer, state and step."""
+"""Assembles what a config trains on a mesh: objective, network, optimizer, state and step."""
 
 import dataclasses
 from typing import Any
@@ -20,7 +20,16 @@ from dlms_jax.training.step import make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Assembly:
-    """state: as ShapeDtypeStructs with shardings; `initial_state` makes the arrays."""
+    """The parts of a training run.
+
+    Attributes:
+      config: the config of the run.
+      mesh: the device mesh.
+      objective: what the network is trained on.
+      network: the network, without quantization.
+      tx: the optimizer.
+      state: the train state as ShapeDtypeStructs with shardings; `initial_state` makes the arrays.
+    """
 
     config: Config
     mesh: Mesh | AbstractMesh
@@ -31,12 +40,12 @@ class Assembly:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a step."""
+        """The number of tokens of a step."""
         return self.config.training.batch_size * self.config.data.sequence_length
 
     @property
     def flops(self) -> float:
-        """FLOPs of a step by formula, of all devices: what MFU is counted by."""
+        """The FLOPs of a step on all devices, by formula; MFU is computed from it."""
         rows, length = self.objective.vocabulary.padded_size, self.config.data.sequence_length
         return self.tokens * train_flops(self.config, rows, length)
 
@@ -44,8 +53,8 @@ class Assembly:
         """Returns the state at step 0.
 
         Args:
-          params: on the mesh, and consumed; None: random ones. The table in
-            config.gaussian.embedding_file, if it is set, replaces theirs.
+          params: parameters on the mesh, which are donated. None: random ones. If
+            config.gaussian.embedding_file is set, its table replaces theirs.
 
         Raises:
           UserError: that file is not a table for this vocabulary.
@@ -56,20 +65,30 @@ class Assembly:
         return sharded_state(self.config.training, self.tx, self.mesh, params)
 
     def step(self):
-        """Returns the jitted step of pre-training: (state, (), rows) -> (state, metrics)."""
+        """Returns the jitted step of pretraining: (state, (), rows) -> (state, metrics)."""
         learning = self.network.clone(config=self.config.model)  # with config.model.quantization
         loss = Pretraining(self.config, learning, self.objective, self.mesh)
         return make_train_step(
-            self.config.training, loss.loss_fn, self.tx, self.mesh, self.state,
-            prepare=loss.prepare, summarise=loss.summarise,
-        )  # fmt: skip
+            self.config.training,
+            loss.loss_fn,
+            self.tx,
+            self.mesh,
+            self.state,
+            prepare=loss.prepare,
+            summarise=loss.summarise,
+        )
 
 
 def assemble(config: Config, vocabulary: Vocabulary, mesh: Mesh | AbstractMesh) -> Assembly:
-    """Returns the assembly of a config; it makes no arrays.
+    """Returns the Assembly of a config, without creating arrays.
+
+    Args:
+      config: the config of the run.
+      vocabulary: the vocabulary of its tokenizer.
+      mesh: the device mesh; an AbstractMesh to plan without devices.
 
     Raises:
-      UserError: sizes do not divide over the mesh.
+      UserError: a size does not divide over the mesh.
     """
     objective = make_objective(config, vocabulary)
     network = make_network(config, vocabulary.padded_size, mesh)

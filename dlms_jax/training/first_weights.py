@@ -1,4 +1,4 @@
-"""The first weights of pre-training; warm_start.py has those that come from another run."""
+"""Initial weights of pretraining; warm_start.py has those that come from another run."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from dlms_jax.parallel import rules
 
 
 def random_params(network: Network, mesh: Mesh, seed: int) -> Any:
-    """Returns a network's random parameters; each device computes only its own part."""
+    """Returns random parameters on a mesh; each device computes only its own part."""
 
     def begin():
         return initial_params(network, jax.random.key(seed))
@@ -23,7 +23,11 @@ def random_params(network: Network, mesh: Mesh, seed: int) -> Any:
 
 
 def with_file_embeddings(params: Any, network: Network) -> Any:
-    """Returns the parameters, with the table of config.gaussian.embedding_file, if it names one.
+    """Returns the parameters, with the table of config.gaussian.embedding_file if it is set.
+
+    Args:
+      params: the parameters of the network.
+      network: the network, which has the settings of Gaussian diffusion.
 
     Raises:
       UserError: the file is not a table for this vocabulary.
@@ -36,8 +40,17 @@ def with_file_embeddings(params: Any, network: Network) -> Any:
 
 
 def read_table(gaussian: GaussianConfig, rows: int) -> np.ndarray:
-    """Returns the embeddings of a file (V x E, .npy), with noise in the head's unused rows: none of
-    them may be 0, for all are brought to length 1."""
+    """Returns table_VxE from an .npy file, padded with random rows for the unused tokens.
+
+    No row may be 0, since all are scaled to norm 1.
+
+    Args:
+      gaussian: names the file and the embedding size.
+      rows: the padded size of the vocabulary.
+
+    Raises:
+      UserError: the file is not a table for this vocabulary.
+    """
     where = f"config.gaussian.embedding_file={gaussian.embedding_file}"
     try:
         table_VxE = np.load(gaussian.embedding_file, allow_pickle=False)
@@ -47,10 +60,12 @@ def read_table(gaussian: GaussianConfig, rows: int) -> np.ndarray:
     fits = table_VxE.ndim == 2 and table_VxE.shape[1] == size
     if not fits or not rows - 128 < len(table_VxE) <= rows:
         raise UserError(
-            f"{where} has the shape {table_VxE.shape}; it should have a row for each symbol of the "
+            f"{where} has the shape {table_VxE.shape}; it should have a row for each token of the "
             f"vocabulary ({rows - 127} to {rows}) and config.gaussian.embedding_size={size} columns"
         )
     if not np.isfinite(table_VxE).all() or not table_VxE.any(axis=1).all():
-        raise UserError(f"{where} has rows that are 0 or not finite, which have no direction")
+        raise UserError(
+            f"{where} has rows that are 0 or not finite, which cannot be scaled to norm 1; fix them"
+        )
     unused = np.random.default_rng(0).normal(size=(rows - len(table_VxE), size))
     return np.concatenate([table_VxE, unused]).astype(np.float32)

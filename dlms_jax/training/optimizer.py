@@ -11,7 +11,7 @@ from dlms_jax.training.rounding import in_bfloat16
 
 _DECAYED = r"kernel$"  # matrices; not norms, biases, embeddings and the noise schedule
 # The matrices of the Transformer's layers (with their leading layer axis) and of the U-Net's
-# levels; not what conditions them on time and class, nor the router of experts.
+# levels, except their modulation by time and class and the router of experts.
 _MUON_MATRIX = (
     r"^((source_)?layers|(down|up)_\d+(_\d+)?|mid|(shorten|lengthen)_\d+)/(.*/)?"
     r"(?<!_modulation/proj/)(?<!mlp/gate/)kernel$"
@@ -19,10 +19,17 @@ _MUON_MATRIX = (
 
 
 def learning_rate(config: OptimizerConfig, steps: int, peak: float) -> optax.Schedule:
-    """Returns the rate by step: linear warm-up to `peak`, then what config.schedule names.
+    """Returns the learning rate by step: linear warm-up to `peak`, then config.schedule.
 
-    cosine: half a cosine down to final_fraction * peak at the last step. wsd (warm-up, stable,
-    decay; MiniCPM arXiv 2404.06395): constant, then linear down in the last decay_fraction.
+    constant: the rate stays at `peak`.
+    cosine: half a cosine down to final_fraction * peak at the last step.
+    wsd (warm-up, stable, decay; MiniCPM, arXiv 2404.06395): constant, then linear decay to
+        final_fraction * peak in the last decay_fraction of the steps.
+
+    Args:
+      config: the settings of the schedule.
+      steps: the number of steps of the run.
+      peak: the largest rate.
     """
     warmup = min(config.warmup_steps, steps)
     final = config.final_fraction * peak
@@ -37,7 +44,7 @@ def learning_rate(config: OptimizerConfig, steps: int, peak: float) -> optax.Sch
             [optax.constant_schedule(peak), optax.linear_schedule(peak, final, max(decay, 1))],
             [rest - decay],
         )
-    # The first update already moves: step 0 has rate peak / warmup.
+    # The rate of step 0 is peak / warmup, not 0.
     ramp = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
     return optax.join_schedules([ramp, after], [warmup])
 
@@ -45,16 +52,24 @@ def learning_rate(config: OptimizerConfig, steps: int, peak: float) -> optax.Sch
 def make_optimizer(
     config: OptimizerConfig, steps: int, seed: int = 0
 ) -> optax.GradientTransformation:
-    """Returns the chain: clip by global norm, then AdamW; or Muon (arXiv 2502.16982) for the
-    layers' matrices and AdamW for the rest.
+    """Returns the optimizer: clipping by global norm, then AdamW or Muon.
 
-    seed: decides how moments in bfloat16 are rounded.
+    Muon (arXiv 2502.16982) updates the matrices of the layers; AdamW updates the rest.
+
+    Args:
+      config: the settings of the optimizer.
+      steps: the number of steps of the run.
+      seed: the seed of the stochastic rounding of bfloat16 moments.
     """
     rate = learning_rate(config, steps, config.peak_learning_rate)
     update = optax.adamw(
-        rate, config.b1, config.b2, config.epsilon,
-        weight_decay=config.weight_decay, mask=decay_mask,
-    )  # fmt: skip
+        rate,
+        config.b1,
+        config.b2,
+        config.epsilon,
+        weight_decay=config.weight_decay,
+        mask=decay_mask,
+    )
     if config.name == "muon":
         muon = optax.contrib.muon(
             learning_rate(config, steps, config.muon_learning_rate),
@@ -70,18 +85,20 @@ def make_optimizer(
 
 
 def decay_mask(params):
-    """Returns a tree of bools: which parameters weight decay pulls towards 0."""
+    """Returns a tree of bools: whether weight decay applies to a parameter."""
     return _by_path(lambda path: bool(re.search(_DECAYED, path)), params)
 
 
 def muon_or_adam(params):
-    """Returns a tree of "muon" and "adam": which of the two updates a parameter in Muon's runs."""
+    """Returns a tree of "muon" and "adam": which of the two updates a parameter in Muon."""
     return _by_path(lambda path: "muon" if re.search(_MUON_MATRIX, path) else "adam", params)
 
 
 def _matrix_dimensions(params):
-    """Names the last two axes as in x out: a layers' kernel is N matrices, that of their experts
-    N x E. Without it optax takes a 3-D kernel for no matrix, and Adam updates it."""
+    """Returns Muon's dimension numbers: the last two axes are (in, out), the others are batch axes.
+
+    Without them optax does not treat a stacked kernel as matrices and updates it with Adam.
+    """
     return jax.tree.map(
         lambda x: optax.contrib.MuonDimensionNumbers(x.ndim - 2, x.ndim - 1), params
     )

@@ -1,4 +1,4 @@
-"""The loss of pre-training: an objective's, and that of the routers of experts."""
+"""The loss of pretraining: an objective's loss, plus the losses of the routers of experts."""
 
 import dataclasses
 from typing import NamedTuple
@@ -17,7 +17,12 @@ from dlms_jax.training.step import means
 
 
 class Prepared(NamedTuple):
-    """scored_per_routed: the scored tokens of the global batch over its routed tokens."""
+    """A batch for `Pretraining.loss_fn`.
+
+    Attributes:
+      batch: the batch.
+      scored_per_routed: the scored tokens of the global batch divided by its routed tokens.
+    """
 
     batch: Batch
     scored_per_routed: jax.Array
@@ -25,9 +30,13 @@ class Prepared(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
-    """`loss_fn`, `prepare` and `summarise` for `make_train_step`; its batches are packed Rows.
+    """The functions of pretraining for `make_train_step`, whose batches are packed Rows.
 
-    network: multiplies as config.model.quantization says, which only training does.
+    Attributes:
+      config: the config of the run.
+      network: the network, with config.model.quantization.
+      objective: what the network is trained on.
+      mesh: the device mesh.
     """
 
     config: Config
@@ -36,22 +45,36 @@ class Pretraining:
     mesh: Mesh
 
     def prepare(self, rows: Rows) -> Prepared:
-        """Returns a global batch with its rows numbered."""
+        """Returns the global batch of a step, with its rows numbered."""
         batch = as_batch(rows)
         scored = jnp.maximum(batch.num_scored, 1).astype(jnp.float32)
         routed = routed_tokens(batch, self.objective.traits.copies)
         return Prepared(batch, scored / routed)
 
     def loss_fn(self, params, frozen, prepared: Prepared, key: jax.Array, step) -> Loss:
-        """Returns the objective's loss, and the routers' as a mean over routed tokens."""
+        """Returns the objective's loss plus the routers' losses, for `make_train_step`.
+
+        Args:
+          params: the parameters.
+          frozen: unused.
+          prepared: the batch, or a micro-batch.
+          key: the key of the step.
+          step: the number of the step.
+        """
         denoise = make_denoiser(self.config, self.network, params, self.objective, self.mesh)
         loss = self.objective.loss(denoise, prepared.batch, key, step)
-        # The step divides by the number of scored tokens; the routers' sums are over routed ones.
+        # The step divides by the number of scored tokens, but the routers' sums are over routed
+        # tokens: the factor makes their losses means over routed tokens.
         routers = prepared.scored_per_routed * router_loss(self.config.model, loss.routers)
         return loss._replace(total=loss.total + routers)
 
     def summarise(self, loss: Loss, count: jax.Array) -> dict[str, jax.Array]:
-        """Returns the metrics of a step."""
+        """Returns the metrics of a step.
+
+        Args:
+          loss: the loss of the whole batch.
+          count: the number of its scored tokens.
+        """
         return means(loss, count) | router_metrics(loss.routers)
 
 

@@ -1,7 +1,7 @@
-"""An optimizer's moments in bfloat16, rounded up or down by chance: right on average.
+"""Optimizer moments in bfloat16 with stochastic rounding, which is unbiased.
 
-To the nearest, a moment that moves by less than half of its last bit (1/256 of it) never moves: a
-second moment with b2 = 0.999 stands still.
+With rounding to the nearest, a moment that changes by less than half of its last bit (1/256 of it)
+never changes: a second moment with b2 = 0.999 is stuck.
 """
 
 from typing import Any, NamedTuple
@@ -15,15 +15,24 @@ from dlms_jax.parallel.rules import path_string
 
 
 class RoundedState(NamedTuple):
-    """count: updates done. inner: the optimizer's state, its moments in bfloat16."""
+    """The state of `in_bfloat16`.
+
+    Attributes:
+      count: the number of updates done.
+      inner: the optimizer's state, with moments in bfloat16.
+    """
 
     count: jax.Array
     inner: Any
 
 
 def in_bfloat16(tx: optax.GradientTransformation, seed: int) -> optax.GradientTransformation:
-    """Returns an optimizer that computes in float32 and keeps its moments in bfloat16, rounded by a
-    draw of (seed, update, path) alone."""
+    """Returns an optimizer that computes in float32 and stores its moments in bfloat16.
+
+    Args:
+      tx: the optimizer.
+      seed: the seed of the rounding, which depends only on (seed, update, path).
+    """
 
     def init(params):
         inner = jax.tree_util.tree_map_with_path(
@@ -51,15 +60,20 @@ def in_bfloat16(tx: optax.GradientTransformation, seed: int) -> optax.GradientTr
 
 
 def round_by_chance(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Returns float32 as one of the two nearest bfloat16, its mean over keys what it was."""
+    """Returns x rounded to one of the two nearest bfloat16 values; the mean over keys is x.
+
+    Args:
+      x: a float32 array.
+      key: the key of the draw.
+    """
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     low = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
-    # bfloat16 is the upper half of float32: a carry from the lower half is a step away from 0.
+    # bfloat16 is the upper half of float32; a carry from the lower half rounds away from 0.
     upper = ((bits + low) >> 16).astype(jnp.uint16)
     rounded = jax.lax.bitcast_convert_type(upper, jnp.bfloat16)
     return jnp.where(jnp.isfinite(x), rounded, x.astype(jnp.bfloat16))
 
 
 def _is_moment(path, x) -> bool:
-    constants = path_string(path).endswith("ns_coeffs")  # of optax's Muon
+    constants = path_string(path).endswith("ns_coeffs")  # constants of optax's Muon
     return x.ndim > 0 and x.dtype == jnp.float32 and not constants

@@ -1,7 +1,7 @@
-"""What the routers of experts add to the loss and to the metrics.
+"""Losses and metrics of the routers of experts.
 
-All from sums over tokens (models' RouterSums, each with a leading layer axis), which those of
-micro-batches and of devices add up to.
+They are computed from RouterSums with a leading layer axis. These are sums over tokens, so those of
+micro-batches and devices add up.
 """
 
 import jax
@@ -15,26 +15,34 @@ METRICS = ("load_balance", "router_z", "busiest_expert", "load_entropy", "unrout
 
 
 def router_loss(c: ModelConfig, sums: RouterSums | None) -> jax.Array | float:
-    """Returns the load-balance and z losses with their weights, summed over tokens, as means over
-    layers; 0 where there are no routers."""
+    """Returns the weighted load-balance and z losses, summed over tokens and averaged over layers.
+
+    It is 0 if there are no routers.
+    """
     if sums is None:
         return 0.0
     return jnp.mean(c.load_balance_weight * sums.balance + c.z_loss_weight * sums.z)
 
 
 def routed_tokens(batch: Batch, copies: int) -> jax.Array:
-    """Returns how many tokens a pass over a batch routes: all but padding, of each copy of a row
-    that the network reads."""
+    """Returns the number of tokens that a pass over a batch routes: all except padding.
+
+    Args:
+      batch: the batch.
+      copies: how many copies of a row the network reads (2 in block diffusion).
+    """
     return jnp.maximum(copies * jnp.sum(batch.layout.segments_BxL > 0), 1).astype(jnp.float32)
 
 
 def router_metrics(sums: RouterSums | None) -> dict[str, jax.Array]:
-    """Returns the METRICS of a step; none where there are no routers.
+    """Returns the METRICS of a step by name; {} if there are no routers.
 
-    load_balance: the loss, 1 where all experts are equally busy (0 where experts choose, and it is
-    not needed). router_z: the z loss. busiest_expert: the largest share of a layer's choices that
-    one expert has (1 / E at best). load_entropy: of these shares, over log E (1 at best), the mean
-    over layers. unrouted: share of tokens that no expert took; 0 where tokens choose.
+    load_balance: the load-balance loss, 1 at perfect balance; 0 with expert_choice, which does not
+        need it.
+    router_z: the z-loss.
+    busiest_expert: the largest share of a layer's choices that go to one expert; at best 1 / E.
+    load_entropy: the entropy of these shares divided by log E, averaged over layers; at best 1.
+    unrouted: the share of tokens that no expert took; 0 with token_choice.
     """
     if sums is None:
         return {}

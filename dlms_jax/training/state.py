@@ -1,4 +1,4 @@
-"""All that a training run carries from step to step."""
+"""The state that a training run carries from step to step."""
 
 import functools
 from typing import Any, NamedTuple
@@ -14,10 +14,17 @@ from dlms_jax.training.spikes import nothing_seen
 
 
 class TrainState(NamedTuple):
-    """step: steps done. params, ema: float32 trees (ema is None where it is off).
-    skipped: steps that were bad, and changed nothing; skipped_in_a_row: those since the last good
-    step. recent: losses and gradient norms of the last good steps, 2xW (None where no spike is
-    looked for)."""
+    """The state of training.
+
+    Attributes:
+      step: the number of steps done.
+      params: the parameters, a float32 tree.
+      ema: their moving average; None if it is off.
+      optimizer: the state of the optimizer.
+      skipped: the number of bad steps, which changed nothing.
+      skipped_in_a_row: the number of bad steps since the last good one.
+      recent: the losses and gradient norms of the last good steps, 2xW; None if spikes are allowed.
+    """
 
     step: jax.Array
     params: Any
@@ -29,12 +36,12 @@ class TrainState(NamedTuple):
 
     @property
     def weights(self) -> Any:
-        """The weights that are evaluated and sampled: the moving average, if there is one."""
+        """The weights for evaluation and sampling: the moving average, if there is one."""
         return self.params if self.ema is None else self.ema
 
 
 def initialise(config: TrainingConfig, tx: optax.GradientTransformation, params: Any) -> TrainState:
-    """Returns the state at step 0 (to be traced: see `sharded_state`)."""
+    """Returns the state at step 0. Call it under jit: see `sharded_state`."""
     zero = jnp.zeros((), jnp.int32)
     ema = jax.tree.map(jnp.copy, params) if config.ema_decay else None
     recent = nothing_seen() if config.spike_factor else None
@@ -42,15 +49,29 @@ def initialise(config: TrainingConfig, tx: optax.GradientTransformation, params:
 
 
 def abstract_state(config: TrainingConfig, tx, mesh: Mesh, params: Any) -> TrainState:
-    """Returns the state of given parameters (or their shapes) as ShapeDtypeStructs with shardings:
-    what `make_train_step` needs, and what a checkpoint is restored into."""
+    """Returns the state as ShapeDtypeStructs with shardings.
+
+    `make_train_step` needs it, and a checkpoint is restored into it.
+
+    Args:
+      config: the section config.training.
+      tx: the optimizer.
+      mesh: the device mesh.
+      params: the parameters, or their shapes.
+    """
     begin = functools.partial(initialise, config, tx)
     return rules.abstract(jax.eval_shape(begin, params), mesh)
 
 
 def sharded_state(config: TrainingConfig, tx, mesh: Mesh, params: Any) -> TrainState:
-    """Returns the state at step 0; each device computes only its own part. params: on the mesh
-    already, and consumed."""
+    """Returns the state at step 0; each device computes only its own part.
+
+    Args:
+      config: the section config.training.
+      tx: the optimizer.
+      mesh: the device mesh.
+      params: the parameters on the mesh, which are donated.
+    """
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, tx, mesh, params))
     begin = functools.partial(initialise, config, tx)
     return jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)

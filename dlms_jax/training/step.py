@@ -1,8 +1,8 @@
-"""One optimizer step, a single jitted program, of any loss.
+"""The train step: one optimizer update for any loss, as a single jitted program.
 
 A loss is a function loss_fn(params, frozen, batch, key, step) -> Loss. `params` are trained;
 `frozen` are not (a teacher, a reference, the base of an adapter); `batch` is any pytree whose
-leaves have rows first.
+leaves have rows as their first axis.
 """
 
 from collections.abc import Callable
@@ -24,34 +24,37 @@ LossFn = Callable[[Any, Any, Any, jax.Array, jax.Array], Loss]
 
 
 def means(loss: Loss, count: jax.Array) -> dict[str, jax.Array]:
-    """Returns the metrics of a loss as means over `count`."""
+    """Returns the metrics of a loss divided by `count`."""
     return {name: value / count for name, value in loss.metrics.items()}
 
 
 def make_train_step(
-    config: TrainingConfig, loss_fn: LossFn, tx: optax.GradientTransformation, mesh: Mesh,
-    state: TrainState, frozen: Any = (),
+    config: TrainingConfig,
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    state: TrainState,
+    frozen: Any = (),
     prepare: Callable[[Any], Any] | None = None,
     summarise: Callable[[Loss, jax.Array], dict[str, jax.Array]] = means,
-):  # fmt: skip
-    """Returns step(state, frozen, batch) -> (state, metrics), jitted; the state passed in is
-    consumed.
+):
+    """Returns the jitted function step(state, frozen, batch) -> (state, metrics).
 
-    The step minimises the sum of `total` over the sum of `count`, both over all devices and
-    micro-batches. metrics: float32 scalars by name. The key depends only on (config.seed,
-    state.step), not on the mesh or on accumulation; `loss_fn` adds the number of each row.
-    A step whose loss or gradient is not finite, or a spike, changes nothing but the counters; nor
-    does any after config.max_skipped_steps of them in a row.
+    The step minimises the sum of `total` divided by the sum of `count`, both over all devices and
+    micro-batches. It donates the state. metrics are float32 scalars by name. The key depends only
+    on (config.seed, state.step), not on the mesh or on accumulation; `loss_fn` folds in the index
+    of each row. A bad step (spikes.py) changes only the counters. After config.max_skipped_steps
+    bad steps in a row every step counts as bad.
 
     Args:
       config: the section config.training.
-      loss_fn: the loss of one micro-batch.
+      loss_fn: the loss of a micro-batch.
       tx: the optimizer.
-      mesh: the mesh of all arrays.
+      mesh: the device mesh.
       state: the state, or its ShapeDtypeStructs, with shardings.
       frozen: the weights that are not trained, or their ShapeDtypeStructs; () if there are none.
-      prepare: batch -> batch, computed from the whole global batch before accumulation splits it by
-        rows. It may add scalars; every micro-batch gets them. None: the batch stays as it is.
+      prepare: batch -> batch, applied to the whole global batch before accumulation splits it by
+        rows. It may add scalars, which every micro-batch gets. None: the batch is unchanged.
       summarise: (the Loss of the whole batch, its count as a float32 of at least 1) -> metrics.
     """
     shardings, frozen_shardings = jax.tree.map(lambda x: x.sharding, (state, frozen))
@@ -99,7 +102,7 @@ def make_train_step(
 
 
 def _in_parts(function, batch, parts: int, mesh: Mesh):
-    """Returns the sum of a function's results on the parts of a batch, one part at a time."""
+    """Returns the sum of a function's results on the parts of a batch, computed one by one."""
     if parts == 1:
         return function(batch)
     batches = jax.tree.map(lambda x: _split_rows(x, parts, mesh), batch)
@@ -113,8 +116,10 @@ def _in_parts(function, batch, parts: int, mesh: Mesh):
 
 
 def _split_rows(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
-    """Returns x[B, ...] as [parts, B / parts, ...]: of every device's rows a contiguous piece to
-    each part, so that no row moves to another device; a scalar as it is, for each part."""
+    """Returns x[B, ...] as [parts, B / parts, ...]; a scalar is repeated for each part.
+
+    Each part gets a contiguous piece of every device's rows, so no row moves to another device.
+    """
     if not x.ndim:
         return jnp.broadcast_to(x, parts)
     shards = batch_shards(mesh)
@@ -127,7 +132,7 @@ def _updated(config: TrainingConfig, tx, state: TrainState, grads: Any) -> Train
     params = optax.apply_updates(state.params, updates)
     ema, decay = state.ema, config.ema_decay
     if ema is not None:
-        # A short memory at first, so that the average does not keep the initial weights.
+        # A smaller decay at first, so that the average forgets the initial weights.
         decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
     return state._replace(

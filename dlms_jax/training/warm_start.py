@@ -1,4 +1,4 @@
-"""Where a run's first weights come from, if they are not random: another run's checkpoint."""
+"""Starts a run from the weights of another run's checkpoint."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -12,27 +12,38 @@ from dlms_jax.parallel import rules
 
 
 class Start(NamedTuple):
-    """The checkpoint that a run starts from."""
+    """The checkpoint that a run starts from.
+
+    Attributes:
+      checkpoint: the open checkpoint.
+    """
 
     checkpoint: Checkpoint
 
     @property
     def folder(self) -> pathlib.Path:
+        """The folder of the checkpoint."""
         return self.checkpoint.folder
 
     @property
     def config(self) -> Config:
+        """The config of the run that wrote the checkpoint."""
         return self.checkpoint.config
 
     def origin(self) -> dict[str, Any]:
-        """Returns what the checkpoints of the new run say of it."""
+        """Returns the description of the checkpoint for the metadata of the new run."""
         return {
-            "path": str(self.folder), "step": self.folder.name,
-            "name": self.config.name, "objective": self.config.objective.name,
-        }  # fmt: skip
+            "path": str(self.folder),
+            "step": self.folder.name,
+            "name": self.config.name,
+            "objective": self.config.objective.name,
+        }
 
     def text(self, config: Config) -> str:
-        """Returns what a run says that starts from it."""
+        """Returns the message that a run with `config` prints when it starts from the checkpoint.
+
+        It names the settings that changed and affect the outputs.
+        """
         was, now = self.config.objective.name, config.objective.name
         changed = [
             f"config.{key} was {before}, is {after}"
@@ -51,9 +62,14 @@ class Start(NamedTuple):
 
 
 def find_start(config: Config, workdir: pathlib.Path) -> Start | None:
-    """Returns the checkpoint that config.training.start_from names; None where it names none.
+    """Returns the checkpoint that config.training.start_from names; None if it is not set.
 
-    Raises UserError, which names the setting, where there is none to read or it is of this workdir.
+    Args:
+      config: the config of the new run.
+      workdir: the folder of the new run.
+
+    Raises:
+      UserError: the checkpoint cannot be read, or belongs to this workdir.
     """
     path = config.training.start_from
     if not path:
@@ -61,7 +77,7 @@ def find_start(config: Config, workdir: pathlib.Path) -> Start | None:
     where = f"config.training.start_from={path}"
     try:
         start = Start(open_checkpoint(path))
-        start.config  # noqa: B018 (raises where it cannot be read)
+        start.config  # noqa: B018 (raises if it cannot be read)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     if start.folder.resolve().parent.parent == workdir.resolve():
@@ -70,17 +86,31 @@ def find_start(config: Config, workdir: pathlib.Path) -> Start | None:
 
 
 def check_fits(start: Start, shapes: Any, config: Config):
-    """Raises UserError unless a checkpoint has this network's parameters, all and no other, each of
-    its shape, and as many heads (whose number the shapes do not always show)."""
+    """Checks that a checkpoint has exactly the parameters of this run's network.
+
+    Names and shapes must be equal, and so must the numbers of heads, which the shapes do not always
+    determine.
+
+    Args:
+      start: the checkpoint.
+      shapes: the parameters of the network, or their shapes.
+      config: the config of the new run.
+
+    Raises:
+      UserError: they differ; the message names the settings to change.
+    """
     there, here = _by_path(start.checkpoint.parameter_shapes()), _by_path(shapes)
     differing = [path for path in here | there if here.get(path) != there.get(path)]
     was, now = start.config, config
     if differing:
         path = differing[0]
         more = f" (and {len(differing) - 1} more differ)" if len(differing) > 1 else ""
-        what = f"{path} is {_shape(there.get(path))} there, {_shape(here.get(path))} here{more}"
+        what = (
+            f"{path} is {_shape(there.get(path))} in the checkpoint, {_shape(here.get(path))} in "
+            f"this run{more}"
+        )
     elif _heads(was.model) != _heads(now.model):
-        what = "it has {} heads, {} for keys, of {}".format(*_heads(was.model))
+        what = "it has {} heads, {} key/value heads, head size {}".format(*_heads(was.model))
     else:
         return
     objectives = {was.objective.name, now.objective.name}
@@ -91,12 +121,16 @@ def check_fits(start: Start, shapes: Any, config: Config):
     )
     raise UserError(
         f"config.training.start_from={now.training.start_from} does not fit: {what}; "
-        + (f"set {settings} as there" if settings else "another version of this program wrote it")
+        + (
+            f"set {settings} as in the checkpoint"
+            if settings
+            else "another version of this program wrote it"
+        )
     )
 
 
 def _says_next(config: Config) -> bool:
-    """Returns whether a network's output at a position predicts the next one's token."""
+    """Returns whether a network's output at a position predicts the next token."""
     return config.objective.shift or traits_of(config).order == "left_to_right"
 
 

@@ -57,17 +57,17 @@ def test_auto_is_the_devices_kernel_where_it_fits():
 @pytest.mark.parametrize(
     ("asked", "mesh", "settings", "error"),
     [
-        ("splash", devices("tpu"), {"data__sequence_length": 200}, "multiples of 128 .* 200 of a"),
-        ("splash", devices("cpu", sequence=4), {}, "holds 64 of a row; .*mesh.sequence"),
+        ("splash", devices("tpu"), {"data__sequence_length": 200}, "multiple of 128 .* not 200;"),
+        ("splash", devices("cpu", sequence=4), {}, "device, not 64; .*mesh.sequence"),
         (
             "splash",
             devices("tpu", tensor=4),
             {},
-            "tensor=4, of which the 2 of .*num_kv_heads",
+            "num_kv_heads=2 is not a multiple of .*tensor=4",
         ),
-        ("cudnn", devices("cpu"), {}, "NVIDIA GPUs from Ampere"),
+        ("cudnn", devices("cpu"), {}, "NVIDIA GPUs of .*Ampere"),
         ("cudnn", devices("gpu", "8.0"), {"model__dtype": "float32"}, "model.dtype=float32"),
-        ("cudnn", devices("gpu", "8.0"), {"model__head_size": 130}, "not of 130; .*head_size"),
+        ("cudnn", devices("gpu", "8.0"), {"model__head_size": 130}, "not 130; .*head_size"),
     ],
 )
 def test_a_kernel_that_does_not_fit_is_refused(asked, mesh, settings, error):

@@ -111,11 +111,13 @@ def test_a_given_mask_is_the_mask_and_its_time_is_that_of_its_share(name):
 @pytest.mark.parametrize("name", ["uniform", "gaussian", "autoregressive"])
 def test_a_process_without_masks_refuses_one(name):
     batch = text()
-    with pytest.raises(UserError, match="has no masks to set; use corrupt"):
+    with pytest.raises(
+        UserError, match="has no masks; use corrupt, or the objectives masked or block"
+    ):
         OBJECTIVES[name].corrupt_with(batch, batch.scored_BxL)
 
 
 def test_gaussian_diffusion_asks_for_the_embeddings_that_it_noises():
     batch = text()
-    with pytest.raises(UserError, match="give its Denoiser"):
+    with pytest.raises(UserError, match="embeddings; pass its Denoiser"):
         OBJECTIVES["gaussian"].corrupt(batch, jnp.ones(batch.tokens_BxL.shape), jax.random.key(0))

@@ -138,5 +138,5 @@ def test_pairs_that_the_flops_count_are_those_of_the_mask(objective, size, conte
 
 def test_an_unknown_kind_is_refused():
     layout = Layout(*np.ones((2, 1, 3), int))
-    with pytest.raises(ValueError, match="attention 'blocks' is none of full, causal"):
+    with pytest.raises(ValueError, match="unknown attention 'blocks'; use full, causal"):
         attention_mask(layout, layout, "blocks")

@@ -152,16 +152,17 @@ CONDITIONED = dict(model__conditioning="film")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(model__width=64), r"embed/embedding is 384x32 there, 384x64 here \(and \d+ more "
-         r"differ\); set config.model.width=32 as there"),
-        (dict(model__num_layers=3), r"layers/attn/k_norm/scale is 2x8 there, 3x8 here.*"
-         "set config.model.num_layers=2 as there"),
-        (dict(model__tie_embeddings=True), "lm_head/kernel is 32x384 there, absent here; "
-         "set config.model.tie_embeddings=False as there"),
-        (CONDITIONED, "conditioning/in_proj/bias is absent there, 128 here .*"
-         "set config.model.conditioning=none as there"),
-        (dict(model__qk_norm=False), "k_norm/scale is 2x8 there, absent here.*model.qk_norm=True"),
-        (dict(model__num_kv_heads=4), "model.num_kv_heads=2 as there"),
+        (dict(model__width=64), r"embed/embedding is 384x32 in the checkpoint, 384x64 in this run "
+         r"\(and \d+ more differ\); set config.model.width=32 as in the checkpoint"),
+        (dict(model__num_layers=3), r"layers/attn/k_norm/scale is 2x8 in the checkpoint, 3x8 in "
+         "this run.*set config.model.num_layers=2 as in the checkpoint"),
+        (dict(model__tie_embeddings=True), "lm_head/kernel is 32x384 in the checkpoint, absent in "
+         "this run; set config.model.tie_embeddings=False as in the checkpoint"),
+        (CONDITIONED, "conditioning/in_proj/bias is absent in the checkpoint, 128 in this run .*"
+         "set config.model.conditioning=none as in the checkpoint"),
+        (dict(model__qk_norm=False), "k_norm/scale is 2x8 in the checkpoint, absent in this run.*"
+         "model.qk_norm=True"),
+        (dict(model__num_kv_heads=4), "model.num_kv_heads=2 as in the checkpoint"),
         (GAUSSIAN, "config.objective.name=autoregressive, config.gaussian.embedding_size=128"),
         (dict(model__name="unet", model__unet_levels=2), "config.model.name=transformer"),
     ],
@@ -180,8 +181,8 @@ def test_self_conditioning_shapes_the_parameters(corpus, tmp_path):
     workdir, small = tmp_path / "gaussian", dict(training__steps=1, **GAUSSIAN)
     train(workdir, config_for(corpus, gaussian__self_conditioning=False, **small))
     line = refused(tmp_path / "run", config_for(corpus, training__start_from=str(workdir), **small))
-    assert "embed/estimate_proj/kernel is absent there, 16x32 here" in line
-    assert line.endswith("; set config.gaussian.self_conditioning=False as there")
+    assert "embed/estimate_proj/kernel is absent in the checkpoint, 16x32 in this run" in line
+    assert line.endswith("; set config.gaussian.self_conditioning=False as in the checkpoint")
 
 
 def test_what_the_weights_will_be_read_by_is_said_where_it_changed(ar):
@@ -203,7 +204,8 @@ def test_heads_that_the_shapes_do_not_show_are_compared(ar, one_device):
     config = small_config(training__start_from=str(ar), model__num_heads=2, model__num_kv_heads=1)
     start = find_start(config, ar.parent / "new")
     shapes = start.checkpoint.parameter_shapes()
-    with pytest.raises(UserError, match=r"4 heads, 2 for keys, of 8; .*num_heads=4, .*kv_heads=2"):
+    message = r"4 heads, 2 key/value heads, head size 8; .*num_heads=4, .*kv_heads=2"
+    with pytest.raises(UserError, match=message):
         check_fits(start, shapes, config)
 
 

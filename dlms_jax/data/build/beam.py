@@ -29,9 +29,13 @@ from dlms_jax.errors import UserError, optional_import
 
 
 def build_on_beam(
-    sources: Sequence[Source], out: str, tokenizer: Tokenizer, plan: ShardPlan, read: ReadOptions,
+    sources: Sequence[Source],
+    out: str,
+    tokenizer: Tokenizer,
+    plan: ShardPlan,
+    read: ReadOptions,
     pipeline_options: Sequence[str] = (),
-) -> None:  # fmt: skip
+) -> None:
     """Writes a prepared dataset. A worker holds one bucket at a time; dataset.json comes last.
 
     Args:
@@ -66,9 +70,9 @@ def build_on_beam(
         _ = (
             pipeline
             | "once" >> beam.Create([None])
-            | "finish" >> beam.Map(_finish, beam.pvalue.AsList(described), out, plan, saved,
-                                   arguments)
-        )  # fmt: skip
+            | "finish"
+            >> beam.Map(_finish, beam.pvalue.AsList(described), out, plan, saved, arguments)
+        )
 
     files = file_systems()
     with files.open(files.join(out, CARD)) as stream:

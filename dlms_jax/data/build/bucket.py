@@ -33,7 +33,7 @@ def write_bucket(
       bucket: the number of the bucket, 0..plan.buckets-1.
       texts: its texts, unique and in order.
       plan: how the corpus is divided.
-      tokenizer: of the rows.
+      tokenizer: the tokenizer of the rows.
 
     Returns:
       The Part of each split by its name, and "longest": the tokens of the longest document.

@@ -59,18 +59,19 @@ Vocab = Tokenizer | TokenizerConfig | int | str
 class DatasetBuilder:
     """How a dataset is built.
 
-    out: the folder to write; None: prepared/NAME-LENGTH.
-    packing: how documents are laid out in rows (packing.py).
-    heldout_fraction: the share of documents that is held out.
-    seed: of the order of documents.
-    read: how files are read.
-    shard_bytes: bytes of text in a bucket; a worker holds about six times as much.
-    sample_bytes: bytes of training text on which a tokenizer is trained.
-    synthetic_documents: the size of the corpus "synthetic".
-    tfds_directory: where TensorFlow Datasets are prepared; "": ~/tensorflow_datasets.
-    workers: the number of processes; the dataset does not depend on it.
-    overwrite: whether another dataset in `out` is replaced.
-    console: where progress is shown.
+    Attributes:
+      out: the folder to write; None: prepared/NAME-LENGTH.
+      packing: how documents are laid out in rows (packing.py).
+      heldout_fraction: the share of documents that is held out.
+      seed: the seed of the order of documents.
+      read: how files are read.
+      shard_bytes: bytes of text in a bucket; a worker holds about six times as much.
+      sample_bytes: bytes of training text on which a tokenizer is trained.
+      synthetic_documents: the size of the corpus "synthetic".
+      tfds_directory: where TensorFlow Datasets are prepared; "": ~/tensorflow_datasets.
+      workers: the number of processes; the dataset does not depend on it.
+      overwrite: whether another dataset in `out` is replaced.
+      console: where progress is shown.
     """
 
     out: str | pathlib.Path | None = None
@@ -93,8 +94,8 @@ class DatasetBuilder:
 
         Args:
           path: a file, a folder, a glob, a list of these, a named corpus, or "tfds:DATASET/SPLIT".
-          vocab: a tokenizer; the settings of one; "bytes"; the path of one; or a number of symbols,
-            to train byte-level BPE.
+          vocab: a tokenizer; the settings of one; "bytes"; the path of one; or a vocabulary size
+            (trains byte-level BPE).
           seq_len: tokens in a row, including BOS and EOS.
 
         Raises:
@@ -177,7 +178,7 @@ class DatasetBuilder:
         if saved.is_file():
             return tokenizers.from_dict(json.loads(saved.read_text(encoding="utf-8")))
         if vocab.name != "bytes" and not vocab.path:
-            self._say(f"training a {vocab.name} tokenizer of {vocab.vocab_size} symbols ...")
+            self._say(f"training a {vocab.name} tokenizer of {vocab.vocab_size} tokens ...")
         tokenizer = make_tokenizer(vocab, map(to_str, training_sample(job, self.sample_bytes)))
         write_json(saved, tokenizer.to_dict())
         return tokenizer
@@ -228,10 +229,10 @@ class DatasetBuilder:
 
 
 def _tokenizer_or_settings(vocab: Vocab) -> Tokenizer | TokenizerConfig:
-    """Returns a tokenizer that is ready, or the settings of one that is trained on the corpus."""
+    """Returns a tokenizer, or the settings of one that must be trained on the corpus."""
     if isinstance(vocab, bool) or not isinstance(vocab, Vocab):
         raise UserError(
-            f"vocab={vocab!r} is not a tokenizer, its settings or path, or a number of symbols"
+            f"vocab={vocab!r} is not a tokenizer, its settings or path, or a vocabulary size"
         )
     if isinstance(vocab, int):
         vocab = TokenizerConfig("bpe", vocab)

@@ -24,13 +24,14 @@ from dlms_jax.errors import UserError
 class DialogueOptions:
     """How examples become rows.
 
-    sequence_length: tokens in a row.
-    prompt_length: if it is not 0, a row holds one example, whose prompt is padded on the left to
+    Attributes:
+      sequence_length: tokens in a row.
+      prompt_length: if it is not 0, a row holds one example, whose prompt is padded on the left to
         this length. 0: a row holds several whole examples.
-    eos: what follows the answer in rows of one example, see chat.pad_examples.
-    too_long: what happens to an example longer than a row.
-    heldout_fraction: the share of examples that is held out.
-    seed: of the order of examples.
+      eos: what follows the answer in rows of one example, see chat.pad_examples.
+      too_long: what happens to an example longer than a row.
+      heldout_fraction: the share of examples that is held out.
+      seed: the seed of the order of examples.
     """
 
     sequence_length: int
@@ -42,9 +43,12 @@ class DialogueOptions:
 
 
 def prepare_dialogues(
-    paths: list[str], folder: pathlib.Path, tokenizer: Tokenizer, chat: ChatOptions,
+    paths: list[str],
+    folder: pathlib.Path,
+    tokenizer: Tokenizer,
+    chat: ChatOptions,
     options: DialogueOptions,
-) -> tuple[Prepared, int]:  # fmt: skip
+) -> tuple[Prepared, int]:
     """Writes a dataset of dialogues; returns it, and how many examples were too long.
 
     The examples are held in memory, since fine-tuning sets are small. Exact duplicates are dropped.
@@ -53,7 +57,7 @@ def prepare_dialogues(
     Args:
       paths: files of JSON lines.
       folder: where the dataset is written.
-      tokenizer: of the model that is fine-tuned.
+      tokenizer: the tokenizer of the model that is fine-tuned.
       chat: how a record becomes an example.
       options: how examples become rows.
 
@@ -108,6 +112,10 @@ def _rows(examples, tokenizer, options):
     if not options.prompt_length:
         return pack_examples(examples, options.sequence_length, tokenizer.pad_id)
     return pad_examples(
-        examples, options.sequence_length, options.prompt_length, tokenizer.pad_id,
-        tokenizer.eos_id, options.eos,
-    )  # fmt: skip
+        examples,
+        options.sequence_length,
+        options.prompt_length,
+        tokenizer.pad_id,
+        tokenizer.eos_id,
+        options.eos,
+    )

@@ -34,11 +34,12 @@ _SCATTERED = "scattered-"
 class Job(NamedTuple):
     """A build, as its worker processes see it.
 
-    folder: where the dataset is written.
-    building: the folder of intermediate files.
-    plan: how the corpus is divided.
-    read: how its files are read.
-    units: groups of sources, each of which is scattered in one call.
+    Attributes:
+      folder: where the dataset is written.
+      building: the folder of intermediate files.
+      plan: how the corpus is divided.
+      read: how its files are read.
+      units: groups of sources, each of which is scattered in one call.
     """
 
     folder: pathlib.Path
@@ -49,7 +50,7 @@ class Job(NamedTuple):
 
 
 def units_of(sources: list[Source]) -> list[list[Source]]:
-    """Returns sources in groups, none of them too little work, and not too many of them."""
+    """Returns the sources in groups; it avoids small groups and limits their number."""
     units, size = [[]], 0
     enough = max(_UNIT, sum(source.size for source in sources) // 256)
     for source in sources:
@@ -62,7 +63,7 @@ def units_of(sources: list[Source]) -> list[list[Source]]:
 
 
 def scatter_unit(job: Job, unit: int) -> dict[str, int]:
-    """Writes a unit's documents into buckets, unless that is done; returns what was counted.
+    """Writes a unit's documents into buckets, unless that was done before; returns the counts.
 
     The folder of a unit appears when it is complete.
     """
@@ -99,7 +100,7 @@ def scatter_unit(job: Job, unit: int) -> dict[str, int]:
 
 
 def gather_bucket(job: Job, tokenizer: Tokenizer, bucket: int) -> dict[str, Any]:
-    """Writes a bucket's shards, unless that is done, and returns what dataset.json says of it."""
+    """Writes a bucket's shards, unless that was done before; returns its entry in dataset.json."""
     saved = bucket_file(job.building, bucket)
     if saved.is_file():
         described = json.loads(saved.read_text())

@@ -1,7 +1,7 @@
-"""What the output folder of a build holds: nothing, half a dataset, a damaged one, or another one.
+"""Begins a build in a folder that is empty or holds a partial, damaged or different dataset.
 
-A build begins here: it continues what was interrupted, makes again the shards that are damaged, and
-refuses a folder with something else.
+A build continues what was interrupted and makes damaged shards again. It refuses a folder that
+holds something else.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,12 @@ _PLAN = "plan.json"  # what is being built
 
 
 def begin(
-    job: Job, arguments: dict[str, Any], sources: list[Source], overwrite: bool,
+    job: Job,
+    arguments: dict[str, Any],
+    sources: list[Source],
+    overwrite: bool,
     say: Callable[[str], None],
-) -> bool:  # fmt: skip
+) -> bool:
     """Returns whether the folder already holds the whole dataset; else makes it ready to build.
 
     Args:

@@ -19,9 +19,10 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}  # other roles have the s
 class Example(NamedTuple):
     """One conversation of n tokens.
 
-    tokens: int32 [n]: BOS, the task's token if there is a task, the conversation, EOS.
-    loss_mask: bool [n]: True in answers and at the EOS that ends each.
-    prompt_length: the number of tokens before the first scored one.
+    Attributes:
+      tokens: int32 [n]: BOS, the task's token if there is a task, the conversation, EOS.
+      loss_mask: bool [n]: True in answers and at the EOS that ends each.
+      prompt_length: the number of tokens before the first scored one.
     """
 
     tokens: np.ndarray
@@ -33,12 +34,14 @@ class Example(NamedTuple):
 class ChatOptions:
     """How a record becomes an example.
 
-    template: the text of a chat template, see `load_template`; "" for prompts and responses only.
-    prompt_field, response_field, messages_field: the fields of a record.
-    task: a special token of the tokenizer, which is put after BOS to name the task.
-    task_field: the field in which a record names its own task, instead; "": no field.
-    score: which answers are learned. For each of these, the template must leave the text before the
-        answer as it was, which "all" cannot have if a template drops old reasoning, for example.
+    Attributes:
+      template: the text of a chat template, see `load_template`; "" for prompts and responses only.
+      prompt_field, response_field, messages_field: the fields of a record.
+      task: a special token of the tokenizer, which is put after BOS to name the task.
+      task_field: the field in which a record names its own task, instead; "": no field.
+      score: which answers are learned. For each of these, the template must leave the text before
+        the answer as it was, which "all" cannot have if a template drops old reasoning, for
+        example.
     """
 
     template: str = ""
@@ -67,7 +70,7 @@ def read_examples(
 
     Args:
       paths: the files.
-      tokenizer: of the model that is fine-tuned.
+      tokenizer: the tokenizer of the model that is fine-tuned.
       options: how a record becomes an example.
 
     Raises:

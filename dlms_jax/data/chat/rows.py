@@ -19,7 +19,7 @@ def keep_fitting(
 
     Args:
       examples: the examples.
-      length: of a row.
+      length: the length of a row.
       prompt_length: as in `pad_examples`; None for `pack_examples`.
     """
     examples = list(examples)
@@ -54,9 +54,9 @@ def pad_examples(
 
     Args:
       examples: the examples; each must fit (see `keep_fitting`).
-      length: of a row.
-      prompt_length: columns before the first answer.
-      pad_id, eos_id: of the tokenizer.
+      length: the length of a row.
+      prompt_length: the number of columns before the first answer.
+      pad_id, eos_id: the padding and EOS tokens.
       eos: what follows the last EOS. "once": padding, which is neither attended to nor scored.
         "fill": EOS up to the row's end, attended to and scored (LLaDA, arXiv 2502.09992).
     """

@@ -68,9 +68,12 @@ def compile_template(template: str):
 
     def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
         return json.dumps(
-            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
             sort_keys=sort_keys,
-        )  # fmt: skip
+        )
 
     environment = sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loops, Generation])
     environment.globals["raise_exception"] = raise_exception

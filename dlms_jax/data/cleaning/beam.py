@@ -37,9 +37,13 @@ _PARTIAL = ".partial"  # the end of a shard's name until all shards are written
 
 
 def run_beam_clean(
-    inputs: Sequence[str], out: str, options: CleaningOptions, read: Read,
-    pipeline_options: Sequence[str] = (), shard_bytes: int = SHARD_BYTES,
-) -> None:  # fmt: skip
+    inputs: Sequence[str],
+    out: str,
+    options: CleaningOptions,
+    read: Read,
+    pipeline_options: Sequence[str] = (),
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Writes the same files as run_local_clean. The report comes last.
 
     Args:

@@ -40,7 +40,10 @@ def check_evaluation(evaluation: np.ndarray, options: CleaningOptions) -> None:
 def is_contaminated(text: str, evaluation: np.ndarray, options: CleaningOptions) -> bool:
     """Returns whether a text shares an n-gram with the evaluation texts.
 
-    evaluation: the union of their n-grams.
+    Args:
+      text: the text of a document.
+      evaluation: the union of the n-grams of the evaluation texts.
+      options: the size of the n-grams.
     """
     if not len(evaluation):
         return False

@@ -58,9 +58,12 @@ def signature(text: str, options: CleaningOptions) -> np.ndarray:
     hashes_W = word_hashes(words(text))
     shingles = ngram_hashes(hashes_W, max(1, min(options.shingle, len(hashes_W))))
     minhash = datasketch.MinHash(
-        options.num_perm, _SEED, hashfunc=int, scheme="affine32",
+        options.num_perm,
+        _SEED,
+        hashfunc=int,
+        scheme="affine32",
         permutations=_permutations(options.num_perm),
-    )  # fmt: skip
+    )
     for start in range(0, len(shingles), _AT_ONCE):
         minhash.update_batch((shingles[start : start + _AT_ONCE] >> np.uint64(32)).tolist())
     return minhash.hashvalues

@@ -13,15 +13,16 @@ Quality = Literal["c4", "gopher", "gopher-repetition", "fineweb"]
 class CleaningOptions:
     """Which stages run, and their thresholds. Raises UserError for impossible values.
 
-    normalize: the Unicode normal form of every text.
-    min_characters, max_characters: how long a text may be, in code points; 0: no limit.
-    languages: ISO 639-1 codes of the languages that are kept; (): all. A text has the language that
-        py3langid finds most probable, if its probability is at least min_language_probability.
-    quality: the public rule sets that a text must pass (quality.py), in any order.
-    near_duplicates: two texts are near duplicates if their sets of `shingle` words in a row have
+    Attributes:
+      normalize: the Unicode normal form of every text.
+      min_characters, max_characters: how long a text may be, in code points; 0: no limit.
+      languages: ISO 639-1 codes of the languages that are kept; (): all. A text has the language
+        that py3langid finds most probable, if its probability is at least min_language_probability.
+      quality: the public rule sets that a text must pass (quality.py), in any order.
+      near_duplicates: two texts are near duplicates if their sets of `shingle` words in a row have
         this Jaccard similarity, as num_perm MinHashes estimate it; 0: near duplicates stay.
-    decontaminate: files of evaluation texts. A document that shares `ngram` words in a row with one
-        of them is dropped.
+      decontaminate: files of evaluation texts. A document that shares `ngram` words in a row with
+        one of them is dropped.
     """
 
     normalize: Normalize = "none"

@@ -45,9 +45,12 @@ Read = Callable[[str], Iterable[Document]]  # a file's documents
 
 
 def run_local_clean(
-    inputs: Sequence[str], out: str | pathlib.Path, options: CleaningOptions, read: Read,
+    inputs: Sequence[str],
+    out: str | pathlib.Path,
+    options: CleaningOptions,
+    read: Read,
     shard_bytes: int = SHARD_BYTES,
-) -> Report:  # fmt: skip
+) -> Report:
     """Writes the kept documents and the report to the folder `out`; returns the report.
 
     The folder appears when it is complete: until then the files are in OUT.partial, which a later

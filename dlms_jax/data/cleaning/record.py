@@ -14,10 +14,11 @@ def identity(text: bytes) -> bytes:
 class Record(NamedTuple):
     """A document between two stages; records sort by identity, then by name.
 
-    identity: of the text.
-    name: valid Unicode, unlike a Document's.
-    text: the text as the stages have changed it.
-    size: the bytes of the original text.
+    Attributes:
+      identity: the `identity` of the text.
+      name: valid Unicode, unlike a Document's.
+      text: the text as the stages have changed it.
+      size: the bytes of the original text.
     """
 
     identity: bytes

@@ -26,7 +26,7 @@ _NO_STAGE = (READ, KEPT, WRITTEN)
 
 
 def merge_counts(counts: Iterable[Count]) -> Count:
-    """Returns the sum, which is associative and commutative; Count() adds nothing."""
+    """Returns the sum of counts, which is associative and commutative; Count() is its zero."""
     counts = [count for count in counts if count.documents]
     if not counts:
         return Count()

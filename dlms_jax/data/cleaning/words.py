@@ -41,6 +41,6 @@ def _hash(word: str) -> int:
 
 @functools.cache
 def _punctuation() -> dict[int, str]:
-    """Returns a table for str.translate that turns punctuation and symbols into spaces."""
+    """Returns a table for str.translate that replaces punctuation and symbols by spaces."""
     codes = range(sys.maxunicode + 1)
     return {code: " " for code in codes if unicodedata.category(chr(code))[0] in "PS"}

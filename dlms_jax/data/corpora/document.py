@@ -16,8 +16,9 @@ _STRAY_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 class Document(NamedTuple):
     """A text of a corpus.
 
-    name: where the text is from, for messages and reports.
-    text: UTF-8. Bytes that are not UTF-8 are there as they were read (`to_str`).
+    Attributes:
+      name: where the text is from, for messages and reports.
+      text: UTF-8. Bytes that are not UTF-8 are there as they were read (`to_str`).
     """
 
     name: str
@@ -35,7 +36,7 @@ def to_bytes(text: str) -> bytes:
 
 
 def replace_stray_surrogates(text: str) -> str:
-    """Returns a str with U+FFFD for the surrogates that stand for no byte, which JSON can spell."""
+    """Returns a str with U+FFFD for surrogates that represent no byte, which JSON can spell."""
     return _STRAY_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

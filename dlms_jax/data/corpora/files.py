@@ -48,9 +48,12 @@ def list_files(paths: str | pathlib.Path | Iterable[str | pathlib.Path]) -> list
             raise UserError("the name of a file or folder is empty")
         if path.is_dir():
             found = [
-                f for f in path.rglob("[!._]*") if f.is_file() and _format(f)
+                f
+                for f in path.rglob("[!._]*")
+                if f.is_file()
+                and _format(f)
                 and not any(part.startswith(".") for part in f.relative_to(path).parts)
-            ]  # fmt: skip
+            ]
             if not found:
                 raise UserError(f"the folder {text} has no file of {', '.join(_READERS)}")
         elif path.is_file():

@@ -43,11 +43,12 @@ Words = dict[str, list[list[dict[str, float]]]]  # by kind, topic and class: wor
 class State(NamedTuple):
     """What may follow in a state: tokens, none of which is a prefix of another.
 
-    tokens: the tokens that may follow.
-    cumulative: for each token, the probability of all tokens up to it.
-    targets: the next state, by token.
-    mass: by prefix, the probability of all tokens that begin with it.
-    end: the probability that the document ends.
+    Attributes:
+      tokens: the tokens that may follow.
+      cumulative: for each token, the probability of all tokens up to it.
+      targets: the next state, by token.
+      mass: by prefix, the probability of all tokens that begin with it.
+      end: the probability that the document ends.
     """
 
     tokens: list[bytes]
@@ -157,20 +158,26 @@ def make_words(grammar: Grammar) -> Words:
 
     plain, nominal, verbal = [""] * 4, shuffled(_VOWELS)[:4], shuffled(_VOWELS)[:4]
     kinds = {
-        "relative": (2, plain), "preposition": (6, plain),
-        "determiner": (4, nominal), "pronoun": (2, nominal), "noun": (grammar.nouns, nominal),
-        "adjective": (grammar.adjectives, nominal), "verb": (grammar.verbs, verbal),
-    }  # fmt: skip
+        "relative": (2, plain),
+        "preposition": (6, plain),
+        "determiner": (4, nominal),
+        "pronoun": (2, nominal),
+        "noun": (grammar.nouns, nominal),
+        "adjective": (grammar.adjectives, nominal),
+        "verb": (grammar.verbs, verbal),
+    }
     words = {"topic": [[{stem: 1}] for stem in itertools.islice(stems, grammar.topics)]}
     for kind, (number, endings) in kinds.items():
         genders = [list(itertools.islice(stems, number)) for _ in range(1 + (kind == "noun"))]
         words[kind] = []
         for _ in range(grammar.topics):
             ranked = [shuffled(genders[0]), shuffled(genders[-1])]
-            words[kind].append([
-                {stem + ending: 1 / (r + _FLATNESS) for r, stem in enumerate(ranked[a % 2], 1)}
-                for a, ending in enumerate(endings)
-            ])  # fmt: skip
+            words[kind].append(
+                [
+                    {stem + ending: 1 / (r + _FLATNESS) for r, stem in enumerate(ranked[a % 2], 1)}
+                    for a, ending in enumerate(endings)
+                ]
+            )
     return words
 
 

@@ -99,7 +99,7 @@ _ALL = (
         _BOOKS,
         name="gutenberg",
         download=tuple(line.replace("data/books", "data/gutenberg") for line in _BOOKS.download),
-    ),  # fmt: skip
+    ),
     PublicCorpus(
         name="pg19",
         title="PG-19: Project Gutenberg's books from before 1919",
@@ -136,7 +136,7 @@ _ALL = (
         ),
         parse=openwebtext.parse,
         hub=("Skylion007/openwebtext", None, "train"),
-    ),  # fmt: skip
+    ),
     PublicCorpus(
         name="wikitext103",
         title="WikiText-103",
@@ -182,7 +182,7 @@ _ALL = (
         size="about 10 million pages, 10 billion tokens (GPT-2)",
         download=_hub_download("fineweb-edu-10bt", "HuggingFaceFW/fineweb-edu", "sample/10BT/*"),
         hub=("HuggingFaceFW/fineweb-edu", "sample-10BT", "train"),
-    ),  # fmt: skip
+    ),
     PublicCorpus(
         name="slimpajama",
         title="SlimPajama-627B",
@@ -284,6 +284,6 @@ _ALL = (
         size="100,000,000 bytes (a-z and space), about 31 MB zipped",
         formats=("text8", "text8.zip"),
         download=("wget -P data/text8 https://mattmahoney.net/dc/text8.zip",),
-    ),  # fmt: skip
+    ),
 )
 PUBLIC_CORPORA = {corpus.name: corpus for corpus in _ALL}

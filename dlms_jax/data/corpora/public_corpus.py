@@ -24,17 +24,18 @@ Via = Literal["files", "tfds", "datasets"]
 class PublicCorpus:
     """A public corpus.
 
-    name: what users call it.
-    title, source, licence, size: for its card; source is where it is described, and size is what
+    Attributes:
+      name: what users call it.
+      title, source, licence, size: for its card; source is where it is described, and size is what
         the source states.
-    formats: patterns of the names of the files that `download` fetches.
-    download: shell commands.
-    parse: yields the documents of one of these files.
-    tfds: its name in TensorFlow Datasets.
-    hub: (id, config, split) for `datasets.load_dataset`.
-    field: the field of a record that holds the text, with both libraries.
-    regroup: makes the texts of documents from the texts of these records.
-    notes: what its users should know.
+      formats: patterns of the names of the files that `download` fetches.
+      download: shell commands.
+      parse: yields the documents of one of these files.
+      tfds: its name in TensorFlow Datasets.
+      hub: (id, config, split) for `datasets.load_dataset`.
+      field: the field of a record that holds the text, with both libraries.
+      regroup: makes the texts of documents from the texts of these records.
+      notes: what its users should know.
     """
 
     name: str

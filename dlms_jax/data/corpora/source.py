@@ -21,11 +21,12 @@ _EXPANSION = {".gz": 4, ".zst": 4, ".parquet": 3}  # bytes of text for a byte of
 class Source:
     """A part of a corpus that is read by itself: a file, or all of a named corpus.
 
-    corpus: one of NAMES, or "tfds:DATASET/SPLIT"; "" for a file.
-    file: the path of a file, or the folder of TensorFlow Datasets.
-    size: about how many bytes of text it yields; 0: unknown.
-    modified: when the file was last changed, in nanoseconds.
-    seed, documents: the synthetic language and the number of its documents.
+    Attributes:
+      corpus: one of NAMES, or "tfds:DATASET/SPLIT"; "" for a file.
+      file: the path of a file, or the folder of TensorFlow Datasets.
+      size: about how many bytes of text it yields; 0: unknown.
+      modified: when the file was last changed, in nanoseconds.
+      seed, documents: the synthetic language and the number of its documents.
     """
 
     corpus: str = ""

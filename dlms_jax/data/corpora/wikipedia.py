@@ -82,7 +82,9 @@ def _name(element) -> str:
 def plain_text(wikitext: str, hidden: frozenset[str] = _HIDDEN) -> str:
     """Returns the prose of wikitext; headings without text below them are left out.
 
-    hidden: the namespaces (lower case) whose links show no text, only a file or a category.
+    Args:
+      wikitext: the source of a page.
+      hidden: the namespaces (lower case) whose links show no text, only a file or a category.
     """
     nodes = optional_import("mwparserfromhell", "data").nodes
     parse_wikitext = optional_import("mwparserfromhell", "data").parse

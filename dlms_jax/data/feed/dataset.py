@@ -33,15 +33,16 @@ class RowStore(Protocol):
         """Returns rows by index array or slice."""
 
     def find_token(self, n: int) -> tuple[int, int]:
-        """Returns (row, number among the row's scored tokens, from 1) of the n-th scored token."""
+        """Returns (row, k): the n-th scored token is the k-th of its row (n and k from 1)."""
 
 
 class Split(NamedTuple):
     """Packed rows, and what they were made of.
 
-    name: the corpus, and which part of it.
-    rows: the packed rows.
-    fingerprint: "sha256" of the texts in order, "documents", "bytes" and "tokens" (the scored
+    Attributes:
+      name: the corpus, and which part of it.
+      rows: the packed rows.
+      fingerprint: "sha256" of the texts in order, "documents", "bytes" and "tokens" (the scored
         ones). A split that is cut to its first tokens has no "documents" and "bytes". The synthetic
         language also has "best_bits_per_byte", which no model can beat, and
         "best_bits_per_byte_given_length", for a model that sees where documents end, as denoisers
@@ -56,11 +57,12 @@ class Split(NamedTuple):
 class Dataset(NamedTuple):
     """What a run trains and is evaluated on.
 
-    tokenizer: of all splits.
-    train: a split for each corpus of the mixture.
-    weights: rows are taken from the corpora in these proportions.
-    heldout: the held-out rows of all corpora.
-    chat_template: the Jinja template of the dialogues; "" if there are none.
+    Attributes:
+      tokenizer: the tokenizer of all splits.
+      train: a split for each corpus of the mixture.
+      weights: rows are taken from the corpora in these proportions.
+      heldout: the held-out rows of all corpora.
+      chat_template: the Jinja template of the dialogues; "" if there are none.
     """
 
     tokenizer: Tokenizer
@@ -139,12 +141,16 @@ def make_split(
     texts = [document.text for document in documents]
     length = data.sequence_length
     rows = join(pack_texts(texts, length, data.packing, tokenizer), length)
-    return Split(name, rows, {
-        "sha256": sha256_of_texts(texts),
-        "documents": len(texts),
-        "bytes": sum(map(len, texts)),
-        "tokens": int(rows.loss_mask_RxL.sum()),
-    })  # fmt: skip
+    return Split(
+        name,
+        rows,
+        {
+            "sha256": sha256_of_texts(texts),
+            "documents": len(texts),
+            "bytes": sum(map(len, texts)),
+            "tokens": int(rows.loss_mask_RxL.sum()),
+        },
+    )
 
 
 def _documents(corpus, data) -> tuple[list[Document], list[Document]]:

@@ -17,23 +17,29 @@ class TrainBatches:
     """The batches of a run, by step. This process reads only its own rows of each.
 
     Each epoch of a corpus is another shuffle of its rows, and a batch may hold rows of two epochs.
-    There is no state: the batch of step k is found without the batches before it. So a resume, on
-    any number of processes, continues with the same batches.
+    There is no state: the batch of step k does not depend on the batches before it. So a resumed
+    run, on any number of processes, continues with the same batches.
     """
 
     def __init__(
-        self, stores: list, weights: list[float], batch_size: int, seed: int,
-        local_rows: np.ndarray, pad_id: int, short_rows: float = 0.0,
-    ):  # fmt: skip
+        self,
+        stores: list,
+        weights: list[float],
+        batch_size: int,
+        seed: int,
+        local_rows: np.ndarray,
+        pad_id: int,
+        short_rows: float = 0.0,
+    ):
         """Makes the batches.
 
         Args:
           stores: the packed rows of each corpus.
           weights: rows are taken from the corpora in these proportions.
           batch_size: rows in a global batch.
-          seed: of the shuffles.
+          seed: the seed of the shuffles.
           local_rows: which rows of each global batch, 0..batch_size-1, this process reads.
-          pad_id: of the tokenizer.
+          pad_id: the padding token.
           short_rows: the probability that a row is cut to a length uniform on 2..L.
         """
         self._stores = stores
@@ -92,7 +98,7 @@ class TrainBatches:
         return corpus_R, row_R
 
     def _columns(self, indices, length):
-        """Returns how many places of each row are kept."""
+        """Returns how many columns of each row are kept."""
         columns_R = np.full(len(indices), length)
         for place, index in enumerate(indices):
             draw = np.random.Generator(np.random.Philox(key=[self._seed, int(index)]))
@@ -105,9 +111,14 @@ def train_batches(dataset: Dataset, config: Config, local_rows: np.ndarray) -> T
     """Returns the batches of a config's run on its dataset; this process reads `local_rows`."""
     training = config.training
     return TrainBatches(
-        [split.rows for split in dataset.train], dataset.weights, training.batch_size,
-        training.seed, local_rows, dataset.tokenizer.pad_id, config.data.random_length_probability,
-    )  # fmt: skip
+        [split.rows for split in dataset.train],
+        dataset.weights,
+        training.batch_size,
+        training.seed,
+        local_rows,
+        dataset.tokenizer.pad_id,
+        config.data.random_length_probability,
+    )
 
 
 def eval_batches(

@@ -1,4 +1,4 @@
-"""The order of rows: stateless shuffles and mixtures, both functions of an index.
+"""The order of rows: stateless shuffles and mixtures, both functions of the index.
 
 grain's index_shuffle has the same idea, but takes 3 ms whenever the seed changes: at each epoch of
 a small corpus, and at each row of a mixture.

@@ -37,7 +37,7 @@ class FirstTokens:
         return cut_rows(self._rows.take(indices), columns_R, self._pad_id)
 
     def find_token(self, n: int) -> tuple[int, int]:
-        """Returns (row, number among the row's scored tokens, from 1) of the n-th scored token."""
+        """Returns (row, k): the n-th scored token is the k-th of its row (n and k from 1)."""
         return self._rows.find_token(n)
 
 

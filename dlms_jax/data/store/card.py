@@ -24,10 +24,11 @@ SPLITS = ("train", "heldout")
 class ShardPlan:
     """How a corpus is divided into buckets, splits and rows.
 
-    buckets: parts of the range of order keys. Each becomes one shard of each split.
-    sequence_length, packing: of the rows.
-    heldout_fraction: the share of documents that is held out.
-    seed: of the order of documents.
+    Attributes:
+      buckets: parts of the range of order keys. Each becomes one shard of each split.
+      sequence_length, packing: of the rows.
+      heldout_fraction: the share of documents that is held out.
+      seed: the seed of the order of documents.
     """
 
     buckets: int
@@ -44,9 +45,10 @@ class ShardPlan:
 class Part(NamedTuple):
     """A split's share of one bucket.
 
-    shard: its rows.
-    documents, bytes: how many, and their size as text.
-    sha256: of the texts in order (document.sha256_of_texts).
+    Attributes:
+      shard: its rows.
+      documents, bytes: how many, and their size as text.
+      sha256: of the texts in order (document.sha256_of_texts).
     """
 
     shard: Shard
@@ -65,16 +67,20 @@ class Part(NamedTuple):
 
 
 def describe(
-    buckets: list[dict[str, Any]], plan: ShardPlan, tokenizer: Tokenizer, counts: dict[str, int],
-    arguments: dict[str, Any], kind: Literal["text", "dialogues"] = "text",
-) -> dict[str, Any]:  # fmt: skip
+    buckets: list[dict[str, Any]],
+    plan: ShardPlan,
+    tokenizer: Tokenizer,
+    counts: dict[str, int],
+    arguments: dict[str, Any],
+    kind: Literal["text", "dialogues"] = "text",
+) -> dict[str, Any]:
     """Returns dataset.json.
 
     Args:
       buckets: what build.bucket.write_bucket returned for each bucket, in order, and its number of
         "duplicates".
       plan: how the corpus was divided.
-      tokenizer: of the rows.
+      tokenizer: the tokenizer of the rows.
       counts: what was read, such as "documents" and "bytes".
       arguments: what the dataset was made from and how.
       kind: "dialogues" has a loss mask that is not simply all but BOS.

@@ -30,7 +30,7 @@ def open_prepared(folder: str | pathlib.Path, check_contents: bool = True) -> "P
     """Returns a prepared dataset whose shards are all there, with their sizes.
 
     Args:
-      folder: of the dataset.
+      folder: the folder of the dataset.
       check_contents: whether checksums are compared too, if the dataset has at most 4 GiB.
 
     Raises:
@@ -58,7 +58,8 @@ def open_prepared(folder: str | pathlib.Path, check_contents: bool = True) -> "P
 class Prepared:
     """A prepared dataset: dataset.json (`card`), the tokenizer, and the rows.
 
-    shards: the shards of each split, by its name.
+    Attributes:
+      shards: the shards of each split, by its name.
     """
 
     def __init__(self, folder: pathlib.Path, card: dict[str, Any]):
@@ -96,9 +97,12 @@ class Prepared:
     def rows(self, split: str) -> ShardRows:
         """Returns the rows of "train" or "heldout"."""
         return ShardRows(
-            self.folder, self.shards[split], self.card["sequence_length"], self.tokenizer.pad_id,
+            self.folder,
+            self.shards[split],
+            self.card["sequence_length"],
+            self.tokenizer.pad_id,
             np.dtype(self.card["token_type"]),
-        )  # fmt: skip
+        )
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Returns {"train": fingerprint, "heldout": fingerprint}; see dataset.Split."""
@@ -124,7 +128,9 @@ class Prepared:
     def check_config(self, config: Config, tokenizer: Tokenizer | None):
         """Raises UserError if a run's settings are not those of the preparation.
 
-        tokenizer: of the run; None: the config's settings are compared.
+        Args:
+          config: the config of the run.
+          tokenizer: the tokenizer of the run; None: the config's settings are compared.
         """
         data = config.data
         fixed = ("sequence_length", "packing", "heldout_fraction", "seed")
@@ -162,7 +168,7 @@ class Prepared:
             self.check_tokenizer(make_tokenizer(config, ()))
         elif config.name in ("bpe", "sentencepiece") and config.vocab_size != self.tokenizer.size:
             raise UserError(
-                f"{self.folder} was prepared with {self.tokenizer.size} symbols, "
+                f"{self.folder} was prepared with a vocabulary of {self.tokenizer.size} tokens, "
                 f"config.tokenizer.vocab_size is {config.vocab_size}; use "
                 f"--config.tokenizer.vocab_size={self.tokenizer.size}"
             )

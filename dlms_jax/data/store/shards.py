@@ -22,7 +22,15 @@ _REPAIR = "prepare the dataset again (only what is missing or damaged is made ag
 
 
 class Shard(NamedTuple):
-    """A file of rows as dataset.json lists it. tokens: the number of scored ones."""
+    """A file of rows, as dataset.json lists it.
+
+    Attributes:
+      file: the name of the file.
+      rows: the number of rows.
+      tokens: the number of scored tokens.
+      size: the number of bytes.
+      sha256: the checksum of the file.
+    """
 
     file: str
     rows: int
@@ -32,7 +40,7 @@ class Shard(NamedTuple):
 
 
 def token_type(vocabulary: int) -> np.dtype:
-    """Returns the type in which a shard keeps ids below `vocabulary`."""
+    """Returns the integer type in which a shard stores ids below `vocabulary`."""
     return np.dtype(np.uint16 if vocabulary <= 1 << 16 else np.uint32)
 
 
@@ -115,6 +123,7 @@ class ShardRows:
 
     @property
     def number(self) -> int:
+        """The number of rows."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def take(self, indices) -> Rows:
@@ -126,7 +135,7 @@ class ShardRows:
         return rows
 
     def find_token(self, n: int) -> tuple[int, int]:
-        """Returns (row, number among the row's scored tokens, from 1) of the n-th scored token."""
+        """Returns (row, k): the n-th scored token is the k-th of its row (n and k from 1)."""
         shard = int(np.searchsorted(self._token_ends, n))
         first = int(self._ends[shard - 1]) if shard else 0
         n -= int(self._token_ends[shard - 1]) if shard else 0

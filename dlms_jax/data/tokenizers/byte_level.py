@@ -62,7 +62,7 @@ class BPETokenizer(Tokenizer):
         roles: Mapping[str, str] = OURS,
         special_tokens: Iterable[str] = (),
     ) -> "BPETokenizer":
-        """Returns a byte-level tokenizer of `vocab_size` symbols, with the special ones."""
+        """Returns a byte-level tokenizer with `vocab_size` tokens, including the special ones."""
         import tokenizers
 
         special = all_special(roles, tuple(special_tokens))

@@ -27,8 +27,10 @@ def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         except UserError as error:
             raise UserError(f"config.tokenizer.path={config.path}: {error}") from None
     if config.name == "hf":
-        raise UserError("config.tokenizer.name=hf needs config.tokenizer.path: a tokenizer.json, "
-                        "or a folder that holds one")  # fmt: skip
+        raise UserError(
+            "config.tokenizer.name=hf needs config.tokenizer.path: a tokenizer.json, "
+            "or a folder that holds one"
+        )
     roles = choose_roles(named)
     if config.name == "bytes":
         return ByteTokenizer(roles, config.special_tokens)

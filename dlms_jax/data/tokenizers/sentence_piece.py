@@ -91,15 +91,23 @@ class SentencePieceTokenizer(Tokenizer):
         roles: Mapping[str, str] = OURS,
         special_tokens: Iterable[str] = (),
     ) -> "SentencePieceTokenizer":
-        """Returns a tokenizer of `vocab_size` symbols, with the special ones, trained on texts.
+        """Returns a tokenizer with `vocab_size` tokens, including the special ones.
 
-        algorithm: "unigram" (Kudo, arXiv 1804.10959) or "bpe". The texts are held in memory.
+        Args:
+          texts: the training texts, which are held in memory.
+          vocab_size: the number of tokens.
+          algorithm: "unigram" (Kudo, arXiv 1804.10959) or "bpe".
+          roles: the special token of each role.
+          special_tokens: further special tokens.
+
+        Raises:
+          UserError: there is no text, or the trainer refuses the vocabulary size.
         """
         sentencepiece = optional_import("sentencepiece", "data")
         special = all_special(roles, tuple(special_tokens))
         lines = [line for text in texts for line in _lines(text)]
         if not lines:
-            raise UserError("there is no text to train sentencepiece on; give it some")
+            raise UserError("there is no text to train sentencepiece on; give some text")
         written = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(

@@ -17,9 +17,10 @@ from dlms_jax.errors import UserError
 class Tokenizer:
     """A tokenizer with the ids 0..size-1.
 
-    pad_id, bos_id, eos_id, mask_id: four different ids.
-    special_ids: the id of every special token by its spelling, including those of the roles, in the
-        order of the ids.
+    Attributes:
+      pad_id, bos_id, eos_id, mask_id: four different ids.
+      special_ids: the id of every special token by its spelling, including those of the roles, in
+        the order of the ids.
     """
 
     size: int
@@ -69,7 +70,9 @@ class Tokenizer:
     def encode(self, text: str, special: bool = False) -> np.ndarray:
         """Returns the int32 ids of a text, without BOS and EOS.
 
-        special: whether a special token's spelling becomes its id. False for text that is data.
+        Args:
+          text: the text.
+          special: whether a special token's spelling becomes its id. False for text that is data.
         """
         return self.encode_batch([text], special)[0]
 
@@ -135,7 +138,11 @@ class Tokenizer:
 
 
 def is_unicode(text: str) -> bool:
-    """Returns whether a text has no lone surrogates; one that stands for no byte is an error."""
+    """Returns whether a text has no lone surrogates.
+
+    Raises:
+      UserError: a lone surrogate does not represent a byte.
+    """
     try:  # encoding is many times as fast as a search by `re`
         text.encode()
     except UnicodeEncodeError:

@@ -17,13 +17,19 @@ SPACE = "\u2581"  # how sentencepiece and similar tokenizers write a space
 _BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
 # Tokenizer decodes with its table of bytes; with these, other programs decode the same way.
 _BYTE_LEVEL_DECODER = {
-    "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True
-}  # fmt: skip
-_FALLBACK_DECODER = {"type": "Sequence", "decoders": [
-    {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-    {"type": "ByteFallback"},
-    {"type": "Fuse"},
-]}  # fmt: skip
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": True,
+}
+_FALLBACK_DECODER = {
+    "type": "Sequence",
+    "decoders": [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ],
+}
 _KEEP_TEXT = ("Split", "Digits", "Punctuation")  # pre-tokenizers that keep text if not "Removed"
 
 
@@ -59,8 +65,9 @@ def lossless(described: dict[str, Any]) -> dict[str, Any]:
         spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
         if byte_level or step != spaces:
             raise UserError(f"its normalizer {step['type']} changes text")
-    cuts = [_keeping(step, byte_level) for step in _steps(
-        described["pre_tokenizer"], "pretokenizers")]  # fmt: skip
+    cuts = [
+        _keeping(step, byte_level) for step in _steps(described["pre_tokenizer"], "pretokenizers")
+    ]
     if sum(step["type"] == "ByteLevel" for step in cuts) > 1:
         raise UserError("it turns text into bytes twice")
     return described | {
@@ -76,7 +83,7 @@ def lossless(described: dict[str, Any]) -> dict[str, Any]:
 
 
 def ordinary_tokens(described: dict[str, Any]) -> set[str]:
-    """Returns the tokens that stand for text: the vocabulary without the added tokens."""
+    """Returns the tokens that represent text: the vocabulary without the added tokens."""
     added = {token["content"] for token in described["added_tokens"]}
     return set(described["model"]["vocab"]) - added
 

@@ -15,6 +15,16 @@ from dlms_jax.diffusion.gaussian.process import (
 )
 
 __all__ = [
-    "Gaussian", "Schedule", "alpha_sigma", "diffuse", "from_x0", "logit_bias", "make_schedule",
-    "mean_embedding", "posterior", "prior_kl", "schedule_size", "to_x0",
-]  # fmt: skip
+    "Gaussian",
+    "Schedule",
+    "alpha_sigma",
+    "diffuse",
+    "from_x0",
+    "logit_bias",
+    "make_schedule",
+    "mean_embedding",
+    "posterior",
+    "prior_kl",
+    "schedule_size",
+    "to_x0",
+]

@@ -1,7 +1,8 @@
-"""Noise schedules of Gaussian diffusion: gamma(t), the log of noise to signal, for t in [0, 1].
+"""Noise schedules of Gaussian diffusion: gamma(t), the log noise-to-signal ratio, t in [0, 1].
 
-All rise from gamma_min at t=0 to gamma_max at t=1. The bound depends on the end points alone (VDM,
-arXiv 2107.00630): what lies between decides where training looks, and how noisy its estimates are.
+All rise from gamma_min at t=0 to gamma_max at t=1. The bound depends only on the end points (VDM,
+arXiv 2107.00630); the values between decide which noise levels training draws, and the variance of
+its estimates.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ class Schedule(Protocol):
         """Returns log(sigma^2 / alpha^2) at time t."""
 
     def gamma_prime(self, t: jax.Array) -> jax.Array:
-        """Returns d gamma / dt (positive)."""
+        """Returns d gamma / dt, which is positive."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,10 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True)
 class Cosine:
-    """alpha = cos(angle), sigma = sin(angle), the angle linear in t (iDDPM, arXiv 2102.09672); its
-    end points are those at which gamma = 2 log tan(angle) is what it should be."""
+    """alpha = cos(angle), sigma = sin(angle), the angle linear in t (iDDPM, arXiv 2102.09672).
+
+    The end points of the angle follow from gamma = 2 log tan(angle).
+    """
 
     gamma_min: float
     gamma_max: float
@@ -57,7 +60,7 @@ class Cosine:
         return 2 * turn / (jnp.sin(angle) * jnp.sin(rest))
 
     def _angles(self, t):
-        """Returns the angle and what it lacks of pi/2, each accurate where it is small."""
+        """Returns (angle, pi/2 - angle), each accurate where it is small."""
         angle = _between(*(math.atan(math.exp(g / 2)) for g in (self.gamma_min, self.gamma_max)), t)
         rest = _between(*(math.atan(math.exp(-g / 2)) for g in (self.gamma_min, self.gamma_max)), t)
         return angle, rest
@@ -65,14 +68,14 @@ class Cosine:
 
 @dataclasses.dataclass(frozen=True)
 class Sqrt:
-    """sigma^2 = sqrt(u), u linear in t (Diffusion-LM, arXiv 2205.14217, whose s is u at t=0)."""
+    """sigma^2 = sqrt(u), u linear in t (Diffusion-LM, arXiv 2205.14217; its s is u at t=0)."""
 
     gamma_min: float
     gamma_max: float
 
     def gamma(self, t):
         u, rest = self._arguments(t)
-        # log sigma^2 - log(1 - sigma^2), where 1 - sqrt(u) = (1 - u) / (1 + sqrt(u)).
+        # log sigma^2 - log(1 - sigma^2), with 1 - sqrt(u) = (1 - u) / (1 + sqrt(u)).
         return 0.5 * jnp.log(u) - jnp.log(rest) + jnp.log1p(jnp.sqrt(u))
 
     def gamma_prime(self, t):
@@ -81,7 +84,7 @@ class Sqrt:
         return rise * (1 + jnp.sqrt(u)) / (2 * u * rest)
 
     def _arguments(self, t):
-        """Returns u and 1 - u, each accurate where it is small."""
+        """Returns (u, 1 - u), each accurate where it is small."""
         u = _between(_sigmoid(self.gamma_min) ** 2, _sigmoid(self.gamma_max) ** 2, t)
         # 1 - u = alpha^2 (1 + sigma^2)
         ends = (_sigmoid(-g) * (1 + _sigmoid(g)) for g in (self.gamma_min, self.gamma_max))
@@ -89,8 +92,11 @@ class Sqrt:
 
 
 class Binned(NamedTuple):
-    """gamma(t) is piecewise linear: the range of gamma is cut into K equal bins, each of which a
-    uniform t meets with its own probability. What is learned or fitted is of this kind (fit.py)."""
+    """A piecewise linear gamma(t), the form of the learned schedules (fit.py).
+
+    The range of gamma is divided into K equal bins. With t uniform, gamma falls into bin k with
+    probability mass_K[k].
+    """
 
     gamma_min: jax.Array | float
     gamma_max: jax.Array | float
@@ -104,11 +110,11 @@ class Binned(NamedTuple):
         return (self.gamma_max - self.gamma_min) / self.density(t)
 
     def density(self, t):
-        """Returns the density of gamma at gamma(t), as a multiple of the uniform one."""
+        """Returns the density of gamma at gamma(t), as a multiple of the uniform density."""
         return self.mass_K[self.place(t)[0]] * len(self.mass_K)
 
     def place(self, t):
-        """Returns (k, share): the bin that gamma(t) lies in, and how far into the bin."""
+        """Returns (k, share): the bin of gamma(t), and its relative position in the bin."""
         ends_K = jnp.cumsum(self.mass_K).at[-1].set(1.0)
         starts_K = jnp.concatenate([jnp.zeros(1), ends_K[:-1]])
         k = jnp.searchsorted(ends_K[:-1], t, side="right", method="compare_all")

@@ -1,7 +1,7 @@
-"""Gaussian diffusion on embeddings, as an objective: what the network reads, losses, the bound.
+"""The objective of Gaussian diffusion on embeddings: network inputs, losses, bound.
 
-A token's clean embedding is its row of the table. What is given (and BOS) stays clean, with t=0; a
-prompt that is hidden is the mask's row of the table, the null embedding.
+A token's clean embedding is its row of the table. Prompts and BOS stay clean, with t=0. A hidden
+prompt token gets the mask's row of the table, the null embedding.
 """
 
 import dataclasses
@@ -28,23 +28,29 @@ from dlms_jax.diffusion.protocol import Corrupted, Denoiser, Layout, Loss, Noisy
 from dlms_jax.diffusion.times import document_fractions, document_times
 from dlms_jax.errors import UserError
 
-# Adam does not mind how small a gradient is. Beside the network's this one must not decide how far
-# the norm of all of them is clipped.
+# The schedule's gradient should not affect how the global norm is clipped. Adam's updates do not
+# depend on its scale.
 _FIT_WEIGHT = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian(Objective):
-    """Embeddings are noised; the network estimates what they were, from all of them.
+    """Embeddings get Gaussian noise; the network estimates the clean ones.
 
-    schedule: the kind of its noise schedule (fit.py). Losses, per token, at a t that the schedule
-    turns into gamma (e: the squared distance from the embedding to its estimate):
+    The losses, per token, at gamma(t), where e is the squared distance between a clean embedding
+    and its estimate:
     cross_entropy: -log p(x | z) (CDCD, LangFlow).
-    bound: the bound on -log p(x), by one draw of t (VDM, Plaid).
-    score_matching: half the squared error, summed over the embedding, of what
-        config.parameterisation names, and the reconstruction -log p(x | z_0), which keeps the
-        embeddings apart (Diffusion-LM). Of x0 that is e / 2; of noise, exp(-gamma) e / 2: the
-        bound's integrand over gamma.
+    bound: the bound on -log p(x), with one draw of t (VDM, Plaid).
+    score_matching: half the squared error of the quantity that config.parameterisation names,
+        summed over the embedding, plus the reconstruction -log p(x | z_0), which keeps the
+        embeddings apart (Diffusion-LM). For x0 the error is e / 2; for noise it is
+        exp(-gamma) e / 2, the bound's integrand over gamma.
+
+    Attributes:
+      config: the settings of Gaussian diffusion.
+      schedule: the kind of noise schedule (fit.py).
+      prompts: hides prompts and makes random ones.
+      annealing: limits attention in the first steps.
     """
 
     config: GaussianConfig
@@ -61,23 +67,39 @@ class Gaussian(Objective):
         return "Gaussian bound: reconstruction, diffusion at log-SNRs drawn uniformly, prior"
 
     def noise_schedule(self, denoise: Denoiser) -> Schedule:
-        """Returns gamma(t) with the present parameters; `loss` alone teaches them."""
+        """Returns the noise schedule with the present parameters.
+
+        Only its end points have gradients, and only for loss="bound".
+        """
         parameters_P = without_gradient_to_shape(self.schedule, denoise.schedule)
         if self.config.loss != "bound":
             parameters_P = stop_gradient(parameters_P)
         return make_schedule(self.schedule, self.config, parameters_P)
 
     def predict(
-        self, denoise: Denoiser, z_BxLxE, gamma_BxL, layout: Layout, noisy_BxL,
+        self,
+        denoise: Denoiser,
+        z_BxLxE,
+        gamma_BxL,
+        layout: Layout,
+        noisy_BxL,
         estimate_BxLxE=None,
-    ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-        """Returns (log_p_BxLxV, x_hat_BxLxE): log p(symbol | z), what no text holds at -inf, and
-        the estimate of the clean embeddings; at what is not noisy, the embedding in z.
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns (log_p_BxLxV, x_hat_BxLxE): log p(token | z) and the estimated clean embeddings.
 
-        noisy_BxL: True where z is noisy, at gamma. estimate: what the network reads beside z; where
-        None, `first_estimate`, of which with self_conditioning a first pass makes a better one.
-        With head="embedding", p(symbol | z) is what an observation of x_hat in noise of level gamma
-        would say of the symbol under a flat prior; as gamma falls, it rounds to the nearest.
+        log p is -inf for tokens that are not text. x_hat equals z where z is not noisy.
+
+        With head="embedding", p(token | z) is the posterior under a flat prior of an observation
+        alpha x_hat with noise of level gamma; as gamma falls, it tends to the nearest embedding.
+
+        Args:
+          denoise: the network with its weights.
+          z_BxLxE: the noisy embeddings.
+          gamma_BxL: their noise level.
+          layout: the layout of the rows.
+          noisy_BxL: True where z is noisy.
+          estimate_BxLxE: the estimate that the network reads beside z. None: `first_estimate`,
+            improved by a first pass if config.self_conditioning is set.
         """
         if estimate_BxLxE is None:
             estimate_BxLxE = self.first_estimate(denoise, z_BxLxE, gamma_BxL, noisy_BxL)
@@ -88,7 +110,14 @@ class Gaussian(Objective):
         return self._pass(denoise, z_BxLxE, gamma_BxL, layout, noisy_BxL, estimate_BxLxE)[:2]
 
     def first_estimate(self, denoise: Denoiser, z_BxLxE, gamma_BxL, noisy_BxL) -> jax.Array:
-        """Returns x_hat_BxLxE without a network: each token's posterior mean under a flat prior."""
+        """Returns x_hat_BxLxE without the network: each token's posterior mean, flat prior.
+
+        Args:
+          denoise: holds the embeddings.
+          z_BxLxE: the noisy embeddings.
+          gamma_BxL: their noise level.
+          noisy_BxL: True where z is noisy; elsewhere the result is z.
+        """
         log_p_BxLxV = self._decoded(logit_bias(z_BxLxE, gamma_BxL, denoise.table_VxE))
         mean_BxLxE = mean_embedding(log_p_BxLxV, denoise.table_VxE)
         return jnp.where(noisy_BxL[..., None], mean_BxLxE, z_BxLxE)
@@ -98,9 +127,13 @@ class Gaussian(Objective):
         return document_times(time_key, batch.row_B, batch.layout.segments_BxL)
 
     def corrupt(self, batch, t_BxL, key, denoise=None):
-        """Returns z at gamma(t) as a Noisy, whose estimate is the first one."""
+        """Returns z at gamma(t) as a Noisy, whose estimate is `first_estimate`.
+
+        Raises:
+          UserError: `denoise` is None.
+        """
         if denoise is None:
-            raise UserError("Gaussian diffusion noises a network's embeddings; give its Denoiser")
+            raise UserError("Gaussian diffusion needs the network's embeddings; pass its Denoiser")
         _, noise_key, *_ = jax.random.split(key, 4)
         gamma_BxL, scored_BxL = self.noise_schedule(denoise).gamma(t_BxL), batch.scored_BxL
         _, z_BxLxE = self._corrupt(denoise, batch, gamma_BxL, noise_key)
@@ -109,14 +142,14 @@ class Gaussian(Objective):
         return Corrupted(inputs, self._told(gamma_BxL, scored_BxL), scored_BxL)
 
     def loss(self, denoise, batch, key, step=0):
-        """Returns the loss that the config names, at one t a document."""
+        """Returns the loss that config.loss names, at one t for each document."""
         count = batch.num_scored
         batch = self.annealing(self.prompts(batch, key, self.vocabulary.mask_id), key, step)
         _, noise_key, first_noise_key, coin_key = jax.random.split(key, 4)
         schedule, scored_BxL = self.noise_schedule(denoise), batch.scored_BxL
         t_BxL = self.draw_times(batch, key)
         gamma_BxL = schedule.gamma(t_BxL)
-        # As `corrupt` does, but x and gamma, to which gradients flow, are made once.
+        # Like `corrupt`, but x and gamma, which have gradients, are computed once.
         x_BxLxE, z_BxLxE = self._corrupt(denoise, batch, gamma_BxL, noise_key)
         estimate_BxLxE = self._training_estimate(denoise, batch, z_BxLxE, gamma_BxL, coin_key)
         log_p_BxLxV, x_hat_BxLxE, routers = self._pass(
@@ -141,17 +174,18 @@ class Gaussian(Objective):
         if schedule_size(self.schedule):
             fit = self._fit(denoise, batch, t_BxL, nll_BxL, integrand_BxL)
             metrics["schedule_fit"] = stop_gradient(fit)
-            # Its gradient, but no part of the loss that is reported.
+            # Adds the gradient of the fit, but nothing to the reported loss.
             total += _FIT_WEIGHT * (fit - stop_gradient(fit))
         return Loss(total, count, metrics, routers)
 
     def bound(self, denoise, batch, key, sample, num_samples):
-        """Returns nats_BxL of the bound, whatever the loss: reconstruction by a flat-prior decoder,
-        half the integral over gamma of exp(-gamma) |x - x_hat|^2, and prior KL (VDM, eq. 12).
+        """Returns nats_BxL of the bound, for any config.loss (VDM, eq. 12).
 
-        gamma is uniform in its range and stratified over the samples: the integral is the same by
-        any schedule, and this one has no rare draws of great weight. x_hat is a function of z at
-        gamma alone, self-conditioning included, so the bound is valid.
+        It is the reconstruction by a flat-prior decoder, half the integral over gamma of
+        exp(-gamma) |x - x_hat|^2, and the prior KL. gamma is uniform in its range and stratified
+        over the samples: the integral is the same for every schedule, and this one has no rare
+        draws of large weight. x_hat depends only on z at gamma, self-conditioning included, so the
+        bound is valid.
         """
         time_key, noise_key, first_noise_key = jax.random.split(key, 3)
         schedule = self.noise_schedule(denoise)
@@ -187,15 +221,17 @@ class Gaussian(Objective):
         return log_p_BxLxV, jnp.where(noisy_BxL[..., None], x_hat_BxLxE, z_BxLxE), routers
 
     def _told(self, gamma_BxL, noisy_BxL):
-        """Returns the t_BxL that the network is told: gamma's place in its range, 0 where clean."""
+        """Returns the network's t_BxL: gamma's relative position in its range, 0 where clean."""
         c = self.config
         t_BxL = jnp.clip((gamma_BxL - c.gamma_min) / (c.gamma_max - c.gamma_min), 0.0, 1.0)
         return jnp.where(noisy_BxL, t_BxL, 0.0)
 
     def _training_estimate(self, denoise, batch, z_BxLxE, gamma_BxL, coin_key):
-        """Returns the estimate that the network reads in training: that of a first pass, through
-        which no gradient goes, in half of the steps (Analog Bits, arXiv 2208.04202). The coin is
-        the step's, the same for every row, so that the other half cost no first pass."""
+        """Returns the estimate that the network reads in training (Analog Bits, arXiv 2208.04202).
+
+        In half of the steps it is that of a first pass without gradient. All rows of a step share
+        the coin, so the other half of the steps need no first pass.
+        """
         noisy_BxL = batch.scored_BxL
         first_BxLxE = self.first_estimate(denoise, z_BxLxE, gamma_BxL, noisy_BxL)
         if not self.config.self_conditioning:
@@ -208,31 +244,32 @@ class Gaussian(Objective):
         return jax.lax.cond(jax.random.bernoulli(coin_key), refined, lambda: first_BxLxE)
 
     def _corrupt(self, denoise, batch, gamma_BxL, key):
-        """Returns (x_BxLxE, z_BxLxE): clean embeddings, and noisy ones where a token is scored."""
+        """Returns (x_BxLxE, z_BxLxE): clean embeddings, and the same with noise where scored."""
         x_BxLxE = jnp.take(denoise.table_VxE, batch.tokens_BxL, axis=0)
         z_BxLxE = diffuse(x_BxLxE, _example_normal(key, batch.row_B, x_BxLxE.shape[1:]), gamma_BxL)
         return x_BxLxE, jnp.where(batch.scored_BxL[..., None], z_BxLxE, x_BxLxE)
 
     def _reconstruction(self, denoise, batch, schedule, key):
-        """Returns nats_BxL: -log p(x | z_0) under a flat prior, which needs no network."""
+        """Returns nats_BxL = -log p(x | z_0) under a flat prior; it does not use the network."""
         gamma_BxL = jnp.full(batch.tokens_BxL.shape, schedule.gamma_min)
         _, z_BxLxE = self._corrupt(denoise, batch, gamma_BxL, key)
         log_p_BxLxV = self._decoded(logit_bias(z_BxLxE, gamma_BxL, denoise.table_VxE))
         return _nll(log_p_BxLxV, batch)
 
     def _error_weight(self, gamma_BxL):
-        """Returns how many times the squared error of x0 that of the parameterisation is."""
+        """Returns the squared error of the parameterisation divided by that of x0."""
         noise = jnp.exp(-gamma_BxL)  # alpha^2 / sigma^2
         per_variance = 1 + noise  # 1 / sigma^2
         weights = {
-            "x0": jnp.ones_like(noise), "noise": noise, "v": per_variance,
+            "x0": jnp.ones_like(noise),
+            "noise": noise,
+            "v": per_variance,
             "score": noise * per_variance,
-        }  # fmt: skip
+        }
         return weights[self.config.parameterisation]
 
     def _fit(self, denoise, batch, t_BxL, nll_BxL, integrand_BxL):
-        """Returns the misfit of the schedule's parameters, summed over the scored tokens, each of
-        which counts once, whatever its weight."""
+        """Returns `fit_loss` summed over the scored tokens, without their weights."""
         nats_BxL = nll_BxL
         if self.schedule == "learned":
             nats_BxL = group_mean(integrand_BxL, batch.scored_BxL, batch.layout.segments_BxL)
@@ -241,18 +278,21 @@ class Gaussian(Objective):
         return jnp.sum(jnp.where(batch.scored_BxL, fit_BxL, 0.0))
 
     def _decoded(self, logits_BxLxV):
-        """Returns log p of logits, what no text holds at -inf."""
+        """Returns log p from logits, -inf for tokens that are not text."""
         return jax.nn.log_softmax(logits_BxLxV + self.vocabulary.text_bias_V()[None, None])
 
 
 def mean_embedding(log_p_BxLxV, table_VxE) -> jax.Array:
-    """Returns the expectation of the embedding, BxLxE, in full precision on any hardware: at low
-    noise its squared error is multiplied by exp(-gamma)."""
+    """Returns mean_BxLxE, the expected embedding under p.
+
+    It has full precision on any hardware: at low noise its squared error is multiplied by
+    exp(-gamma).
+    """
     return jnp.matmul(jnp.exp(log_p_BxLxV), table_VxE, precision="highest")
 
 
 def _nll(log_p_BxLxV, batch):
-    """Returns -log p of the tokens that are scored, 0 elsewhere (where it may be infinite)."""
+    """Returns -log p of the scored tokens, and 0 elsewhere, where it may be infinite."""
     log_p_BxL = jnp.take_along_axis(log_p_BxLxV, batch.tokens_BxL[..., None], axis=-1)[..., 0]
     return jnp.where(batch.scored_BxL, -log_p_BxL, 0.0)
 
@@ -262,5 +302,5 @@ def _squared_error(x_BxLxE, x_hat_BxLxE):
 
 
 def _example_normal(key, row_B, shape):
-    """Returns standard normal draws, [B, *shape], each row from its own key."""
+    """Returns standard normal draws of shape [B, *shape], for each row from its own key."""
     return jax.vmap(lambda k: jax.random.normal(k, shape))(example_keys(key, row_B))
