@@ -3,7 +3,7 @@
 Reproduces: the usual small setting of the masked-diffusion papers (MDLM, arXiv 2406.07524, trains
             110M parameters), on your own text.
 Command:    python -m dlms_jax.main --config=configs/base.py --workdir=runs/base \\
-                --config.data.corpus=PATH_TO_TEXT
+                --config.data.corpus=PATH_TO_TEXT (above 512 MiB: a prepared dataset)
 Hardware:   one accelerator with 16 GB: 10.3 GiB as compiled for TPU v5e (docs/scale.md); less with
             --config.training.accumulation_steps=4, which does not change the updates.
 Hours:      estimate, not measured: 3.8e18 FLOPs, so 10 hours at 110 TFLOP/s (40% of a TPU v4).

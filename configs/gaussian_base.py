@@ -5,7 +5,7 @@ Reproduces: the kind of model of Diffusion-LM (arXiv 2205.14217): learned embedd
             U-Net instead of its Transformer, and classifier-free guidance (2207.12598).
 Command:    python -m dlms_jax.main \\
                 --config=configs/gaussian_base.py --workdir=runs/gaussian_base \\
-                --config.data.corpus=PATH_TO_TEXT
+                --config.data.corpus=PATH_TO_TEXT (above 512 MiB: a prepared dataset)
 Hardware:   one accelerator with 40 GB, an estimate: 127M parameters, 2.0 GB of state; the logits of
             a step take 1.1 GB, and there are several copies of them.
 Hours:      estimate, not measured: 2.4e18 FLOPs, so 6 hours at 110 TFLOP/s (40% of a TPU v4).

@@ -2,8 +2,10 @@
 
 Reproduces: the architecture and batch of that paper: 28 layers, width 2048, 16 heads, feed-forward
             6144, SwiGLU, RMSNorm, RoPE, QK norm, untied, sequence 2048, global batch 256.
-Command:    python -m dlms_jax.main --config=configs/large.py --workdir=runs/large \\
-                --config.data.corpus=PATH_TO_TEXT --config.tokenizer.path=TOKENIZER_JSON
+Command:    python -m dlms_jax.prepare dataset PATH_TO_TEXT --out data/large \\
+                --sequence-length 2048 --tokenizer bpe --vocab-size 50304
+            python -m dlms_jax.main --config=configs/large.py --workdir=runs/large \\
+                --config.data.corpus=data/large
 Hardware:   compiled for these slices, and fits (docs/scale.md), with --config.mesh.data=4: 16 chips
             of TPU v6e; 16 of v5e with --config.training.accumulation_steps=4; 64 of v5p. 21 GB of
             state, split over fsdp.
@@ -11,8 +13,8 @@ Hours:      estimate, not measured: 1.1e21 FLOPs; 1,700 chip-hours of TPU v5p, 1
             of v5e (docs/scale.md).
 Expected:   not measured here.
 
-Budget: 200k steps x 256 rows x 2048 tokens = 105B tokens: 100 epochs of 1B unique tokens. This
-version holds the text in memory, so the host's memory limits the size of the corpus.
+Budget: 200k steps x 256 rows x 2048 tokens = 105B tokens: 100 epochs of 1B unique tokens. Text
+above 512 MiB has to be prepared first, as in the command; its shards are then read from disk.
 """
 
 from dlms_jax.config import default_config

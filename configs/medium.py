@@ -2,7 +2,7 @@
 
 Reproduces: nothing published; the middle size for studies of data repetition.
 Command:    python -m dlms_jax.main --config=configs/medium.py --workdir=runs/medium \\
-                --config.data.corpus=PATH_TO_TEXT
+                --config.data.corpus=PATH_TO_TEXT (above 512 MiB: a prepared dataset)
 Hardware:   8 accelerators with 16 GB; on TPU v5e with --config.mesh.data=2, 13.2 GiB per chip as
             compiled (docs/scale.md). 6.4 GB of state, split over fsdp.
 Hours:      estimate, not measured: 3.3e19 FLOPs, so about 11 hours at 8 x 110 TFLOP/s.

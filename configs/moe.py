@@ -6,7 +6,7 @@ Reproduces: the sparse setting of "Diffusion Language Models are Super Data Lear
             (--config.objective.name=autoregressive). The depth, the width and the size of the
             experts are our choice, not the paper's.
 Command:    python -m dlms_jax.main --config=configs/moe.py --workdir=runs/moe \\
-                --config.data.corpus=PATH_TO_TEXT --config.tokenizer.path=TOKENIZER_JSON
+                --config.data.corpus=data/large (prepared as for configs/large.py)
 Hardware:   64 accelerators with 16 GB or 16 with 80 GB, in multiples of 8 (the experts' axis):
             94 GB of state and 31 GB of gradients, split over them; the rest is activations.
             10.5 GiB per chip on 64 of TPU v5p, as compiled (docs/scale.md).
