@@ -66,9 +66,12 @@ def main():
         table.add_column(column)
     for name in forms:
         table.add_row(
-            name, f"{seconds[name]:.3f}", f"{memory[name] / 2**20:.0f} MiB",
-            f"{seconds[name] / seconds['plain']:.2f}", f"{memory[name] / memory['plain']:.2f}",
-        )  # fmt: skip
+            name,
+            f"{seconds[name]:.3f}",
+            f"{memory[name] / 2**20:.0f} MiB",
+            f"{seconds[name] / seconds['plain']:.2f}",
+            f"{memory[name] / memory['plain']:.2f}",
+        )
     console = Console()
     console.print(table)
     console.print(f"largest relative difference of the gradients: {error:.1e}")

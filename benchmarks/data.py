@@ -130,8 +130,12 @@ def show_preparation(seconds, size):
     for column in ("way", "seconds", "MB/s", "speed, of datasets.map"):
         table.add_column(column)
     for name, taken in seconds.items():
-        table.add_row(name, f"{taken:.2f}", f"{size / taken / 1e6:.2f}",
-                      f"{seconds['datasets.map'] / taken:.2f}")  # fmt: skip
+        table.add_row(
+            name,
+            f"{taken:.2f}",
+            f"{size / taken / 1e6:.2f}",
+            f"{seconds['datasets.map'] / taken:.2f}",
+        )
     Console().print(table)
 
 

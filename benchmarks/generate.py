@@ -30,7 +30,7 @@ WIDTH_256 = {
     "data": {"sequence_length": 128},
     "block": {"size": 16},
     "sampling": {"steps": 8, "temperature": 1.0},
-}  # fmt: skip
+}
 
 
 def main():
@@ -65,11 +65,14 @@ def main():
     for name, cache in programs:
         time = seconds[name, cache]
         table.add_row(
-            block if name == "block" else "left to right", "yes" if cache else "no", f"{time:.3f}",
-            f"{1000 * time / length:.2f}", f"{arguments.rows * length / time:.0f}",
+            block if name == "block" else "left to right",
+            "yes" if cache else "no",
+            f"{time:.3f}",
+            f"{1000 * time / length:.2f}",
+            f"{arguments.rows * length / time:.0f}",
             f"{memory[name, cache] / 2**20:.0f} MiB",
             f"{(texts[name, cache] == texts[name, False]).mean():.1%}",
-        )  # fmt: skip
+        )
     Console().print(table)
 
 

@@ -58,10 +58,15 @@ def main():
 def row(recipe: str, slice_: str, settings: list[str], formula: bool) -> tuple[str, bool]:
     """Returns (a row of the table, whether there was a plan); else the row has the error."""
     command = [
-        sys.executable, "-m", "dlms_jax.plan", f"--config={ROOT / 'configs' / recipe}.py",
-        f"--topology={slice_}", "--json", *(f"--config.{setting}" for setting in settings),
+        sys.executable,
+        "-m",
+        "dlms_jax.plan",
+        f"--config={ROOT / 'configs' / recipe}.py",
+        f"--topology={slice_}",
+        "--json",
+        *(f"--config.{setting}" for setting in settings),
         *(["--formula"] if formula else []),
-    ]  # fmt: skip
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     short = [s.removeprefix("mesh.").replace(IN_FOUR, "accumulation 4") for s in settings]
     start = f"| `{recipe}` | {slice_} | {' '.join(short) or 'none'} |"

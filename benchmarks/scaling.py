@@ -62,8 +62,9 @@ def write(path, repeats):
         for axis, values in AXES.items():
             for (value, step), (seconds, memory) in measure(axis, values, repeats).items():
                 writer.writerow((axis, value, step, f"{seconds:.4f}", memory))
-                print(f"{axis} {value}, {step}: {seconds:.3f} s, {memory / 2**20:.0f} MiB",
-                      flush=True)  # fmt: skip
+                print(
+                    f"{axis} {value}, {step}: {seconds:.3f} s, {memory / 2**20:.0f} MiB", flush=True
+                )
     os.replace(temporary, path)
 
 
@@ -104,8 +105,9 @@ def draw(rows, title, path) -> pathlib.Path:
                 points = [r for r in rows if (r["axis"], r["step"]) == (axis, step)]
                 x = np.array([float(r["value"]) for r in points])
                 y = np.array([float(r[column]) for r in points]) / unit
-                panel.loglog(x, y, marker=marker, markersize=4, linewidth=1.2,
-                             label=f"{exponent(x, y):.2f}")  # fmt: skip
+                panel.loglog(
+                    x, y, marker=marker, markersize=4, linewidth=1.2, label=f"{exponent(x, y):.2f}"
+                )
             panel.set_xticks(AXES[axis], [short(value) for value in AXES[axis]])
             panel.xaxis.set_minor_locator(NullLocator())
             panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -116,8 +118,13 @@ def draw(rows, title, path) -> pathlib.Path:
             panel.legend(title="exponent", fontsize=8, title_fontsize=8, loc="upper left")
     for axis, panel in zip(AXES, panels[-1], strict=True):
         panel.set_xlabel(LABELS[axis])
-    figure.legend(panels[0, 0].lines[: len(STEPS)], STEPS, ncols=len(STEPS),
-                  loc="outside lower center", frameon=False)  # fmt: skip
+    figure.legend(
+        panels[0, 0].lines[: len(STEPS)],
+        STEPS,
+        ncols=len(STEPS),
+        loc="outside lower center",
+        frameon=False,
+    )
     figure.suptitle(f"The train step {title}", fontsize=11)
     temporary = path.with_name(path.name + ".tmp")
     figure.savefig(temporary, format="png", dpi=150)

@@ -39,13 +39,17 @@ class Step(NamedTuple):
 def settings(width: int, layers: int, vocabulary: int, length: int, batch: int) -> dict:
     """Returns the settings of a masked step with heads of 64, in float32 as CPUs like it."""
     return {
-        "model": {"width": width, "num_layers": layers, "num_heads": width // 64,
-                  "dtype": "float32"},
+        "model": {
+            "width": width,
+            "num_layers": layers,
+            "num_heads": width // 64,
+            "dtype": "float32",
+        },
         "tokenizer": {"name": "bpe", "vocab_size": vocabulary},
         "data": {"sequence_length": length},
         # A chunk small beside the masked positions: the last one is never full.
         "training": {"batch_size": batch, "loss_chunk_size": 256},
-    }  # fmt: skip
+    }
 
 
 def prepare(config: Config, name: str = "dlms_jax") -> Step:
@@ -79,10 +83,15 @@ def _newcomer(config: Config) -> Step:
     program = make_program(config, make_mesh(devices=jax.devices()[:1]))
     vocabulary, length = program.objective.vocabulary, config.data.sequence_length
     model = newcomer.Denoiser(
-        vocabulary.padded_size, c.width, c.num_layers, c.num_heads, c.per_head,
+        vocabulary.padded_size,
+        c.width,
+        c.num_layers,
+        c.num_heads,
+        c.per_head,
         3 * c.hidden // 2,  # two matrices that weigh as much as the three of SwiGLU
-        c.dtype, vocabulary.pad_id,
-    )  # fmt: skip
+        c.dtype,
+        vocabulary.pad_id,
+    )
     state = newcomer.make_state(model, length, jax.random.key(0))
     arguments = jax.device_put(_rows(program).tokens_RxL), jax.random.key(1)
     step = newcomer.make_step(vocabulary.mask_id)

@@ -46,11 +46,17 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what, add = parser.add_mutually_exclusive_group(), parser.add_argument
-    what.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES),
-                      help="(default: all)")  # fmt: skip
+    what.add_argument(
+        "--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="(default: all)"
+    )
     what.add_argument("--config", help="a recipe in place of the sizes")
-    add("--variants", nargs="+", choices=(*VARIANTS, NEWCOMER), default=COMPARED,
-        help=f"(default: {'; '.join(COMPARED)})")  # fmt: skip
+    add(
+        "--variants",
+        nargs="+",
+        choices=(*VARIANTS, NEWCOMER),
+        default=COMPARED,
+        help=f"(default: {'; '.join(COMPARED)})",
+    )
     add("--repeats", type=int, default=5)
     add("--peak-of", help=argparse.SUPPRESS)  # one variant, in the process it is measured in
     arguments = parser.parse_args(argv)
@@ -92,11 +98,17 @@ def measure(size, config, peaks, repeats):
         f"GFLOP/s; of a process {min(peak['before'] for peak in peaks.values())} MiB are libraries"
     )
     rows = [
-        (name, f"{step.parameters / 1e6:.2f}M", f"{seconds[name]:.3f}",
-         f"{tokens / seconds[name]:.0f}", f"{step.flops / seconds[name] / max(best):.0%}",
-         f"{step.memory / 2**20:.0f}", f"{peaks[name]['stepping']}")
+        (
+            name,
+            f"{step.parameters / 1e6:.2f}M",
+            f"{seconds[name]:.3f}",
+            f"{tokens / seconds[name]:.0f}",
+            f"{step.flops / seconds[name] / max(best):.0%}",
+            f"{step.memory / 2**20:.0f}",
+            f"{peaks[name]['stepping']}",
+        )
         for name, step in steps.items()
-    ]  # fmt: skip
+    ]
     print(f"\n{markdown(HEADER, rows)}\n", flush=True)
 
 

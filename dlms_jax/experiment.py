@@ -38,20 +38,43 @@ def _parser() -> argparse.ArgumentParser:
         "family", help="every process side by side", description=_FAMILY, formatter_class=raw
     )
     add = family.add_argument
-    add("--minutes", type=float, required=True, metavar="N",
+    add(
+        "--minutes",
+        type=float,
+        required=True,
+        metavar="N",
         help="training time of all recipes that are run together; each gets an equal share. "
-        "Compiling, evaluating and sampling come on top")  # fmt: skip
+        "Compiling, evaluating and sampling come on top",
+    )
     add("--only", metavar="NAMES", help="some of the recipes, with commas between (default: all)")
-    add("--workdir", type=pathlib.Path, default=pathlib.Path("runs/family"), metavar="DIR",
-        help="where the runs are (default: runs/family)")  # fmt: skip
-    add("--out", type=pathlib.Path, metavar="DIR",
-        help="where the tables and the figure go (default: the workdir)")  # fmt: skip
-    add("--recipes", type=pathlib.Path, default=pathlib.Path("configs/family"), metavar="DIR",
-        help="the folder of recipes (default: configs/family)")  # fmt: skip
+    add(
+        "--workdir",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/family"),
+        metavar="DIR",
+        help="where the runs are (default: runs/family)",
+    )
+    add(
+        "--out",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="where the tables and the figure go (default: the workdir)",
+    )
+    add(
+        "--recipes",
+        type=pathlib.Path,
+        default=pathlib.Path("configs/family"),
+        metavar="DIR",
+        help="the folder of recipes (default: configs/family)",
+    )
     how = family.add_argument_group("samples")
-    how.add_argument("--steps", default="8,32,128", metavar="N,N,...",
+    how.add_argument(
+        "--steps",
+        default="8,32,128",
+        metavar="N,N,...",
         help="numbers of steps to sample with (default: 8,32,128); a block model shares them out "
-        "among its blocks, an autoregressive one takes a step a token")  # fmt: skip
+        "among its blocks, an autoregressive one takes a step a token",
+    )
     how.add_argument(
         "--num", type=int, default=32, metavar="N", help="samples of each (default 32)"
     )
@@ -81,11 +104,15 @@ def main(argv=None):
     settings = FamilySettings(arguments.minutes, steps, arguments.num, arguments.temperature)
     try:
         run_family(
-            recipes, only, settings, arguments.workdir, arguments.out or arguments.workdir,
+            recipes,
+            only,
+            settings,
+            arguments.workdir,
+            arguments.out or arguments.workdir,
             train=lambda workdir, config: Trainer(workdir, console).train(config),
             load=lambda workdir: DiffusionLM.load_checkpoint(str(workdir)),
             console=console,
-        )  # fmt: skip
+        )
     except Interrupted as stopped:
         print(f"{stopped}\nor the whole study, by the same command again", file=sys.stderr)
         sys.exit(STOPPED)

@@ -46,9 +46,12 @@ def main(argv=None):
         "--process_id", type=int, metavar="I", help="which of them this is, from 0"
     )
     several.add_argument(
-        "--startup_timeout", type=float, metavar="SECONDS", default=300,
+        "--startup_timeout",
+        type=float,
+        metavar="SECONDS",
+        default=300,
         help="how long to wait for all to come (%(default)s)",
-    )  # fmt: skip
+    )
     arguments, rest = parser.parse_known_args(argv)
     overrides = read_overrides(rest)
     if arguments.resume and (overrides or arguments.workdir):
@@ -61,9 +64,11 @@ def main(argv=None):
     from dlms_jax.parallel import hosts  # after the checks: JAX takes its time
 
     hosts.start(
-        arguments.coordinator, arguments.num_processes, arguments.process_id,
+        arguments.coordinator,
+        arguments.num_processes,
+        arguments.process_id,
         arguments.startup_timeout,
-    )  # fmt: skip
+    )
     with hosts.parting():
         _train(config, arguments)
 
@@ -74,9 +79,7 @@ def _train(config, arguments):
     from dlms_jax.runtime.profiling import steps_to_profile
     from dlms_jax.trainer import Trainer
 
-    trainer = Trainer(
-        arguments.workdir, profile_steps=steps_to_profile(arguments.profile_steps)
-    )  # fmt: skip
+    trainer = Trainer(arguments.workdir, profile_steps=steps_to_profile(arguments.profile_steps))
     try:
         if config is None:
             trainer.resume(arguments.resume)

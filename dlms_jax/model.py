@@ -31,18 +31,25 @@ class DiffusionLM:
     """A network, its weights and its tokenizer: any diffusion, or the autoregressive baseline."""
 
     def __init__(
-        self, config: Config, tokenizer: Tokenizer, params: Any, mesh: Mesh,
+        self,
+        config: Config,
+        tokenizer: Tokenizer,
+        params: Any,
+        mesh: Mesh,
         metadata: dict[str, Any] | None = None,
-    ):  # fmt: skip
+    ):
         self.config, self.tokenizer, self.params, self.mesh = config, tokenizer, params, mesh
         self.metadata = metadata or {}
         vocabulary = vocabulary_of(tokenizer)
         self.objective = make_objective(config, vocabulary)
         self.network = make_network(config, vocabulary.padded_size, mesh)
         self._generator = TextGenerator(
-            config, self.objective, tokenizer, mesh,
+            config,
+            self.objective,
+            tokenizer,
+            mesh,
             lambda params: make_denoiser(config, self.network, params, self.objective, mesh),
-        )  # fmt: skip
+        )
 
     @classmethod
     def load_checkpoint(cls, path: str, mesh: Mesh | None = None) -> "DiffusionLM":
@@ -60,9 +67,7 @@ class DiffusionLM:
         metadata = checkpoint.metadata | {"path": str(checkpoint.folder)}
         return cls(config, checkpoint.tokenizer, params, mesh, metadata)
 
-    def sample(
-        self, prompt: str = "", length: int | None = None, seed: int = 0, **sampling
-    ) -> str:  # fmt: skip
+    def sample(self, prompt: str = "", length: int | None = None, seed: int = 0, **sampling) -> str:
         """Returns the prompt and what the model writes after it, up to `length` tokens.
 
         sampling: settings of config.sampling (steps, temperature, guidance, sampler, top_p, ...)
@@ -73,7 +78,7 @@ class DiffusionLM:
 
     def samples(
         self, prompts: Sequence[str], length: int | None = None, seed: int = 0, **sampling
-    ) -> list[str]:  # fmt: skip
+    ) -> list[str]:
         """Returns a text for each prompt, all written in one batch; each is what `sample` gives."""
         return self._generator.samples(self.params, prompts, length, seed, **sampling)
 
@@ -88,9 +93,14 @@ class DiffusionLM:
         return self._generator.after(prompt, length)
 
     def stream(
-        self, rows: Sequence[Sequence[str | int]], num: int = 1, seed: int = 0,
-        every: int | None = None, class_name: str | None = None, **sampling,
-    ) -> Iterator[Canvas]:  # fmt: skip
+        self,
+        rows: Sequence[Sequence[str | int]],
+        num: int = 1,
+        seed: int = 0,
+        every: int | None = None,
+        class_name: str | None = None,
+        **sampling,
+    ) -> Iterator[Canvas]:
         """Yields canvases as they fill in, every `every` steps; None: at the end only.
 
         rows: the pieces of each text: given text, and numbers of tokens to fill. num: samples of
@@ -105,9 +115,12 @@ class DiffusionLM:
         return self._generator.texts(canvas, unfilled)
 
     def evaluate(
-        self, dataset: str | Split | None = None, samples: int | None = None,
-        seed: int | None = None, rows: int = 0,
-    ) -> BoundReport:  # fmt: skip
+        self,
+        dataset: str | Split | None = None,
+        samples: int | None = None,
+        seed: int | None = None,
+        rows: int = 0,
+    ) -> BoundReport:
         """Returns the bound on a text.
 
         dataset: a corpus name, file or folder, all of it; or a Split; None, or the corpus that the

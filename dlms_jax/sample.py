@@ -17,9 +17,18 @@ from dlms_jax.errors import UserError, command_line
 
 _OPEN = "░"  # stands, on a terminal, for a token that is still masked
 _SAMPLING = (
-    "sampler", "steps", "timestep_spacing", "temperature", "top_k", "top_p", "guidance", "eta",
-    "corrector_steps", "clamp", "cache",
-)  # fmt: skip
+    "sampler",
+    "steps",
+    "timestep_spacing",
+    "temperature",
+    "top_k",
+    "top_p",
+    "guidance",
+    "eta",
+    "corrector_steps",
+    "clamp",
+    "cache",
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,9 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", required=True, metavar="DIR", help="a run's workdir, or a checkpoints/STEP")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--prompt", action="append", metavar="TEXT",
+        "--prompt",
+        action="append",
+        metavar="TEXT",
         help="what the text begins with; several are written in one batch",
-    )  # fmt: skip
+    )
     what.add_argument(
         "--infill", metavar="TEXT", help="text with holes: {} of --hole tokens, {12} of 12"
     )
@@ -51,9 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     for name in _SAMPLING[:-1]:
         add_option(how, f"--{name.replace('_', '-')}", f"sampling.{name}")
     add_option(
-        how, "--no-cache", "sampling.cache",
+        how,
+        "--no-cache",
+        "sampling.cache",
         help="Block diffusion and autoregressive models: reads everything again at each step.",
-    )  # fmt: skip
+    )
     return parser
 
 
@@ -77,9 +90,13 @@ def main(argv=None):
         rows = [lm.after(each["prompt"], arguments.length) for each in begun]
     live = sys.stdout.isatty() and not arguments.json
     canvases = lm.stream(
-        rows, arguments.num, arguments.seed, every=1 if live else None,
-        class_name=arguments.class_name, **{name: getattr(arguments, name) for name in _SAMPLING},
-    )  # fmt: skip
+        rows,
+        arguments.num,
+        arguments.seed,
+        every=1 if live else None,
+        class_name=arguments.class_name,
+        **{name: getattr(arguments, name) for name in _SAMPLING},
+    )
     canvas = _show_live(lm, canvases) if live else list(canvases)[-1]
     if arguments.json:
         for number, text in enumerate(lm.texts(canvas)):

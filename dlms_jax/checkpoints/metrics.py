@@ -4,9 +4,22 @@ import csv
 import pathlib
 
 COLUMNS = (
-    "step", "loss", "bound", "bits_per_byte", "stderr", "learning_rate", "grad_norm", "param_norm",
-    "skipped", "tokens", "epoch", "tokens_per_second", "flops_per_second", "mfu", "seconds",
-)  # fmt: skip
+    "step",
+    "loss",
+    "bound",
+    "bits_per_byte",
+    "stderr",
+    "learning_rate",
+    "grad_norm",
+    "param_norm",
+    "skipped",
+    "tokens",
+    "epoch",
+    "tokens_per_second",
+    "flops_per_second",
+    "mfu",
+    "seconds",
+)
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, str]]:

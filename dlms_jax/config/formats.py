@@ -59,7 +59,7 @@ class NewerFormatError(UserError):
 
 def upgrade(
     data: dict[str, Any], newest: int, steps: Mapping[int, Callable], where: Any
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Returns JSON data in the newest format.
 
     Args:

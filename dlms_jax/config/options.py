@@ -10,9 +10,7 @@ from dlms_jax.errors import UserError
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
-def add_option(
-    parser, flag: str, key: str, *, help: str = "", default: Any = None, **how: Any
-):  # fmt: skip
+def add_option(parser, flag: str, key: str, *, help: str = "", default: Any = None, **how: Any):
     """Adds an option to a parser, or to a group of one, that is checked as a setting is.
 
     Args:
@@ -37,9 +35,14 @@ def add_option(
     for old in old_names(key):
         old_flag = f"--{old.rpartition('.')[2].replace('_', '-')}"
         parser.add_argument(
-            old_flag, action=_Renamed, nargs="*", const=flag, dest=argparse.SUPPRESS,
-            default=argparse.SUPPRESS, help=argparse.SUPPRESS,
-        )  # fmt: skip
+            old_flag,
+            action=_Renamed,
+            nargs="*",
+            const=flag,
+            dest=argparse.SUPPRESS,
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
 
 
 class _Renamed(argparse.Action):

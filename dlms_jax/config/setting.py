@@ -166,14 +166,22 @@ class Setting:
 
 
 def setting(
-    default: T, meaning: str, range: Range = FINITE, *, shapes: tuple[str, ...] = (),
-    computes: tuple[str, ...] = (), changeable: bool = False,
-) -> T:  # fmt: skip
+    default: T,
+    meaning: str,
+    range: Range = FINITE,
+    *,
+    shapes: tuple[str, ...] = (),
+    computes: tuple[str, ...] = (),
+    changeable: bool = False,
+) -> T:
     """Returns a section's field; see `Setting` for the arguments."""
     metadata = {
-        "meaning": meaning, "range": range, "shapes": shapes, "computes": computes,
+        "meaning": meaning,
+        "range": range,
+        "shapes": shapes,
+        "computes": computes,
         "changeable": changeable,
-    }  # fmt: skip
+    }
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

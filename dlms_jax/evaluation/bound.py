@@ -47,9 +47,15 @@ class BoundEvaluator:
     """Evaluates one network, whatever its weights, with one compiled program."""
 
     def __init__(
-        self, config: Config, model: Network, objective: Objective, tokenizer: Tokenizer,
-        mesh: Mesh, samples: int | None = None, seed: int | None = None,
-    ):  # fmt: skip
+        self,
+        config: Config,
+        model: Network,
+        objective: Objective,
+        tokenizer: Tokenizer,
+        mesh: Mesh,
+        samples: int | None = None,
+        seed: int | None = None,
+    ):
         """samples, seed: of the Monte-Carlo estimate; the config's where None.
 
         Raises UserError where they are out of the range of the config's.

@@ -52,9 +52,7 @@ class Quality:
 class SampleMetrics:
     """Measures samples against held-out text and the words of training text."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, heldout: Sequence[bytes], training: Iterable[bytes]
-    ):  # fmt: skip
+    def __init__(self, tokenizer: Tokenizer, heldout: Sequence[bytes], training: Iterable[bytes]):
         self._tokenizer = tokenizer
         self._heldout = {n: byte_ngrams(heldout, n) for n in (1, 2)}
         self._words = frozenset(word for text in training for word in text.split())
@@ -63,8 +61,10 @@ class SampleMetrics:
         """Returns the Quality of samples, of which there is at least one."""
         tokens = [tokens_of(sample, self._tokenizer) for sample in samples]
         counts = [np.unique(ids, return_counts=True)[1] for ids in tokens if len(ids)]
-        agreement = {n: overlap(byte_ngrams([p.text for p in samples], n), held)
-                     for n, held in self._heldout.items()}  # fmt: skip
+        agreement = {
+            n: overlap(byte_ngrams([p.text for p in samples], n), held)
+            for n, held in self._heldout.items()
+        }
         return Quality(
             tokens=float(np.mean([len(ids) for ids in tokens])),
             entropy=sum(map(unigram_entropy, counts)) / len(samples),
@@ -138,7 +138,7 @@ def samples_of(canvas, tokenizer: Tokenizer) -> list[Sample]:
 
 def heldout_samples(
     rows: RowStore, number: int, length: int, tokenizer: Tokenizer
-) -> tuple[list[Sample], Rows]:  # fmt: skip
+) -> tuple[list[Sample], Rows]:
     """Returns (samples, the other rows): up to `length` tokens of the first document of rows
     spread evenly, no more than `number`, or than half of all: text to compare them with is left.
 

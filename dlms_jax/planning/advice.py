@@ -25,8 +25,10 @@ _INSTEAD_OF_GATHERS = {
     "collective-permute": "makes rings of matmuls, whose partial sums go through HBM",
 }
 _SMALLER_BY = {
-    "dots": "recompute more", "full": "recompute more", "offload": "keep arrays on the host"
-}  # fmt: skip
+    "dots": "recompute more",
+    "full": "recompute more",
+    "offload": "keep arrays on the host",
+}
 
 
 def advise(plan: Plan) -> list[str]:
@@ -74,17 +76,21 @@ def _smaller(plan: Plan) -> Iterator[tuple[str, str, Config]]:
     for remat in remats:
         for number in parts:
             yield _change(
-                config, f"{_SMALLER_BY[remat]} and accumulate more",
-                ("model", "remat", remat), ("training", "accumulation_steps", number),
-            )  # fmt: skip
+                config,
+                f"{_SMALLER_BY[remat]} and accumulate more",
+                ("model", "remat", remat),
+                ("training", "accumulation_steps", number),
+            )
     for name in ("fsdp", "tensor"):
         mesh = plan.mesh_shape
         while mesh["data"] % 2 == 0 and mesh["data"] > plan.topology.slices:
             mesh = mesh | {"data": mesh["data"] // 2, name: mesh[name] * 2}
             yield _change(
-                config, f"split the state over {name}",
-                ("mesh", "data", mesh["data"]), ("mesh", name, mesh[name]),
-            )  # fmt: skip
+                config,
+                f"split the state over {name}",
+                ("mesh", "data", mesh["data"]),
+                ("mesh", name, mesh[name]),
+            )
 
 
 def _faster(plan: Plan) -> Iterator[str]:

@@ -18,15 +18,23 @@ import numpy as np
 from dlms_jax.planning.hlo import Computation, Instruction, Module
 
 KINDS = (
-    "all-gather", "reduce-scatter", "all-reduce", "all-to-all", "ragged-all-to-all",
-    "collective-permute", "collective-broadcast",
-)  # fmt: skip
+    "all-gather",
+    "reduce-scatter",
+    "all-reduce",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
 Sent = dict[tuple[str, ...], dict[str, float]]  # {axes: {kind: bytes}}
 SLICES = "slices"  # no axis of the mesh: the part of `data` that goes from slice to slice
 _BETWEEN = {
-    "ALL_REDUCE": "all-reduce", "ALL_GATHER": "all-gather", "REDUCE_SCATTER": "reduce-scatter",
-    "ALL_TO_ALL": "all-to-all", "ONE_TO_ONE": "collective-permute",
-}  # fmt: skip
+    "ALL_REDUCE": "all-reduce",
+    "ALL_GATHER": "all-gather",
+    "REDUCE_SCATTER": "reduce-scatter",
+    "ALL_TO_ALL": "all-to-all",
+    "ONE_TO_ONE": "collective-permute",
+}
 
 
 class Collective(NamedTuple):

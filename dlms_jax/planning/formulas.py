@@ -26,9 +26,13 @@ def executed_flops(program: Program) -> float:
     c, useful = program.config.model, program.flops
     if c.name == "unet":
         return useful
-    pair = 2 * 2 * c.num_heads * c.per_head * attended_pairs(
-        program.config, program.config.data.sequence_length
-    )  # fmt: skip
+    pair = (
+        2
+        * 2
+        * c.num_heads
+        * c.per_head
+        * attended_pairs(program.config, program.config.data.sequence_length)
+    )
     attention = program.tokens * c.num_layers * pair
     kernel = memory.in_kernel(program)
     if kernel:  # seven matmuls backward in place of four
@@ -131,6 +135,7 @@ def sent_bytes(program: Program) -> Sent:
         keys = 2 * c.kv_heads * c.per_head / mesh["tensor"] * tokens * size * c.num_layers
         moved = keys * (mesh["sequence"] - 1)
         table["sequence",] = {
-            "all-gather": parts * moved * forward, "reduce-scatter": parts * moved
-        }  # fmt: skip
+            "all-gather": parts * moved * forward,
+            "reduce-scatter": parts * moved,
+        }
     return table

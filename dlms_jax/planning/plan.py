@@ -82,9 +82,11 @@ def by_formula(config: Config, topology: Topology) -> Plan:
     mesh = AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     program = make_program(config, mesh)
     sizes = Memory(
-        memory.arguments(program), memory.temporaries(program), topology.chip.hbm,
+        memory.arguments(program),
+        memory.temporaries(program),
+        topology.chip.hbm,
         host=memory.host(program),
-    )  # fmt: skip
+    )
     sent = roofline.split_by_network(
         formulas.sent_bytes(program), dict(program.mesh.shape), topology.slices
     )
@@ -96,10 +98,16 @@ def by_formula(config: Config, topology: Topology) -> Plan:
 def _roofline(program: Program, topology: Topology, sent: Sent, moved: float) -> Roofline:
     within, across = roofline.over_networks(sent)
     return roofline.estimate(
-        topology, formulas.executed_flops(program), moved, within, across,
-        program.flops, program.tokens, program.config.training.steps,
+        topology,
+        formulas.executed_flops(program),
+        moved,
+        within,
+        across,
+        program.flops,
+        program.tokens,
+        program.config.training.steps,
         formulas.int8_flops(program),
-    )  # fmt: skip
+    )
 
 
 def _head_chunks(program: Program) -> int:

@@ -64,9 +64,16 @@ class Roofline(NamedTuple):
 
 
 def estimate(
-    topology: Topology, executed: float, hbm_bytes: float, ici_bytes: float, dcn_bytes: float,
-    useful: float, tokens: int, steps: int, int8: float = 0.0,
-) -> Roofline:  # fmt: skip
+    topology: Topology,
+    executed: float,
+    hbm_bytes: float,
+    ici_bytes: float,
+    dcn_bytes: float,
+    useful: float,
+    tokens: int,
+    steps: int,
+    int8: float = 0.0,
+) -> Roofline:
     """Returns the Roofline of a step.
 
     executed: FLOPs of all chips, recomputation included, of which int8 are of int8 products; the

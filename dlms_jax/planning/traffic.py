@@ -8,9 +8,19 @@ count, and of one that it updates in place, the update.
 from dlms_jax.planning.hlo import Computation, Instruction, Module
 
 _FREE = {
-    "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "call",
-    "conditional", "after-all", "partition-id", "iota", "opt-barrier",
-}  # fmt: skip
+    "parameter",
+    "constant",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "while",
+    "call",
+    "conditional",
+    "after-all",
+    "partition-id",
+    "iota",
+    "opt-barrier",
+}
 _SLICING = ("dynamic-slice", "slice", "gather")
 
 

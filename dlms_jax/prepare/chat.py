@@ -17,21 +17,44 @@ def add_arguments(parser):
     add("paths", nargs="+", metavar="FILE", help="JSON lines, .gz or .zst too")
     add("--out", required=True, metavar="DIR")
     add_option(parser, "--sequence-length", "data.sequence_length", required=True)
-    add("--template", metavar="PATH", help="a Jinja chat template, or a Hugging Face folder with "
-        "one (default: prompt and response without a template)")  # fmt: skip
+    add(
+        "--template",
+        metavar="PATH",
+        help="a Jinja chat template, or a Hugging Face folder with "
+        "one (default: prompt and response without a template)",
+    )
     add("--prompt-field", default="prompt", metavar="NAME")
     add("--response-field", default="response", metavar="NAME")
     add("--messages-field", default="messages", metavar="NAME")
-    add("--task", default="", metavar="TOKEN", help="a special token that is put first and "
-        "names the task")  # fmt: skip
+    add(
+        "--task",
+        default="",
+        metavar="TOKEN",
+        help="a special token that is put first and names the task",
+    )
     add("--score", choices=("all", "last"), default="all", help="which answers are learned")
-    add("--prompt-length", type=int, default=0, metavar="N", help="one example in each row, with "
-        "prompts padded on the left to N tokens (default: several examples in a row)")  # fmt: skip
-    add("--eos", choices=("once", "fill"), default="once", help="with --prompt-length: end a "
+    add(
+        "--prompt-length",
+        type=int,
+        default=0,
+        metavar="N",
+        help="one example in each row, with "
+        "prompts padded on the left to N tokens (default: several examples in a row)",
+    )
+    add(
+        "--eos",
+        choices=("once", "fill"),
+        default="once",
+        help="with --prompt-length: end a "
         "row with one EOS and padding (default), or fill it with EOS, attended to and learned, as "
-        "LLaDA does")  # fmt: skip
-    add("--too-long", choices=("error", "skip"), default="error", help="what to do "
-        "with an example longer than a row (default: error)")  # fmt: skip
+        "LLaDA does",
+    )
+    add(
+        "--too-long",
+        choices=("error", "skip"),
+        default="error",
+        help="what to do with an example longer than a row (default: error)",
+    )
     add_vocabulary(parser)
     add_splitting(parser)
 
@@ -45,8 +68,9 @@ def run(a):
     vocab = saved_tokenizer(a) or tokenizer_settings(a)
     if not isinstance(vocab, Tokenizer):
         if vocab.name != "bytes" and not vocab.path:
-            raise UserError("give the tokenizer of the model: --tokenizer-from RUN, or "
-                            "--tokenizer-path FILE")  # fmt: skip
+            raise UserError(
+                "give the tokenizer of the model: --tokenizer-from RUN, or --tokenizer-path FILE"
+            )
         vocab = make_tokenizer(vocab, ())
     chat = ChatOptions(
         template=load_template(a.template) if a.template else "",
@@ -62,8 +86,10 @@ def run(a):
     dataset, left_out = prepare_dialogues(a.paths, pathlib.Path(a.out), vocab, chat, options)
     for name in SPLITS:
         split = dataset.card["splits"][name]
-        print(f"{name}: {split['documents']} examples, {split['tokens']} learned tokens in "
-              f"{split['rows']} rows of {a.sequence_length}")  # fmt: skip
+        print(
+            f"{name}: {split['documents']} examples, {split['tokens']} learned tokens in "
+            f"{split['rows']} rows of {a.sequence_length}"
+        )
     if left_out:
         print(f"{left_out} examples are longer than a row, and were left out")
     print(f"wrote {a.out}; train with --config.data.corpus={a.out}")

@@ -14,12 +14,27 @@ def add_arguments(parser):
     add("--max-characters", type=int, default=0, metavar="N", help="drop longer ones (0: no limit)")
     add("--languages", nargs="+", default=[], metavar="CODE", help="keep only these (en de ...)")
     add("--min-language-probability", type=float, default=0.0, metavar="P")
-    add("--quality", nargs="+", default=[], metavar="RULES", help="keep documents that pass these "
-        "rule sets: gopher, gopher-repetition, c4, fineweb")  # fmt: skip
-    add("--near-duplicates", type=float, default=0.0, metavar="J", help="drop documents with this "
-        "Jaccard similarity to another (0: keep them; usual: 0.8)")  # fmt: skip
-    add("--decontaminate", nargs="+", default=[], metavar="PATH", help="evaluation texts: drop "
-        "documents that share --ngram words in a row")  # fmt: skip
+    add(
+        "--quality",
+        nargs="+",
+        default=[],
+        metavar="RULES",
+        help="keep documents that pass these rule sets: gopher, gopher-repetition, c4, fineweb",
+    )
+    add(
+        "--near-duplicates",
+        type=float,
+        default=0.0,
+        metavar="J",
+        help="drop documents with this Jaccard similarity to another (0: keep them; usual: 0.8)",
+    )
+    add(
+        "--decontaminate",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="evaluation texts: drop documents that share --ngram words in a row",
+    )
     add("--ngram", type=int, default=13, metavar="N", help="(default: 13)")
     add_reading(parser)
     add_beam(parser)

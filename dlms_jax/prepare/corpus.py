@@ -14,8 +14,11 @@ def add_arguments(parser):
     add("--list", action="store_true", help="show the corpora")
     add("--card", action="store_true", help="show its source, licence, size and commands")
     add("--from", dest="files", nargs="+", metavar="PATH", help="downloaded files")
-    add("--via", choices=("files", "tfds", "datasets"), help="(default: files where --from is "
-        "given, else TFDS, else the Hub)")  # fmt: skip
+    add(
+        "--via",
+        choices=("files", "tfds", "datasets"),
+        help="(default: files where --from is given, else TFDS, else the Hub)",
+    )
     add_option(parser, "--tfds-directory", "data.tfds_directory", default=DATA.tfds_directory)
     add("--out", metavar="DIR", help="where documents-*.jsonl.zst are written")
 

@@ -10,8 +10,14 @@ def add_reading(parser):
     add_option(parser, "--text-field", "data.text_field", default=DATA.text_field)
     add_option(parser, "--invalid-utf8", "data.invalid_utf8", default=DATA.invalid_utf8)
     add = parser.add_argument
-    add("--piece-bytes", type=int, default=16384, metavar="N", help="cut text files at line ends "
-        "into documents of about this size (default: 16384; 0: never)")  # fmt: skip
+    add(
+        "--piece-bytes",
+        type=int,
+        default=16384,
+        metavar="N",
+        help="cut text files at line ends "
+        "into documents of about this size (default: 16384; 0: never)",
+    )
 
 
 def add_splitting(parser):
@@ -24,8 +30,12 @@ def add_vocabulary(parser):
     kinds = ", ".join(SETTINGS["tokenizer.name"].choices)
     add_option(parser, "--tokenizer", "tokenizer.name", help=f"{kinds} (default: bytes)")
     add = parser.add_argument
-    add("--tokenizer-path", metavar="PATH", help="a tokenizer.json, a Hugging Face folder, or a "
-        "sentencepiece .model, instead of training one")  # fmt: skip
+    add(
+        "--tokenizer-path",
+        metavar="PATH",
+        help="a tokenizer.json, a Hugging Face folder, or a "
+        "sentencepiece .model, instead of training one",
+    )
     add("--tokenizer-from", metavar="DIR", help="the tokenizer of a run or a prepared dataset")
     add_training(parser)
 
@@ -42,14 +52,23 @@ def add_training(parser):
         metavar="TEXT",
         help="a further special token, for chat turns or tasks; repeat it for several",
     )
-    add("--sample-bytes", type=int, default=100 << 20, metavar="N", help="bytes of training text "
-        "on which the tokenizer is trained (default: 100 MiB)")  # fmt: skip
+    add(
+        "--sample-bytes",
+        type=int,
+        default=100 << 20,
+        metavar="N",
+        help="bytes of training text on which the tokenizer is trained (default: 100 MiB)",
+    )
 
 
 def add_beam(parser):
     add = parser.add_argument
-    add("--beam", action="store_true", help="run as an Apache Beam pipeline; give Beam's own flags "
-        "after -- (--runner=DataflowRunner ...)")  # fmt: skip
+    add(
+        "--beam",
+        action="store_true",
+        help="run as an Apache Beam pipeline; give Beam's own flags "
+        "after -- (--runner=DataflowRunner ...)",
+    )
 
 
 def read_options(a):

@@ -13,8 +13,10 @@ def run(a):
 
     dataset = open_prepared(a.folder, check_contents=False)
     list(run_in_workers(_check, [(dataset,)], 1, Console(), "checking", dataset.size))
-    print(f"{a.folder}: {len(dataset.all_shards)} shards, {dataset.size} bytes, all checksums are "
-          "right")  # fmt: skip
+    print(
+        f"{a.folder}: {len(dataset.all_shards)} shards, {dataset.size} bytes, all checksums are "
+        "right"
+    )
 
 
 def _check(dataset):

@@ -13,7 +13,21 @@ from dlms_jax.sampling.settings import SAMPLERS, make_sampler, settings_of
 from dlms_jax.sampling.text_generator import TextGenerator
 
 __all__ = [
-    "SAMPLERS", "Ancestral", "BlockSampler", "Canvas", "FirstHitting", "NextToken", "Ordered",
-    "Prediction", "Remasking", "Sampler", "SamplerState", "TextGenerator", "make_canvas",
-    "make_sampler", "parse_infill", "run_sampler", "settings_of",
-]  # fmt: skip
+    "SAMPLERS",
+    "Ancestral",
+    "BlockSampler",
+    "Canvas",
+    "FirstHitting",
+    "NextToken",
+    "Ordered",
+    "Prediction",
+    "Remasking",
+    "Sampler",
+    "SamplerState",
+    "TextGenerator",
+    "make_canvas",
+    "make_sampler",
+    "parse_infill",
+    "run_sampler",
+    "settings_of",
+]

@@ -15,9 +15,15 @@ from dlms_jax.sampling.processes.remasking import Remasking
 from dlms_jax.sampling.sampler import Sampler
 
 _MASKED = (
-    "ancestral", "confidence", "margin", "entropy", "remdm_cap", "remdm_rescale",
-    "remdm_confidence", "first_hitting",
-)  # fmt: skip
+    "ancestral",
+    "confidence",
+    "margin",
+    "entropy",
+    "remdm_cap",
+    "remdm_rescale",
+    "remdm_confidence",
+    "first_hitting",
+)
 # By objective; the first is the default.
 SAMPLERS = {
     "masked": _MASKED,

@@ -24,9 +24,13 @@ class TextGenerator:
     """Fills texts. Each sampler is compiled once, for whatever weights it is called with."""
 
     def __init__(
-        self, config: Config, objective: Objective, tokenizer: Tokenizer, mesh: Mesh,
+        self,
+        config: Config,
+        objective: Objective,
+        tokenizer: Tokenizer,
+        mesh: Mesh,
         make_denoise: Callable[[Any], Denoiser],
-    ):  # fmt: skip
+    ):
         """make_denoise: params -> Denoiser. Raises UserError where config.sampling does not fit
         the objective."""
         self.config, self.objective, self.tokenizer, self.mesh = config, objective, tokenizer, mesh
@@ -35,9 +39,13 @@ class TextGenerator:
         make_sampler(config.objective.name, objective, config.sampling)
 
     def samples(
-        self, params: Any, prompts: Sequence[str], length: int | None = None, seed: int = 0,
+        self,
+        params: Any,
+        prompts: Sequence[str],
+        length: int | None = None,
+        seed: int = 0,
         **sampling,
-    ) -> list[str]:  # fmt: skip
+    ) -> list[str]:
         """Returns a text for each prompt: the prompt and what follows it, as `after` says."""
         rows = [self.after(prompt, length) for prompt in prompts]
         return self.fill(params, rows, seed, **sampling)
@@ -66,9 +74,15 @@ class TextGenerator:
         return sampling
 
     def stream(
-        self, params: Any, rows: Sequence[Sequence[str | int]], num: int = 1, seed: int = 0,
-        every: int | None = None, class_name: str | None = None, **sampling,
-    ) -> Iterator[Canvas]:  # fmt: skip
+        self,
+        params: Any,
+        rows: Sequence[Sequence[str | int]],
+        num: int = 1,
+        seed: int = 0,
+        every: int | None = None,
+        class_name: str | None = None,
+        **sampling,
+    ) -> Iterator[Canvas]:
         """Yields the canvases as they fill in.
 
         Args:

@@ -56,11 +56,15 @@ class FamilySettings:
 
 
 def run_family(
-    recipes: Mapping[str, Config], only: tuple[str, ...], settings: FamilySettings,
-    workdir: pathlib.Path, out: pathlib.Path,
-    train: Callable[[pathlib.Path, Config], dict[str, float]], load: Callable[[pathlib.Path], Any],
+    recipes: Mapping[str, Config],
+    only: tuple[str, ...],
+    settings: FamilySettings,
+    workdir: pathlib.Path,
+    out: pathlib.Path,
+    train: Callable[[pathlib.Path, Config], dict[str, float]],
+    load: Callable[[pathlib.Path], Any],
     console: Console,
-) -> list[Member]:  # fmt: skip
+) -> list[Member]:
     """Returns what was found of each recipe, the best bound first; writes tables and a figure.
 
     recipes: all of the family, by name; only: those to run. train: (workdir, config) -> the final
@@ -106,7 +110,7 @@ def run_family(
 
 def ways_to_sample(
     config: Config, settings: FamilySettings, length: int
-) -> list[tuple[int, dict[str, Any]]]:  # fmt: skip
+) -> list[tuple[int, dict[str, Any]]]:
     """Returns (steps in all, settings for DiffusionLM.stream) of each row of the table.
 
     The settings are the recipe's own, whatever the checkpoint has, but for temperature and steps.

@@ -50,9 +50,13 @@ class Member(NamedTuple):
 
 
 def write(
-    out: pathlib.Path, members: Sequence[Member], references: Mapping[str, Drawn], settings,
-    share: float, console: Console,
-):  # fmt: skip
+    out: pathlib.Path,
+    members: Sequence[Member],
+    references: Mapping[str, Drawn],
+    settings,
+    share: float,
+    console: Console,
+):
     """Writes table.csv, table.md, samples.md and family.png to a folder, and prints the tables.
 
     members: in the order to show them. references: texts that no model wrote, by name. settings: a
@@ -93,8 +97,9 @@ def hardware() -> str:
 
 def bound_table(members: Sequence[Member]):
     """Returns (header, rows) of text: what each model learned in its time."""
-    header = ("recipe", "process", "parameters", "ms a step", "steps", "tokens", "bits/byte",
-              "nats/token")  # fmt: skip
+    header = (
+        "recipe", "process", "parameters", "ms a step", "steps", "tokens", "bits/byte", "nats/token"
+    )  # fmt: skip
     return header, [
         (m.name, m.process, f"{m.parameters:,}", f"{1000 * m.step_seconds:.0f}", f"{m.steps:,}",
          f"{with_unit(m.tokens)}".strip(), f"{m.bits_per_byte:.3f} +- {m.stderr:.3f}",
@@ -128,8 +133,9 @@ def sample_table(members: Sequence[Member], references: Mapping[str, Drawn]):
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns a table of text in Markdown."""
     lines = [header, ["-"] * len(header), *rows]
-    return "\n".join("|" + "|".join(f" {cell} ".replace("  ", " ") for cell in line) + "|"
-                     for line in lines)  # fmt: skip
+    return "\n".join(
+        "|" + "|".join(f" {cell} ".replace("  ", " ") for cell in line) + "|" for line in lines
+    )
 
 
 def _all_drawn(members, references):
@@ -144,9 +150,13 @@ def _write_csv(path: pathlib.Path, members, references):
     """Writes one row a way of sampling, with its model's bound; a model without samples has one."""
     of_model = tuple(f for f in Member._fields if f not in ("curve", "drawn"))
     of_samples = (
-        "sampling_steps", "seconds_per_sample", "twin_bits_per_byte", "twin_nats_per_token",
-        "sample_tokens", *(field.name for field in dataclasses.fields(Quality)[1:]),
-    )  # fmt: skip
+        "sampling_steps",
+        "seconds_per_sample",
+        "twin_bits_per_byte",
+        "twin_nats_per_token",
+        "sample_tokens",
+        *(field.name for field in dataclasses.fields(Quality)[1:]),
+    )
     rows = [{"name": name, **_sample_cells(d)} for name, d in references.items()]
     for member in members:
         model = {f: getattr(member, f) for f in of_model}
@@ -162,8 +172,10 @@ def _write_csv(path: pathlib.Path, members, references):
 
 def _sample_cells(drawn: Drawn) -> dict[str, object]:
     cells = {
-        "sampling_steps": drawn.steps, "seconds_per_sample": drawn.seconds, **vars(drawn.quality)
-    }  # fmt: skip
+        "sampling_steps": drawn.steps,
+        "seconds_per_sample": drawn.seconds,
+        **vars(drawn.quality),
+    }
     cells["sample_tokens"] = cells.pop("tokens")  # a model's tokens are those it was trained on
     if drawn.twin:
         cells["twin_bits_per_byte"] = drawn.twin.bits_per_byte
@@ -200,8 +212,14 @@ def draw_figure(path: pathlib.Path, members: Sequence[Member]):
     ):
         for member in members:
             x = [point[column] for point in member.curve]
-            axis.plot(x, [bits for *_, bits in member.curve], marker="o", markersize=3,
-                      linewidth=1, label=member.name)  # fmt: skip
+            axis.plot(
+                x,
+                [bits for *_, bits in member.curve],
+                marker="o",
+                markersize=3,
+                linewidth=1,
+                label=member.name,
+            )
         axis.set_xlabel(label)
         axis.set_ylabel("held-out bits/byte, in training")
         axis.grid(alpha=0.3)

@@ -73,32 +73,30 @@ class DataConfig:
         "they are longer than a row.",
     )
     heldout_fraction: float = setting(
-        0.05, "Share of the documents that are held out, chosen by a hash of their text.",
+        0.05,
+        "Share of the documents that are held out, chosen by a hash of their text.",
         Range(0, 1, low_open=True, high_open=True),
-    )  # fmt: skip
-    seed: int = setting(
-        0, "Seed of the order of documents, and of the corpus `synthetic`.", SEED
-    )  # fmt: skip
+    )
+    seed: int = setting(0, "Seed of the order of documents, and of the corpus `synthetic`.", SEED)
     max_unique_tokens: int = setting(
-        0, "Train on this many tokens, the first ones of a corpus, again and again. 0: on all.",
+        0,
+        "Train on this many tokens, the first ones of a corpus, again and again. 0: on all.",
         AT_LEAST_0,
-    )  # fmt: skip
+    )
     max_epochs: int = setting(
         0,
         "Epochs that training may see of a corpus: a run whose steps ask for more is refused. "
         "0: no limit.",
-        AT_LEAST_0, changeable=True,
-    )  # fmt: skip
+        AT_LEAST_0,
+        changeable=True,
+    )
     random_length_probability: float = setting(
-        0.0, "Probability that a row is cut to a random length, at least 2 tokens (LLaDA: 0.01).",
+        0.0,
+        "Probability that a row is cut to a random length, at least 2 tokens (LLaDA: 0.01).",
         SHARE,
-    )  # fmt: skip
-    synthetic_documents: int = setting(
-        20_000, "Documents of the corpus `synthetic`.", AT_LEAST_1
-    )  # fmt: skip
-    text_field: str = setting(
-        "text", "Field that holds the text, in JSON lines, CSV and Parquet."
-    )  # fmt: skip
+    )
+    synthetic_documents: int = setting(20_000, "Documents of the corpus `synthetic`.", AT_LEAST_1)
+    text_field: str = setting("text", "Field that holds the text, in JSON lines, CSV and Parquet.")
     tfds_directory: str = setting(
         "",
         "Folder where TensorFlow Datasets are prepared, for data.corpus=tfds:DATASET/SPLIT. Empty: "
@@ -114,6 +112,8 @@ class DataConfig:
         8, "Batches that are prepared ahead of the train step.", AT_LEAST_1, changeable=True
     )
     workers: int = setting(
-        0, "Processes that prepare batches. 0: a thread of the training process.", AT_LEAST_0,
+        0,
+        "Processes that prepare batches. 0: a thread of the training process.",
+        AT_LEAST_0,
         changeable=True,
-    )  # fmt: skip
+    )

@@ -11,9 +11,10 @@ class ModelConfig:
     """The denoiser. The Transformer has Qwen3's layout and names."""
 
     name: Literal["transformer", "unet"] = setting(
-        "transformer", "The kind of network. A U-Net needs an objective that sees both sides.",
+        "transformer",
+        "The kind of network. A U-Net needs an objective that sees both sides.",
         shapes=OBJECTIVES,
-    )  # fmt: skip
+    )
     width: int = setting(
         768, "Numbers in the vector of a position between layers.", AT_LEAST_1, shapes=OBJECTIVES
     )
@@ -23,29 +24,39 @@ class ModelConfig:
         0,
         "Heads for keys and values. Fewer than model.num_heads: grouped-query attention. "
         "0: model.num_heads.",
-        AT_LEAST_0, shapes=OBJECTIVES,
-    )  # fmt: skip
-    head_size: int = setting(
-        0, "Numbers in the query of a head. 0: model.width / model.num_heads.", AT_LEAST_0,
+        AT_LEAST_0,
         shapes=OBJECTIVES,
-    )  # fmt: skip
+    )
+    head_size: int = setting(
+        0,
+        "Numbers in the query of a head. 0: model.width / model.num_heads.",
+        AT_LEAST_0,
+        shapes=OBJECTIVES,
+    )
     feed_forward: int = setting(
         0,
         "Hidden size of a layer's MLP. 0: 8/3 of model.width, rounded up to a multiple of 64.",
-        AT_LEAST_0, shapes=OBJECTIVES,
-    )  # fmt: skip
-    experts: int = setting(
-        0, "MLPs of a layer, of which a token uses model.experts_per_token. 0: one MLP, no router.",
-        AT_LEAST_0, shapes=OBJECTIVES,
-    )  # fmt: skip
-    experts_per_token: int = setting(
-        2, "Experts that a token uses; with model.routing=expert_choice, on average.", AT_LEAST_1,
-        computes=OBJECTIVES,
-    )  # fmt: skip
-    expert_feed_forward: int = setting(
-        0, "Hidden size of an expert. 0: that of model.feed_forward.", AT_LEAST_0,
+        AT_LEAST_0,
         shapes=OBJECTIVES,
-    )  # fmt: skip
+    )
+    experts: int = setting(
+        0,
+        "MLPs of a layer, of which a token uses model.experts_per_token. 0: one MLP, no router.",
+        AT_LEAST_0,
+        shapes=OBJECTIVES,
+    )
+    experts_per_token: int = setting(
+        2,
+        "Experts that a token uses; with model.routing=expert_choice, on average.",
+        AT_LEAST_1,
+        computes=OBJECTIVES,
+    )
+    expert_feed_forward: int = setting(
+        0,
+        "Hidden size of an expert. 0: that of model.feed_forward.",
+        AT_LEAST_0,
+        shapes=OBJECTIVES,
+    )
     routing: Literal["token_choice", "expert_choice"] = setting(
         "token_choice",
         "Whether a token chooses its best experts, or an expert its best tokens of the row. "
@@ -117,9 +128,11 @@ class ModelConfig:
         128, "Numbers in the vector that holds time and class.", AT_LEAST_1, shapes=OBJECTIVES
     )
     classes: int = setting(
-        0, "Classes to condition on: the corpora of data.mixture, in order. 0: none.", AT_LEAST_0,
+        0,
+        "Classes to condition on: the corpora of data.mixture, in order. 0: none.",
+        AT_LEAST_0,
         shapes=OBJECTIVES,
-    )  # fmt: skip
+    )
     prompt_encoder: Literal["none", "cross_attention"] = setting(
         "none",
         "How prompts are read. none: in the same sequence as the text. cross_attention: by an "
@@ -127,16 +140,20 @@ class ModelConfig:
         shapes=OBJECTIVES,
     )
     prompt_encoder_layers: int = setting(
-        2, "Layers of the encoder of model.prompt_encoder=cross_attention.", AT_LEAST_1,
+        2,
+        "Layers of the encoder of model.prompt_encoder=cross_attention.",
+        AT_LEAST_1,
         shapes=OBJECTIVES,
-    )  # fmt: skip
+    )
     unet_levels: int = setting(
         3, "U-Net: levels. Each is half as long as the one above.", AT_LEAST_1, shapes=OBJECTIVES
     )
     unet_blocks: int = setting(
-        2, "U-Net: residual blocks of a level, on the way down and again on the way up.",
-        AT_LEAST_1, shapes=OBJECTIVES,
-    )  # fmt: skip
+        2,
+        "U-Net: residual blocks of a level, on the way down and again on the way up.",
+        AT_LEAST_1,
+        shapes=OBJECTIVES,
+    )
     unet_attention_levels: int = setting(
         2, "U-Net: levels with attention, the shortest first.", AT_LEAST_0, shapes=OBJECTIVES
     )

@@ -26,9 +26,10 @@ class ObjectiveConfig:
             "How the noise grows with the time t from 0 to 1. Masked, uniform and block diffusion "
             "have linear, cosine and polynomial; Gaussian diffusion has all but polynomial, and "
             "fits learned, warped and gumbel during training.",
-            shapes=_GAUSSIAN, computes=_GAUSSIAN,
+            shapes=_GAUSSIAN,
+            computes=_GAUSSIAN,
         )
-    )  # fmt: skip
+    )
     schedule_power: float = setting(
         2.0, "Power of objective.schedule=polynomial: alpha(t) = 1 - t^power.", ABOVE_0
     )
@@ -69,9 +70,11 @@ class GaussianConfig:
     """Gaussian diffusion on embeddings. gamma is the log of noise to signal, -log SNR."""
 
     embedding_size: int = setting(
-        128, "Numbers in the embedding of a token, which the noise is added to.", AT_LEAST_1,
+        128,
+        "Numbers in the embedding of a token, which the noise is added to.",
+        AT_LEAST_1,
         shapes=_GAUSSIAN,
-    )  # fmt: skip
+    )
     embedding_file: str = setting(
         "",
         "A .npy file with an embedding for each token (tokens x gaussian.embedding_size), which "
@@ -84,9 +87,11 @@ class GaussianConfig:
         6.0, "gamma at t = 1. A learned schedule starts with it.", computes=_GAUSSIAN
     )
     head: Literal["logits", "embedding"] = setting(
-        "logits", "What the network predicts: logits of tokens, or a vector in embedding space.",
-        shapes=_GAUSSIAN, computes=_GAUSSIAN,
-    )  # fmt: skip
+        "logits",
+        "What the network predicts: logits of tokens, or a vector in embedding space.",
+        shapes=_GAUSSIAN,
+        computes=_GAUSSIAN,
+    )
     parameterisation: Literal["x0", "noise", "v", "score"] = setting(
         "x0",
         "What the vector of gaussian.head=embedding stands for, and in what the error of "
@@ -99,9 +104,10 @@ class GaussianConfig:
         "tokens.",
     )
     self_conditioning: bool = setting(
-        True, "Whether the network also reads its own earlier estimate of the clean embeddings.",
+        True,
+        "Whether the network also reads its own earlier estimate of the clean embeddings.",
         shapes=_GAUSSIAN,
-    )  # fmt: skip
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,20 +12,26 @@ class EvaluationConfig:
 
     every: int = setting(2500, "Training steps between evaluations.", AT_LEAST_1, changeable=True)
     rows: int = setting(
-        256, "Held-out rows of an evaluation in training, the first ones. 0: all.", AT_LEAST_0,
+        256,
+        "Held-out rows of an evaluation in training, the first ones. 0: all.",
+        AT_LEAST_0,
         changeable=True,
-    )  # fmt: skip
+    )
     final_rows: int = setting(
-        0, "Held-out rows of the evaluation after the last step. 0: all.", AT_LEAST_0,
+        0,
+        "Held-out rows of the evaluation after the last step. 0: all.",
+        AT_LEAST_0,
         changeable=True,
-    )  # fmt: skip
+    )
     batch_size: int = setting(
         64, "Rows that are evaluated at once, on all devices together.", AT_LEAST_1, changeable=True
     )
     samples: int = setting(
-        8, "Monte-Carlo strata of the bound for each document. More give a smaller error.",
-        AT_LEAST_1, changeable=True,
-    )  # fmt: skip
+        8,
+        "Monte-Carlo strata of the bound for each document. More give a smaller error.",
+        AT_LEAST_1,
+        changeable=True,
+    )
     seed: int = setting(0, "Seed of the Monte-Carlo draw.", SEED, changeable=True)
 
 
@@ -34,24 +40,38 @@ class SamplingConfig:
     """Defaults of `sample`, and of the sample that training shows at each evaluation."""
 
     length: int = setting(
-        128, "New tokens after the prompt, at most as many as a row has room for.", AT_LEAST_1,
+        128,
+        "New tokens after the prompt, at most as many as a row has room for.",
+        AT_LEAST_1,
         changeable=True,
-    )  # fmt: skip
+    )
     sampler: Literal[
-        "default", "ancestral", "confidence", "margin", "entropy", "remdm_cap", "remdm_rescale",
-        "remdm_confidence", "first_hitting", "ddim", "predictor_corrector", "euler", "heun",
+        "default",
+        "ancestral",
+        "confidence",
+        "margin",
+        "entropy",
+        "remdm_cap",
+        "remdm_rescale",
+        "remdm_confidence",
+        "first_hitting",
+        "ddim",
+        "predictor_corrector",
+        "euler",
+        "heun",
         "dpm++",
     ] = setting(
         "default",
         "The sampler (docs/sampling.md). default: the objective's own reverse process.",
         changeable=True,
-    )  # fmt: skip
+    )
     steps: int = setting(
         64,
         "Steps of the reverse process; with block diffusion, for each block. More are slower and "
         "better.",
-        AT_LEAST_1, changeable=True,
-    )  # fmt: skip
+        AT_LEAST_1,
+        changeable=True,
+    )
     timestep_spacing: Literal["uniform", "cosine", "quantile"] = setting(
         "uniform",
         "Where in time the steps lie: evenly, closer together near t = 1 (cosine), or so that each "
@@ -59,28 +79,34 @@ class SamplingConfig:
         changeable=True,
     )
     temperature: float = setting(
-        0.8, "Divides the logits. 1: the model's own distribution; 0: the most probable token.",
-        AT_LEAST_0, changeable=True,
-    )  # fmt: skip
+        0.8,
+        "Divides the logits. 1: the model's own distribution; 0: the most probable token.",
+        AT_LEAST_0,
+        changeable=True,
+    )
     top_k: int = setting(
         0, "Keeps the k most probable tokens. 0: off.", AT_LEAST_0, changeable=True
-    )  # fmt: skip
+    )
     top_p: float = setting(
-        1.0, "Keeps the fewest most probable tokens whose probabilities sum to p. 1: off.",
-        Range(0, 1, low_open=True), changeable=True,
-    )  # fmt: skip
+        1.0,
+        "Keeps the fewest most probable tokens whose probabilities sum to p. 1: off.",
+        Range(0, 1, low_open=True),
+        changeable=True,
+    )
     guidance: float = setting(
         0.0,
         "Weight w of classifier-free guidance: (1 + w) log p(text given the prompt) - "
         "w log p(text). 0: off.",
-        AT_LEAST_0, changeable=True,
-    )  # fmt: skip
+        AT_LEAST_0,
+        changeable=True,
+    )
     eta: float = setting(
         0.0,
         "Noise that ddim adds, or share of tokens that remdm_* masks again: from 0, least, to 1, "
         "most.",
-        SHARE, changeable=True,
-    )  # fmt: skip
+        SHARE,
+        changeable=True,
+    )
     corrector_steps: int = setting(
         1, "Corrections after each step of predictor_corrector.", AT_LEAST_1, changeable=True
     )
@@ -93,6 +119,4 @@ class SamplingConfig:
         "The text is the same without, and slower.",
         changeable=True,
     )
-    prompt: str = setting(
-        "", "Beginning of the sample that training shows.", changeable=True
-    )  # fmt: skip
+    prompt: str = setting("", "Beginning of the sample that training shows.", changeable=True)

@@ -26,10 +26,10 @@ class OptimizerConfig:
     )
     peak_learning_rate: float = setting(
         2e-4, "Learning rate of AdamW after the warm-up.", AT_LEAST_0
-    )  # fmt: skip
+    )
     muon_learning_rate: float = setting(
         0.02, "Learning rate of Muon after the warm-up.", AT_LEAST_0
-    )  # fmt: skip
+    )
     schedule: Literal["cosine", "constant", "wsd"] = setting(
         "cosine",
         "The learning rate after the warm-up: half a cosine, constant, or constant and then a "
@@ -37,7 +37,7 @@ class OptimizerConfig:
     )
     warmup_steps: int = setting(
         1000, "Steps in which the learning rate rises to its peak.", AT_LEAST_0
-    )  # fmt: skip
+    )
     decay_fraction: float = setting(
         0.2, "Share of all steps in which the learning rate of wsd falls.", SHARE
     )
@@ -46,16 +46,17 @@ class OptimizerConfig:
     )
     weight_decay: float = setting(
         0.1, "Weight decay of matrices, times the learning rate.", AT_LEAST_0
-    )  # fmt: skip
+    )
     b1: float = setting(0.9, "Decay rate of AdamW's mean of gradients.", BELOW_1)
     b2: float = setting(0.95, "Decay rate of AdamW's mean of squared gradients.", BELOW_1)
     epsilon: float = setting(
         1e-8, "Number that AdamW adds to the root of the mean square.", AT_LEAST_0
-    )  # fmt: skip
+    )
     clip_norm: float = setting(
-        1.0, "Largest norm of the gradient of all weights; a longer one is scaled down. 0: off.",
+        1.0,
+        "Largest norm of the gradient of all weights; a longer one is scaled down. 0: off.",
         AT_LEAST_0,
-    )  # fmt: skip
+    )
     moments: Literal["float32", "bfloat16"] = setting(
         "float32",
         "Type of the optimizer's moments. bfloat16 takes half the memory and rounds them at "
@@ -72,9 +73,11 @@ class TrainingConfig:
         64, "Rows of a step, on all devices and in all accumulation steps together.", AT_LEAST_1
     )
     accumulation_steps: int = setting(
-        1, "Parts of a batch whose gradients are computed one after the other, to save memory.",
-        AT_LEAST_1, changeable=True,
-    )  # fmt: skip
+        1,
+        "Parts of a batch whose gradients are computed one after the other, to save memory.",
+        AT_LEAST_1,
+        changeable=True,
+    )
     seed: int = setting(
         0, "Seed of the first weights, of the order of rows and of the corruption.", SEED
     )
@@ -86,19 +89,20 @@ class TrainingConfig:
     ema_decay: float = setting(
         0.0, "Decay rate, per step, of a moving average of the weights. 0: none is kept.", BELOW_1
     )
-    log_every: int = setting(
-        50, "Steps between rows of metrics.csv.", AT_LEAST_1, changeable=True
-    )  # fmt: skip
+    log_every: int = setting(50, "Steps between rows of metrics.csv.", AT_LEAST_1, changeable=True)
     spike_factor: float = setting(
         0.0,
         "A step is skipped when its loss or gradient norm is above this many times the median of "
         "the last 64 good steps. 0: only when it is not finite.",
-        Range(1, low_open=True, also=0), changeable=True,
-    )  # fmt: skip
+        Range(1, low_open=True, also=0),
+        changeable=True,
+    )
     max_skipped_steps: int = setting(
-        20, "Skipped steps in a row after which the run goes back to its last checkpoint.",
-        AT_LEAST_1, changeable=True,
-    )  # fmt: skip
+        20,
+        "Skipped steps in a row after which the run goes back to its last checkpoint.",
+        AT_LEAST_1,
+        changeable=True,
+    )
     max_rollbacks: int = setting(
         3, "How often a run goes back to a checkpoint before it stops.", AT_LEAST_0, changeable=True
     )
@@ -106,8 +110,9 @@ class TrainingConfig:
         30.0,
         "Minutes without a finished step after which the stacks of all processes are printed. "
         "0: never.",
-        AT_LEAST_0, changeable=True,
-    )  # fmt: skip
+        AT_LEAST_0,
+        changeable=True,
+    )
     watchdog_exit: bool = setting(
         False,
         "Whether a run without a finished step for training.watchdog_minutes ends with status 76, "
@@ -121,9 +126,10 @@ class TrainingConfig:
         changeable=True,
     )
     deterministic: bool = setting(
-        False, "Refuse devices that may compute other bits when the run is repeated.",
+        False,
+        "Refuse devices that may compute other bits when the run is repeated.",
         changeable=True,
-    )  # fmt: skip
+    )
     loss_implementation: Literal["fused", "plain"] = setting(
         "fused",
         "How the loss is computed: fused makes logits only of the positions that it scores, chunk "
@@ -133,8 +139,9 @@ class TrainingConfig:
     loss_chunk_size: int = setting(
         1024,
         "Positions whose logits a device holds at once, with training.loss_implementation=fused.",
-        AT_LEAST_1, changeable=True,
-    )  # fmt: skip
+        AT_LEAST_1,
+        changeable=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,19 +152,19 @@ class MeshConfig:
         -1, "Copies of the weights, which share the rows of a batch.", _AXIS, changeable=True
     )
     fsdp: int = setting(
-        1, "Devices that share the rows of a batch, and split weights and optimizer state.", _AXIS,
+        1,
+        "Devices that share the rows of a batch, and split weights and optimizer state.",
+        _AXIS,
         changeable=True,
-    )  # fmt: skip
-    tensor: int = setting(
-        1, "Devices that split each layer's matrices.", _AXIS, changeable=True
-    )  # fmt: skip
+    )
+    tensor: int = setting(1, "Devices that split each layer's matrices.", _AXIS, changeable=True)
     expert: int = setting(
-        1, "Devices that split the experts of each layer, and share the rows of a batch.", _AXIS,
+        1,
+        "Devices that split the experts of each layer, and share the rows of a batch.",
+        _AXIS,
         changeable=True,
-    )  # fmt: skip
-    sequence: int = setting(
-        1, "Devices that split the positions of a row.", _AXIS, changeable=True
-    )  # fmt: skip
+    )
+    sequence: int = setting(1, "Devices that split the positions of a row.", _AXIS, changeable=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,11 +174,13 @@ class CheckpointConfig:
     every: int = setting(5000, "Steps between checkpoints.", AT_LEAST_1, changeable=True)
     keep_latest: int = setting(
         2, "How many of the latest checkpoints are kept.", AT_LEAST_1, changeable=True
-    )  # fmt: skip
+    )
     keep_best: int = setting(
-        1, "How many of the checkpoints with the best held-out bound are kept as well.", AT_LEAST_0,
+        1,
+        "How many of the checkpoints with the best held-out bound are kept as well.",
+        AT_LEAST_0,
         changeable=True,
-    )  # fmt: skip
+    )
     local_directory: str = setting(
         "",
         "A folder on a disk or RAM disk of each machine, for saves between checkpoints. "
@@ -179,6 +188,8 @@ class CheckpointConfig:
         changeable=True,
     )
     local_every: int = setting(
-        0, "Steps between saves to checkpoint.local_directory. 0: none.", AT_LEAST_0,
+        0,
+        "Steps between saves to checkpoint.local_directory. 0: none.",
+        AT_LEAST_0,
         changeable=True,
-    )  # fmt: skip
+    )

@@ -31,9 +31,15 @@ def filled_cache(
 
 
 def read_columns(
-    denoise: Denoiser, prediction: Prediction, tokens_BxL, t_BxL, layout: Layout, start_B,
-    number: int, cache: Any,
-):  # fmt: skip
+    denoise: Denoiser,
+    prediction: Prediction,
+    tokens_BxL,
+    t_BxL,
+    layout: Layout,
+    start_B,
+    number: int,
+    cache: Any,
+):
     """Returns (logits_BxCxV, those of the unconditional pass or None, cache) at `number` columns of
     each row from its start on. With cache=None the network reads the whole canvas."""
     *inputs, layout, start_B = with_unconditional(prediction, tokens_BxL, t_BxL, layout, start_B)

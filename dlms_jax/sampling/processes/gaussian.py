@@ -116,9 +116,13 @@ class GaussianSampler:
         """Returns (log_p_BxLxV, the state's embeddings with a new estimate)."""
         gamma_BxL = jnp.broadcast_to(gamma_B[:, None], state.tokens_BxL.shape)
         tokens_BxL, gamma_BxL, layout, noisy_BxL, z_BxLxE = with_unconditional(
-            self.prediction, state.tokens_BxL, gamma_BxL, state.layout,
-            state.holes_BxL, state.extra.z_BxLxE,
-        )  # fmt: skip
+            self.prediction,
+            state.tokens_BxL,
+            gamma_BxL,
+            state.layout,
+            state.holes_BxL,
+            state.extra.z_BxLxE,
+        )
         clean_BxLxE = jnp.take(denoise.table_VxE, tokens_BxL, axis=0)
         z_BxLxE = jnp.where(noisy_BxL[..., None], z_BxLxE, clean_BxLxE)
         log_p_BxLxV, own_BxLxE = self.objective.predict(

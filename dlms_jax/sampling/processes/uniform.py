@@ -122,8 +122,9 @@ class UniformDDIM(UniformAncestral):
         uniform = lambda key: jax.random.uniform(key, z_L.shape)  # noqa: E731
         clean_L = jnp.where(
             uniform(clean_key) < self.is_noise(z_L, log_p_LxV, t),
-            self.prediction.draw(which_key, log_p_LxV), z_L,
-        )  # fmt: skip
+            self.prediction.draw(which_key, log_p_LxV),
+            z_L,
+        )
         # (1 - alpha_s) - (1 - alpha_t) sigma = eta (1 - alpha_s) is new noise.
         renewed = self.eta * masked_s
         sigma = (1 - self.eta) * masked_s / masked_t
