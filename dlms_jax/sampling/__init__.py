@@ -1,4 +1,4 @@
-"""DENOISER -> TEXT: canvases with holes, and the samplers that fill them."""
+"""Sampling: canvases with holes, and the samplers that fill them with text."""
 
 from dlms_jax.sampling.canvas import Canvas, make_canvas, parse_infill
 from dlms_jax.sampling.decoding.block import BlockSampler
