@@ -190,7 +190,7 @@ class TextGenerator:
         return names.index(name) + 1
 
     def _compile(self, sampling):
-        """Returns (sampler, start, advance): start and advance are compiled and take the weights."""
+        """Returns (sampler, start, advance); both functions are compiled and take the weights."""
         sampler = make_sampler(self.config.objective.name, self.objective, sampling)
 
         @jax.jit
