@@ -235,7 +235,7 @@ def test_a_changed_sampler_is_used_though_the_checkpoint_has_another(bench, corp
 
 def test_a_run_of_something_else_is_not_taken_for_the_studys(bench):
     (bench.workdir / "masked").mkdir(parents=True)
-    with pytest.raises(UserError, match="not begun by this study"):
+    with pytest.raises(UserError, match="not created by this study"):
         bench.run()
 
 
