@@ -77,10 +77,12 @@ def test_an_old_name_gets_one_line_that_gives_the_new_one(renamed, tmp_path):
 def test_steps_of_any_table_run_in_order():
     steps = {0: lambda data: data | {"b": data["a"]}, 1: lambda data: data | {"c": data["b"] + 1}}
     assert upgrade({"a": 1}, 2, steps, "x") == {"a": 1, "b": 1, "c": 2, "format": 2}
-    assert "x has format 0, which is no longer read" in one_line(upgrade, {}, 2, {1: dict}, "x")
+    assert "x has format 0, which is no longer supported" in one_line(
+        upgrade, {}, 2, {1: dict}, "x"
+    )
     for nonsense in ("1", -1, 1.0, True, None):
-        assert "is not a format" in one_line(upgrade, {"format": nonsense}, 1, {}, "x")
-    assert "is not a format" in one_line(upgrade, [], 1, {}, "x")
+        assert "has the invalid format" in one_line(upgrade, {"format": nonsense}, 1, {}, "x")
+    assert "has the invalid format" in one_line(upgrade, [], 1, {}, "x")
 
 
 def test_every_renamed_setting_has_a_home():

@@ -245,8 +245,8 @@ def test_sizes_of_all_and_of_active_parameters():
     ("settings", "said"),
     [
         ({"model__experts_per_token": 5}, "experts_per_token=5 should be at most .*experts=4"),
-        ({"model__experts_per_token": 1}, "nothing teaches the router"),
-        ({"model__name": "unet"}, "experts=4 is for config.model.name=transformer"),
+        ({"model__experts_per_token": 1}, "router gets no gradient"),
+        ({"model__name": "unet"}, "experts=4 needs config.model.name=transformer"),
         ({"model__prompt_encoder": "cross_attention"}, "experts=4 is for"),
         ({"mesh__expert": 3}, "experts=4 is not a multiple of config.mesh.expert=3"),
         ({"model__experts": 0, "mesh__expert": 2}, "mesh.expert=2 splits experts"),

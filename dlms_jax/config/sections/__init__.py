@@ -1,4 +1,4 @@
-"""The sections of a config: each setting with its default, meaning, range and what it decides."""
+"""The sections of a config: all settings with default, meaning and range."""
 
 from collections.abc import Mapping
 import dataclasses

@@ -1,4 +1,4 @@
-"""The denoiser: a Transformer or a U-Net."""
+"""Settings of the denoiser, a Transformer or a U-Net."""
 
 import dataclasses
 from typing import Literal
@@ -12,12 +12,10 @@ class ModelConfig:
 
     name: Literal["transformer", "unet"] = setting(
         "transformer",
-        "The kind of network. A U-Net needs an objective that sees both sides.",
+        "The kind of network. A U-Net needs an objective with bidirectional attention.",
         shapes=OBJECTIVES,
     )
-    width: int = setting(
-        768, "Numbers in the vector of a position between layers.", AT_LEAST_1, shapes=OBJECTIVES
-    )
+    width: int = setting(768, "Hidden size between layers.", AT_LEAST_1, shapes=OBJECTIVES)
     num_layers: int = setting(12, "Layers of the Transformer.", AT_LEAST_1, shapes=OBJECTIVES)
     num_heads: int = setting(12, "Attention heads of a layer.", AT_LEAST_1, shapes=OBJECTIVES)
     num_kv_heads: int = setting(
@@ -29,7 +27,7 @@ class ModelConfig:
     )
     head_size: int = setting(
         0,
-        "Numbers in the query of a head. 0: model.width / model.num_heads.",
+        "Size of a head. 0: model.width / model.num_heads.",
         AT_LEAST_0,
         shapes=OBJECTIVES,
     )
@@ -41,7 +39,8 @@ class ModelConfig:
     )
     experts: int = setting(
         0,
-        "MLPs of a layer, of which a token uses model.experts_per_token. 0: one MLP, no router.",
+        "Experts (MLPs) per layer, of which a token uses model.experts_per_token. 0: one MLP, no "
+        "router.",
         AT_LEAST_0,
         shapes=OBJECTIVES,
     )
@@ -60,7 +59,7 @@ class ModelConfig:
     routing: Literal["token_choice", "expert_choice"] = setting(
         "token_choice",
         "Whether a token chooses its best experts, or an expert its best tokens of the row. "
-        "expert_choice needs an objective that sees both sides.",
+        "expert_choice needs an objective with bidirectional attention.",
         computes=OBJECTIVES,
     )
     normalise_routing: bool = setting(
@@ -70,23 +69,26 @@ class ModelConfig:
     )
     load_balance_weight: float = setting(
         0.01,
-        "With model.routing=token_choice: weight of the loss that keeps experts equally busy.",
+        "With model.routing=token_choice: weight of the loss that balances the load of experts.",
         AT_LEAST_0,
     )
     z_loss_weight: float = setting(
         0.001, "Weight of the loss that keeps the logits of the experts' router small.", AT_LEAST_0
     )
     qk_norm: bool = setting(
-        True, "Whether the queries and keys of each head are normalised.", shapes=OBJECTIVES
+        True, "Whether the queries and keys of each head are normalized.", shapes=OBJECTIVES
     )
     qkv_bias: bool = setting(
         False, "Whether the projections to queries, keys and values have a bias.", shapes=OBJECTIVES
     )
     tie_embeddings: bool = setting(
-        False, "Whether the input embedding is also the output's.", shapes=OBJECTIVES
+        False, "Whether the output layer shares the input embedding.", shapes=OBJECTIVES
     )
     rope_theta: float = setting(
-        10_000.0, "Base of the rotary positions' wavelengths.", ABOVE_0, computes=OBJECTIVES
+        10_000.0,
+        "Base of the wavelengths of rotary position embeddings.",
+        ABOVE_0,
+        computes=OBJECTIVES,
     )
     norm_epsilon: float = setting(
         1e-6, "Number that RMSNorm adds to the mean square.", AT_LEAST_0, computes=OBJECTIVES
@@ -96,36 +98,37 @@ class ModelConfig:
     )
     quantization: Literal["none", "int8", "fp8"] = setting(
         "none",
-        "Quantisation of the layers' matrix products in the train step. none: they are computed in "
-        "model.dtype. For a Transformer without experts.",
+        "Quantization of the layers' matrix products in the train step. none: they are computed in "
+        "model.dtype. Only for a Transformer without experts.",
         changeable=True,
     )
     attention: Literal["auto", "xla", "splash", "cudnn"] = setting(
         "auto",
-        "Attention kernel. auto: the devices' own (splash on TPU, cudnn on GPU) where it fits, "
-        "else xla.",
+        "Attention kernel. auto: the devices' own (splash on TPU, cudnn on GPU) if it supports the "
+        "shapes, else xla.",
         changeable=True,
     )
     scan_layers: bool = setting(
         True,
-        "Compile one layer and loop over all, which compiles faster. Weights and results stay the "
-        "same.",
+        "Compile one layer and loop over all layers, which compiles faster. Weights and results "
+        "are the same.",
         changeable=True,
     )
     remat: Literal["none", "dots", "offload", "full"] = setting(
         "dots",
-        "What the backward pass computes again: nothing; what lies between matrix products; the "
-        "same, with their results in the host's memory; or whole layers (docs/scale.md).",
+        "What the backward pass recomputes. none: nothing. dots: all between matrix products. "
+        "offload: the same, with the results of matrix products in the host's memory. full: whole "
+        "layers (docs/scale.md).",
         changeable=True,
     )
     conditioning: Literal["none", "film", "adaln_zero"] = setting(
         "none",
-        "How time and class reach the layers: not at all, by scales and shifts (FiLM), or by "
+        "How time and class condition the layers: not at all, by scales and shifts (FiLM), or by "
         "scales, shifts and gates that start at 0 (DiT).",
         shapes=OBJECTIVES,
     )
     conditioning_size: int = setting(
-        128, "Numbers in the vector that holds time and class.", AT_LEAST_1, shapes=OBJECTIVES
+        128, "Size of the embedding of time and class.", AT_LEAST_1, shapes=OBJECTIVES
     )
     classes: int = setting(
         0,
@@ -160,16 +163,20 @@ class ModelConfig:
 
     @property
     def kv_heads(self) -> int:
+        """Returns the number of heads for keys and values."""
         return self.num_kv_heads or self.num_heads
 
     @property
     def per_head(self) -> int:
+        """Returns the size of a head."""
         return self.head_size or self.width // self.num_heads
 
     @property
     def hidden(self) -> int:
+        """Returns the hidden size of a layer's MLP."""
         return self.feed_forward or -(-(8 * self.width // 3) // 64) * 64
 
     @property
     def expert_hidden(self) -> int:
+        """Returns the hidden size of an expert."""
         return self.expert_feed_forward or self.hidden
