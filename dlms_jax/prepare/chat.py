@@ -13,15 +13,16 @@ from dlms_jax.prepare.options import (
 
 
 def add_arguments(parser):
+    """Adds the command's options to a parser."""
     add = parser.add_argument
-    add("paths", nargs="+", metavar="FILE", help="JSON lines, .gz or .zst too")
+    add("paths", nargs="+", metavar="FILE", help="JSON lines, also .gz or .zst")
     add("--out", required=True, metavar="DIR")
     add_option(parser, "--sequence-length", "data.sequence_length", required=True)
     add(
         "--template",
         metavar="PATH",
-        help="a Jinja chat template, or a Hugging Face folder with "
-        "one (default: prompt and response without a template)",
+        help="a Jinja chat template, or a Hugging Face folder that has one (default: prompt and "
+        "response without a template)",
     )
     add("--prompt-field", default="prompt", metavar="NAME")
     add("--response-field", default="response", metavar="NAME")
@@ -30,36 +31,36 @@ def add_arguments(parser):
         "--task",
         default="",
         metavar="TOKEN",
-        help="a special token that is put first and names the task",
+        help="a special token at the start, which names the task",
     )
-    add("--score", choices=("all", "last"), default="all", help="which answers are learned")
+    add("--score", choices=("all", "last"), default="all", help="the answers to learn")
     add(
         "--prompt-length",
         type=int,
         default=0,
         metavar="N",
-        help="one example in each row, with "
-        "prompts padded on the left to N tokens (default: several examples in a row)",
+        help="one example per row, with prompts padded on the left to N tokens (default: several "
+        "examples per row)",
     )
     add(
         "--eos",
         choices=("once", "fill"),
         default="once",
-        help="with --prompt-length: end a "
-        "row with one EOS and padding (default), or fill it with EOS, attended to and learned, as "
-        "LLaDA does",
+        help="with --prompt-length: end a row with one EOS and padding (default), or fill it with "
+        "EOS tokens that are attended to and learned, as LLaDA does",
     )
     add(
         "--too-long",
         choices=("error", "skip"),
         default="error",
-        help="what to do with an example longer than a row (default: error)",
+        help="what to do with an example that is longer than a row (default: error)",
     )
     add_vocabulary(parser)
     add_splitting(parser)
 
 
 def run(a):
+    """Runs the command with parsed arguments."""
     from dlms_jax.data.build.dialogues import DialogueOptions, prepare_dialogues
     from dlms_jax.data.chat import ChatOptions, load_template
     from dlms_jax.data.store.card import SPLITS
@@ -69,7 +70,7 @@ def run(a):
     if not isinstance(vocab, Tokenizer):
         if vocab.name != "bytes" and not vocab.path:
             raise UserError(
-                "give the tokenizer of the model: --tokenizer-from RUN, or --tokenizer-path FILE"
+                "the model's tokenizer is missing; use --tokenizer-from RUN or --tokenizer-path FILE"
             )
         vocab = make_tokenizer(vocab, ())
     chat = ChatOptions(
@@ -91,5 +92,5 @@ def run(a):
             f"{split['rows']} rows of {a.sequence_length}"
         )
     if left_out:
-        print(f"{left_out} examples are longer than a row, and were left out")
+        print(f"skipped {left_out} examples that are longer than a row")
     print(f"wrote {a.out}; train with --config.data.corpus={a.out}")

@@ -1,4 +1,4 @@
-"""Make a dataset to train on: shards of packed rows, split and fingerprinted."""
+"""Make a dataset to train on: shards of packed rows, with splits and fingerprints."""
 
 import os
 
@@ -18,13 +18,14 @@ from dlms_jax.prepare.options import (
 
 
 def add_arguments(parser):
+    """Adds the command's options to a parser."""
     add = parser.add_argument
     add(
         "paths",
         nargs="+",
         metavar="PATH",
-        help="files, folders or globs of .txt, .md, .rst, "
-        ".jsonl[.gz|.zst], .parquet, .csv; or one named corpus, or tfds:DATASET/SPLIT",
+        help="files, folders or globs of .txt, .md, .rst, .jsonl[.gz|.zst], .parquet, .csv; or one "
+        "named corpus, or tfds:DATASET/SPLIT",
     )
     add("--out", metavar="DIR", help="(default: prepared/NAME-LENGTH)")
     add_option(parser, "--sequence-length", "data.sequence_length", required=True)
@@ -37,15 +38,15 @@ def add_arguments(parser):
         type=int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="number of processes (default: all cores); the dataset does not depend on it",
+        help="number of processes, which does not change the dataset (default: all cores)",
     )
     add(
         "--shard-bytes",
         type=int,
         default=64 << 20,
         metavar="N",
-        help="bytes of text in a shard; "
-        "a worker takes about six times as much memory (default: 64 MiB)",
+        help="bytes of text per shard; a worker needs about six times as much memory (default: "
+        "64 MiB)",
     )
     add_option(
         parser,
@@ -59,6 +60,7 @@ def add_arguments(parser):
 
 
 def run(a):
+    """Runs the command with parsed arguments."""
     from dlms_jax.data.build.builder import DatasetBuilder
 
     paths = a.paths[0] if len(a.paths) == 1 else a.paths
@@ -92,8 +94,8 @@ def _dataset_on_beam(a, paths, vocab):
     if not isinstance(vocab, Tokenizer):
         if vocab.name != "bytes" and not vocab.path:
             raise UserError(
-                "--beam needs a trained tokenizer: train one with `prepare tokenizer` "
-                "and give it with --tokenizer-path"
+                "--beam needs a trained tokenizer; train one with `prepare tokenizer` and pass it "
+                "with --tokenizer-path"
             )
         vocab = make_tokenizer(vocab, ())
     sources = find_sources(paths, a.seed, a.synthetic_documents, a.tfds_directory)
