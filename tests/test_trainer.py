@@ -303,7 +303,7 @@ def test_the_autoregressive_twin_trains_under_the_same_trainer(corpus, tmp_path)
         lm.infill("a{}b")
     with pytest.raises(UserError, match="steps has no effect on sampler"):
         lm.sample("ab", steps=4)
-    with pytest.raises(UserError, match="exact: leave samples and seed out"):
+    with pytest.raises(UserError, match="exact; leave out samples and seed"):
         lm.evaluate(samples=3)
 
 

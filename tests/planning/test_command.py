@@ -62,7 +62,7 @@ def test_json_has_the_same_and_adds_up(capsys):
          "multiple of 2"),
         (["--topology=v5e:2x4", "--config.model.widht=3"], "did you mean config.model.width?"),
         (["--topology=v5e:2x4", "--config.tokenizer.name=hf"], "needs config.tokenizer.path"),
-        (["--topology=v5e:2x4", "--fast"], "is no option"),
+        (["--topology=v5e:2x4", "--fast"], "unknown option --fast"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_planned_is_one_line(arguments, message, capsys):
