@@ -221,8 +221,8 @@ class DiffusionLM:
             saved = self.metadata.get("data", {}).get("heldout", split.fingerprint)
             if saved != split.fingerprint:
                 raise UserError(
-                    f"the text of {', '.join(data.mixture) or data.corpus} is not the one this model "
-                    "was trained on "
+                    f"the text of {', '.join(data.mixture) or data.corpus} is not the one this "
+                    "model was trained on "
                     f"(held-out sha256 {split.fingerprint['sha256'][:12]}, in training "
                     f"{saved['sha256'][:12]}), perhaps because files or the Python version "
                     "changed; give a text with --data"

@@ -70,7 +70,7 @@ def run(a):
     if not isinstance(vocab, Tokenizer):
         if vocab.name != "bytes" and not vocab.path:
             raise UserError(
-                "the model's tokenizer is missing; use --tokenizer-from RUN or --tokenizer-path FILE"
+                "no tokenizer of the model; use --tokenizer-from RUN or --tokenizer-path FILE"
             )
         vocab = make_tokenizer(vocab, ())
     chat = ChatOptions(
