@@ -1,11 +1,11 @@
-"""How time and memory of a train step grow with length, width, vocabulary and batch: PNG and CSV.
+"""Measure how a train step scales with length, width, vocabulary and batch, as PNG and CSV.
 
     python benchmarks/scaling.py --out=runs/scaling
-    python benchmarks/scaling.py --out=runs/scaling --draw   # the PNG again, from the CSV
+    python benchmarks/scaling.py --out=runs/scaling --draw   # redraw the PNG from the CSV
 
-Around one point one thing changes at a time. All steps of a panel run in turns; memory is that of
-the compiled program (train_step.py tells more of both). The exponent of a line is that of the power
-law through the upper half of its points.
+One quantity changes at a time around one point. All steps of a panel run in turns; memory is that
+of the compiled program (see train_step.py). The exponent of a line is that of the power law through
+the upper half of its points.
 """
 
 import argparse
@@ -25,7 +25,7 @@ AXES = {
 LABELS = {
     "length": "length (tokens of a row)",
     "width": "width",
-    "vocabulary": "vocabulary (symbols)",
+    "vocabulary": "vocabulary (tokens)",
     "batch": "batch (rows)",
 }
 STEPS = ("dlms_jax", "full logits", "newcomer")
@@ -36,9 +36,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of PNG and CSV")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for PNG and CSV")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--draw", action="store_true", help="measure nothing: draw the CSV again")
+    parser.add_argument("--draw", action="store_true", help="only redraw the PNG from the CSV")
     arguments = parser.parse_args(argv)
     table = arguments.out / "scaling.csv"
     if not arguments.draw:
@@ -50,7 +50,7 @@ def main(argv=None):
 
 
 def write(path, repeats):
-    """Measures all points; the file is there once all are."""
+    """Measures all points and writes the file atomically."""
     from dlms_jax.studies.tables import hardware
 
     at = ", ".join(f"{name} {value}" for name, value in AROUND.items())
@@ -69,7 +69,7 @@ def write(path, repeats):
 
 
 def measure(axis, values, repeats) -> dict[tuple[int, str], tuple[float, int]]:
-    """Returns (seconds, bytes of the program) of each step at each value of an axis."""
+    """Returns {(value, step): (seconds, bytes of the program)} for an axis."""
     from steps import prepare, settings
     from timing import seconds_in_turns
 
@@ -91,13 +91,16 @@ def exponent(x, y) -> float:
 
 
 def draw(rows, title, path) -> pathlib.Path:
-    """Draws seconds (above) and memory (below) against each axis; returns the path."""
+    """Draws seconds (top) and memory (bottom) over each axis, and returns the path."""
     import matplotlib.figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     figure = matplotlib.figure.Figure(figsize=(13, 6.6), layout="constrained")
     panels = figure.subplots(2, len(AXES), sharex="col", sharey="row")
-    quantities = (("seconds", 1, "seconds a step"), ("bytes", 2**20, "memory of the program (MiB)"))
+    quantities = (
+        ("seconds", 1, "seconds per step"),
+        ("bytes", 2**20, "memory of the program (MiB)"),
+    )
     for (column, unit, label), line in zip(quantities, panels, strict=True):
         line[0].set_ylabel(label)
         for axis, panel in zip(AXES, line, strict=True):
@@ -133,6 +136,7 @@ def draw(rows, title, path) -> pathlib.Path:
 
 
 def short(value: int) -> str:
+    """Returns a number as a tick label, such as "8k"."""
     return f"{value // 1024}k" if value >= 1024 else str(value)
 
 
