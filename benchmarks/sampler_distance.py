@@ -7,7 +7,8 @@ The distance is the total variation on texts of 3 tokens from a vocabulary of 3,
 denoisers. For block diffusion, steps are per block. The chains are those of the tests, which
 compare each sampler with its chain. --all adds samplers that take minutes: remdm_confidence, whose
 chain keeps the probability of each token, and the Gaussian samplers. Their chains cannot be
-enumerated, so they are drawn from 50,000 times; by this estimate the joint itself has a distance of 0.003.
+enumerated, so they are drawn from 50,000 times; by this estimate the joint itself has a distance of
+0.003.
 """
 
 import argparse
