@@ -24,6 +24,7 @@ from dlms_jax.runtime.checkpoint_manager import Checkpoints
 
 
 def main():
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -40,6 +40,7 @@ LIBRARIES = {  # imports of each conversion, which are not timed
 
 
 def main():
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -22,6 +22,7 @@ from dlms_jax.parallel.mesh import make_mesh
 
 
 def main():
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vocabulary", type=int, default=50_304)
     parser.add_argument("--width", type=int, default=512)

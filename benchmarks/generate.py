@@ -34,6 +34,7 @@ WIDTH_256 = {
 
 
 def main():
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

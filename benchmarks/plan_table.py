@@ -39,6 +39,7 @@ HEADER = (
 
 
 def main():
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -28,6 +28,7 @@ JOINT = test_distances.JOINT
 
 
 def main():
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -33,6 +33,7 @@ COLUMNS = ("axis", "value", "step", "seconds", "bytes")
 
 
 def main(argv=None):
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -42,6 +42,7 @@ HEADER = ("step", "parameters", "seconds", "tokens/s", "MFU", "program MiB", "pr
 
 @command_line
 def main(argv=None):
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -120,9 +120,9 @@ class UniformDDIM(UniformAncestral):
     """The discrete analogue of DDIM (arXiv 2010.02502, appendix A).
 
     x_s is x_t with probability sigma, new noise with probability eta (1 - alpha_s), and otherwise a
-    draw of x_0. With sigma = (1 - eta) (1 - alpha_s) / (1 - alpha_t), x_s has the right marginal
-    if x_t and x_0 have theirs. With eta=0 tokens stay or move to predictions; with
-    eta=1 all noise is new.
+    draw of x_0. With sigma = (1 - eta) (1 - alpha_s) / (1 - alpha_t), x_s has the right marginal if
+    x_t and x_0 have theirs. With eta=0 tokens stay or move to predictions; with eta=1 all noise is
+    new.
     """
 
     eta: float = 0.0
