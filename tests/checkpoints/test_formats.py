@@ -134,7 +134,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused_and_left_alone(run, one_devi
     (folder / "rest").mkdir()  # so that it could be resumed
     rewrite(folder / "metadata/metadata", lambda data: data | {"format": FORMAT + 1})
     expected = (
-        f"{folder} has format {FORMAT + 1}, and this version of dlms_jax reads up to format "
+        f"{folder} has format {FORMAT + 1}, but this version of dlms_jax reads formats up to "
         f"{FORMAT}; update dlms_jax"
     )
     assert one_line(open_checkpoint, run) == expected
