@@ -1,11 +1,11 @@
-"""How long a save holds up training.
+"""Measure how long a checkpoint delays training.
 
     python benchmarks/checkpoint.py
     python benchmarks/checkpoint.py --config=configs/tiny.py --saves=5
 
-Some steps without a save, then, as often as --saves says, a step with a save started before it, and
-the steps until that is on disk. A save holds the loop while it copies the state; the rest is done
-behind the steps, which on a CPU share its cores with it.
+The benchmark takes some steps without a save. Then, --saves times, it starts a save, takes one
+step, and takes further steps until the save is on disk. A save blocks the loop while it copies the
+state. The rest happens in the background; on a CPU it shares the cores with the steps.
 """
 
 import argparse
@@ -24,12 +24,13 @@ from dlms_jax.runtime.checkpoint_manager import Checkpoints
 
 
 def main():
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", default="configs/small.py", help="a recipe (%(default)s)")
-    parser.add_argument("--steps", type=int, default=8, help="without a save (%(default)s)")
-    parser.add_argument("--saves", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--steps", type=int, default=8, help="steps without a save (%(default)s)")
+    parser.add_argument("--saves", type=int, default=3, help="saves (%(default)s)")
     arguments = parser.parse_args()
     config = load_config(arguments.config)
     take = prepare(config).take
@@ -51,7 +52,7 @@ def main():
             begun = time.perf_counter()
             checkpoints.save(save, state, {}, None)
             held.append(time.perf_counter() - begun)
-            del state  # its buffers are the next step's
+            del state  # the next step reuses its buffers
             with_save.append(held[-1] + step()[1])
             while checkpoints.is_saving():
                 writing.append(step()[1])
@@ -66,11 +67,11 @@ def main():
         table.add_column(column)
     for name, times in {
         "a step": plain,
-        "the loop held by a save": held,
+        "the loop blocked by a save": held,
         "a step with a save before it": with_save,
         "a step while it is written": writing,
     }.items():
-        if not times:  # each save was on disk before the next step had ended
+        if not times:  # each save was on disk before the next step ended
             continue
         seconds = float(np.median(times))
         table.add_row(name, f"{seconds:.3f}", f"{seconds / usual:.1%}")

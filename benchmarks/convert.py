@@ -1,18 +1,18 @@
-"""Checkpoints to PyTorch and back, compared with plain loops that hold the whole model.
+"""Compare conversions to PyTorch and back with plain loops that hold the whole model.
 
     python benchmarks/convert.py
-    python benchmarks/convert.py --megabytes 8 --repeats 1   # quickly
+    python benchmarks/convert.py --megabytes 8 --repeats 1   # fast
 
-The weights are those of a random Transformer with 8 layers. The conversions take turns, each run in
-a process of its own, with the files in the page cache:
+The weights are those of a random Transformer with 8 layers. The conversions take turns, each in its
+own process, with the files in the page cache:
 
 to-torch       python -m dlms_jax.convert to-torch --no-verify; compares bits, writes checksums
 from-torch     ... from-torch --no-verify of the result; compares bits
 torch          torch.load, the transpose of each matrix, safetensors.torch.save_file; no check
 orbax, numpy   restores all parameters at once, transposes each layer, save_file; no check
 
-Seconds do not include imports. The peak is the process's resident memory (VmHWM), which includes
-libraries and pages of mapped files; "increase" is how far it is above that after the imports. Needs
+Seconds do not include imports. The peak is the process's resident memory (VmHWM), with libraries
+and pages of mapped files; "increase" is the difference to the peak after the imports. This needs
 the extra torch.
 """
 
@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 LAYERS, HEADS = 8, 8
-LIBRARIES = {  # what each conversion imports before it is timed
+LIBRARIES = {  # imports of each conversion, which are not timed
     "to-torch": ("dlms_jax.conversion.export", "dlms_jax.data.chat"),
     "from-torch": ("dlms_jax.conversion.importing",),
     "torch": ("safetensors.torch",),
@@ -40,6 +40,7 @@ LIBRARIES = {  # what each conversion imports before it is timed
 
 
 def main():
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,7 +48,7 @@ def main():
     add("--megabytes", type=int, default=400, help="approximate size of the weights (default: 400)")
     add("--shard-size", type=int, default=50, help="megabytes per file (default: 50)")
     add("--repeats", type=int, default=3)
-    add("--way", choices=LIBRARIES, help=argparse.SUPPRESS)  # for the process that is measured
+    add("--way", choices=LIBRARIES, help=argparse.SUPPRESS)  # internal, for the measured process
     add("--folder", type=pathlib.Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
@@ -67,9 +68,10 @@ def main():
 
 
 def write_weights(folder, megabytes):
-    """Writes random weights as a checkpoint and as a state dict with matrices in the same order.
+    """Writes random weights as a checkpoint and as a PyTorch state dict.
 
-    Returns (config, bytes of the weights).
+    Returns:
+      (config, bytes of the weights).
     """
     import jax
     import torch
@@ -103,7 +105,7 @@ def write_weights(folder, megabytes):
 
 
 def measured(way, folder, shard_bytes):
-    """Runs a conversion; returns its seconds, and the peak memory before and after it in MiB."""
+    """Runs a conversion; returns its seconds, and the peak memory before and after, in MiB."""
     for name in LIBRARIES[way]:
         importlib.import_module(name)
     if "jax" in sys.modules:
@@ -114,6 +116,7 @@ def measured(way, folder, shard_bytes):
 
 
 def to_torch(folder, shard_bytes):
+    """Runs `dlms_jax.convert to-torch`."""
     from dlms_jax import convert
 
     out, size = f"--out={folder / 'out'}", f"--shard-size={shard_bytes}"
@@ -121,6 +124,7 @@ def to_torch(folder, shard_bytes):
 
 
 def from_torch(folder, shard_bytes):
+    """Runs `dlms_jax.convert from-torch`."""
     from dlms_jax import convert
 
     out = f"--out={folder / 'back'}"
@@ -128,6 +132,7 @@ def from_torch(folder, shard_bytes):
 
 
 def torch_only(folder, shard_bytes):
+    """Converts the state dict with PyTorch only."""
     from safetensors.torch import save_file
     import torch
 
@@ -137,6 +142,7 @@ def torch_only(folder, shard_bytes):
 
 
 def orbax_numpy(folder, shard_bytes):
+    """Converts the checkpoint with Orbax and NumPy, all parameters at once."""
     import jax
     from safetensors.numpy import save_file
 
@@ -166,6 +172,7 @@ WAYS = {
 
 
 def save_shards(state, folder, shard_bytes, save_file):
+    """Writes a state dict as files of at most `shard_bytes`."""
     folder.mkdir()
     held, size, number = {}, 0, 0
     for name, x in [*state.items(), (None, None)]:
@@ -177,6 +184,7 @@ def save_shards(state, folder, shard_bytes, save_file):
 
 
 def show(found, size, config, shard_size):
+    """Prints the table."""
     table = Table(
         title=f"{size / 1e6:.0f} MB of weights in float32, files of {shard_size} MB; width "
         f"{config.model.width}, {config.model.num_layers} layers"

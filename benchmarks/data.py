@@ -1,12 +1,12 @@
-"""Preparation against `datasets.map` with the same tokenizer, the loader alone, and in a run.
+"""Compare preparation with `datasets.map`; measure the loader by itself and in a run.
 
     python benchmarks/data.py
-    python benchmarks/data.py --megabytes 2 --repeats 1 --config=configs/tiny.py   # quickly
+    python benchmarks/data.py --megabytes 2 --repeats 1 --config=configs/tiny.py   # fast
 
-The text is the standard library's source, as JSON lines. Both ways read it, tokenize it with the
-same byte-level BPE (libraries of one release, one thread, one process), add BOS and EOS, cut it
-into rows of 512 and write these; ours also splits, sorts, drops duplicates and takes checksums.
-They run in turns. Needs the extras data and hub.
+The text is the source of the standard library, as JSON lines. Both ways tokenize it with the same
+byte-level BPE in one thread of one process, add BOS and EOS, cut it into rows of 512, and write the
+rows. Ours also splits, sorts, removes duplicates and computes checksums. They run in turns. This
+needs the extras data and hub.
 """
 
 import argparse
@@ -40,13 +40,14 @@ QUIET = Console(quiet=True)
 
 
 def main():
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--megabytes", type=int, default=24, help="of text (default: 24)")
+    parser.add_argument("--megabytes", type=int, default=24, help="megabytes of text (default: 24)")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--config", default="configs/small.py", help="of the run that is fed")
-    parser.add_argument("--steps", type=int, default=4, help="of that run (default: 4)")
+    parser.add_argument("--config", default="configs/small.py", help="recipe of the run")
+    parser.add_argument("--steps", type=int, default=4, help="steps of the run (default: 4)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -68,7 +69,7 @@ def main():
 
 
 def write_text(folder, size):
-    """Returns texts of about `size` bytes, no two alike, and the JSON lines file of them."""
+    """Returns distinct texts of about `size` bytes in all, and a JSON lines file of them."""
     documents = [to_str(d.text) for d in CORPORA["python-code"]() if d.text.strip()]
     copies = (f"# copy {n}\n{text}" for n in itertools.count() for text in documents)
     texts, path = [], folder / "text.jsonl"
@@ -80,11 +81,12 @@ def write_text(folder, size):
 
 
 def ours(path, tokenizer, out):
+    """Prepares a dataset with dlms_jax."""
     DatasetBuilder(out=out, console=QUIET).build_from_raw(path, tokenizer, LENGTH)
 
 
 def theirs(path, tokenizer, out):
-    """What the usual fine-tuning scripts do: map to ids, map to rows of one length, save."""
+    """Prepares a dataset as common fine-tuning scripts do: map to ids, map to rows, save."""
     import datasets
     import tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -110,12 +112,13 @@ def theirs(path, tokenizer, out):
 
 
 def import_libraries():
-    """Imports what `theirs` needs before anything is timed."""
+    """Imports the libraries of `theirs`, so that imports are not timed."""
     import datasets  # noqa: F401
     from transformers import PreTrainedTokenizerFast  # noqa: F401
 
 
 def in_turns(ways, folder, repeats):
+    """Returns the median seconds of {name: function of an output path}, run in turns."""
     seconds = {name: [] for name in ways}
     for repeat in range(repeats):
         for name, run in ways.items():
@@ -126,17 +129,22 @@ def in_turns(ways, folder, repeats):
 
 
 def show_preparation(seconds, size):
+    """Prints the table of preparation."""
     table = Table(title=f"preparation of {size / 1e6:.0f} MB of text, one core, rows of {LENGTH}")
-    for column in ("way", "seconds", "MB/s", "speed, of datasets.map"):
+    for column in ("way", "seconds", "MB/s", "speed relative to datasets.map"):
         table.add_column(column)
     for name, taken in seconds.items():
-        table.add_row(name, f"{taken:.2f}", f"{size / taken / 1e6:.2f}",
-                      f"{seconds['datasets.map'] / taken:.2f}")  # fmt: skip
+        table.add_row(
+            name,
+            f"{taken:.2f}",
+            f"{size / taken / 1e6:.2f}",
+            f"{seconds['datasets.map'] / taken:.2f}",
+        )
     Console().print(table)
 
 
 def show_cleaning(path, out, size):
-    """Prints how fast one core runs every stage of cleaning but the evaluation texts'."""
+    """Prints the speed of all cleaning stages, except decontamination, on one core."""
     quality = ("gopher", "gopher-repetition", "fineweb")
     options = CleaningOptions("NFC", languages=("en",), quality=quality, near_duplicates=0.8)
     start = time.perf_counter()
@@ -146,12 +154,13 @@ def show_cleaning(path, out, size):
 
 
 def show_loader(folder, batch_size=32, batches=200):
+    """Prints the table of the loader by itself."""
     from dlms_jax.data.store.prepared import open_prepared
 
     rows = open_prepared(folder).rows("train")
     loader = TrainBatches([rows], [1.0], batch_size, 0, np.arange(batch_size), pad_id=0)
-    table = Table(title=f"the loader alone, batches of {batch_size} x {LENGTH}, from shards")
-    for column in ("way", "ms a batch", "tokens/s"):
+    table = Table(title=f"the loader by itself, batches of {batch_size} x {LENGTH}, from shards")
+    for column in ("way", "ms/batch", "tokens/s"):
         table.add_column(column)
     for workers in (0, 1):
         stream = loader.iterate(0, prefetch=8, workers=workers)
@@ -166,7 +175,7 @@ def show_loader(folder, batch_size=32, batches=200):
 
 
 def memory_of_a_build(path, folder):
-    """Prints the peak memory of a build in a process of its own, before and after."""
+    """Prints the peak memory of a build in its own process, before and after."""
     code = """
 import pathlib, re, sys
 from dlms_jax.data.build.builder import DatasetBuilder
@@ -180,11 +189,11 @@ print(before, peak())
     command = [sys.executable, "-c", code, str(path), str(folder / "memory")]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     before, after = printed.split()[-2:]
-    print(f"peak memory of a build (bytes): {after} MiB, of which {before} before it begins")
+    print(f"peak memory of a build (bytes): {after} MiB, of which {before} before it starts")
 
 
 def show_run(recipe, steps):
-    """Prints how long a run waits for data, of the time of its steps."""
+    """Prints how long a run waits for data, as a share of its time."""
     import jax
 
     from dlms_jax.data.feed.dataset import build_dataset
@@ -218,7 +227,7 @@ def show_run(recipe, steps):
             loader[number]
         alone = (time.perf_counter() - start) / steps
     print(
-        f"{recipe}: {worked / steps:.3f} s a step, of which it waits {waited / steps * 1e3:.2f} ms "
+        f"{recipe}: {worked / steps:.3f} s per step, plus a wait of {waited / steps * 1e3:.2f} ms "
         f"for data ({waited / (waited + worked):.2%}); without prefetch a batch takes "
         f"{alone * 1e3:.2f} ms ({alone / (alone + worked / steps):.2%})"
     )

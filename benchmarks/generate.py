@@ -1,12 +1,12 @@
-"""Sampling with a cache of keys and values and without: left to right, and block after block.
+"""Measure sampling with and without a key-value cache: autoregressive and block diffusion.
 
     python benchmarks/generate.py
     python benchmarks/generate.py --config=configs/tiny.py --length=255 --rows=4
 
-Weights are random, and no text ends before its last hole. The variants run in turns. A token's time
-is that of all rows' tokens at one place. The last column says how many tokens are those that the
-same sampler writes without a cache; where logits are equal but for rounding, a draw may still
-differ, and all that follows it.
+Weights are random, and every text fills all of its holes. The variants run in turns. "ms a token"
+is the time per position of all rows together. The last column is the share of tokens that equal
+those of the same sampler without a cache. Rounding of logits can change a draw, and then all later
+tokens of the row.
 """
 
 import argparse
@@ -30,10 +30,11 @@ WIDTH_256 = {
     "data": {"sequence_length": 128},
     "block": {"size": 16},
     "sampling": {"steps": 8, "temperature": 1.0},
-}  # fmt: skip
+}
 
 
 def main():
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,16 +66,19 @@ def main():
     for name, cache in programs:
         time = seconds[name, cache]
         table.add_row(
-            block if name == "block" else "left to right", "yes" if cache else "no", f"{time:.3f}",
-            f"{1000 * time / length:.2f}", f"{arguments.rows * length / time:.0f}",
+            block if name == "block" else "left to right",
+            "yes" if cache else "no",
+            f"{time:.3f}",
+            f"{1000 * time / length:.2f}",
+            f"{arguments.rows * length / time:.0f}",
             f"{memory[name, cache] / 2**20:.0f} MiB",
             f"{(texts[name, cache] == texts[name, False]).mean():.1%}",
-        )  # fmt: skip
+        )
     Console().print(table)
 
 
 def prepare(config, name, cache, rows, length):
-    """Returns (a function that fills the canvases, the temporary bytes of its program)."""
+    """Returns (a function that fills the canvas, the temporary bytes of its program)."""
     config = dataclasses.replace(
         config,
         objective=dataclasses.replace(config.objective, name=name),
@@ -82,7 +86,7 @@ def prepare(config, name, cache, rows, length):
     )
     mesh, tokenizer = make_mesh(config.mesh), ByteTokenizer()
     vocabulary = vocabulary_of(tokenizer)
-    # Padding has probability 0: a text that it ends never ends early.
+    # Padding has probability 0, so with it as EOS no text ends early.
     vocabulary = dataclasses.replace(vocabulary, eos_id=vocabulary.pad_id)
     objective = make_objective(config, vocabulary)
     model = make_network(config, vocabulary.padded_size, mesh)

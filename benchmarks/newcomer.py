@@ -1,11 +1,11 @@
-"""A masked-diffusion train step as a newcomer to flax would write it, for ours to be held against.
+"""A masked-diffusion train step as a newcomer to Flax would write it, for comparison with ours.
 
-Plain linen modules, one loop over the layers, softmax attention with an additive mask, all logits,
-the loss of LLaDA (arXiv 2502.09992, algorithm 1), AdamW after clipping, one jitted step that
-consumes its state. It is correct, and learns. What it lacks, and ours does in its time: documents
-packed into rows that do not see one another, corruption that neither devices nor accumulation
-change, a BOS that is never masked, predictions without the special symbols, steps that are skipped
-where they are not finite, devices that share the work.
+It has plain Linen modules, a loop over the layers, softmax attention with an additive mask, full
+logits, the loss of LLaDA (arXiv 2502.09992, algorithm 1), AdamW after clipping, and one jitted step
+that donates its state. It is correct and it learns. Unlike ours it does not have: packed documents
+that do not attend to one another, corruption that is independent of devices and accumulation, a BOS
+that is never masked, predictions without special tokens, skipping of steps that are not finite,
+several devices.
 """
 
 from flax import linen as nn
@@ -47,7 +47,7 @@ class Block(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """tokens_BxL -> logits_BxLxV in float32. Everything sees everything but padding."""
+    """tokens_BxL -> logits_BxLxV in float32, with full attention except to padding."""
 
     vocabulary: int
     width: int
@@ -74,7 +74,7 @@ class Denoiser(nn.Module):
 
 
 def corrupt(tokens_BxL, key, mask_id: int):
-    """Returns (inputs_BxL, masked_BxL, t_B): a time a row, and each token masked with it."""
+    """Returns (inputs_BxL, masked_BxL, t_B); t_B is the probability of a mask in each row."""
     time_key, mask_key = jax.random.split(key)
     t_B = jax.random.uniform(time_key, (len(tokens_BxL),), minval=1e-3)
     masked_BxL = jax.random.uniform(mask_key, tokens_BxL.shape) < t_B[:, None]
@@ -82,7 +82,7 @@ def corrupt(tokens_BxL, key, mask_id: int):
 
 
 def masked_loss(logits_BxLxV, tokens_BxL, masked_BxL, t_B):
-    """Returns the bound in nats per token: -log p of what is masked, with the weight 1/t."""
+    """Returns the bound in nats per token: -log p of masked tokens with the weight 1/t."""
     nll_BxL = optax.softmax_cross_entropy_with_integer_labels(logits_BxLxV, tokens_BxL)
     return jnp.mean(jnp.where(masked_BxL, nll_BxL / t_B[:, None], 0.0))
 
@@ -100,7 +100,7 @@ def make_state(model: Denoiser, length: int, key) -> TrainState:
 
 
 def make_step(mask_id: int):
-    """Returns step(state, tokens_BxL, key) -> (state, loss), jitted; the state is consumed."""
+    """Returns a jitted step(state, tokens_BxL, key) -> (state, loss), which donates the state."""
 
     def step(state: TrainState, tokens_BxL, key):
         key = jax.random.fold_in(key, state.step)

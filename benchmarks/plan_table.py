@@ -1,11 +1,11 @@
-"""The table of docs/scale.md: every recipe on slices that it is meant for, compiled.
+"""Make the table of docs/scale.md: compiled plans of the recipes on their slices.
 
     pip install -e '.[plan]'
     python benchmarks/plan_table.py
     python benchmarks/plan_table.py --only=large
 
-Each row is one `python -m dlms_jax.plan`, in a process of its own; a program takes minutes on two
-cores. Rows are printed as they come, in Markdown. The status is 1 where one of them failed.
+Each row is one `python -m dlms_jax.plan` in its own process; a program takes minutes on two cores.
+Rows are printed in Markdown as they are finished. The exit status is 1 if a plan failed.
 """
 
 import argparse
@@ -39,11 +39,14 @@ HEADER = (
 
 
 def main():
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", metavar="RECIPE", help="its rows alone")
-    parser.add_argument("--formula", action="store_true", help="do not compile: seconds a row")
+    parser.add_argument("--only", metavar="RECIPE", help="print only the rows of this recipe")
+    parser.add_argument(
+        "--formula", action="store_true", help="do not compile; a row takes seconds"
+    )
     arguments = parser.parse_args()
     print("| " + " | ".join(HEADER) + " |\n|" + "-|" * len(HEADER))
     failed = 0
@@ -56,12 +59,17 @@ def main():
 
 
 def row(recipe: str, slice_: str, settings: list[str], formula: bool) -> tuple[str, bool]:
-    """Returns (a row of the table, whether there was a plan); else the row has the error."""
+    """Returns (a row of the table, whether the plan succeeded); a failed row shows the error."""
     command = [
-        sys.executable, "-m", "dlms_jax.plan", f"--config={ROOT / 'configs' / recipe}.py",
-        f"--topology={slice_}", "--json", *(f"--config.{setting}" for setting in settings),
+        sys.executable,
+        "-m",
+        "dlms_jax.plan",
+        f"--config={ROOT / 'configs' / recipe}.py",
+        f"--topology={slice_}",
+        "--json",
+        *(f"--config.{setting}" for setting in settings),
         *(["--formula"] if formula else []),
-    ]  # fmt: skip
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     short = [s.removeprefix("mesh.").replace(IN_FOUR, "accumulation 4") for s in settings]
     start = f"| `{recipe}` | {slice_} | {' '.join(short) or 'none'} |"

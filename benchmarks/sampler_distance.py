@@ -1,13 +1,14 @@
-"""How far from a known joint each sampler is, with exact denoisers, by number of steps.
+"""Measure the distance of each sampler from a known joint distribution, by number of steps.
 
     python benchmarks/sampler_distance.py
     python benchmarks/sampler_distance.py --all
 
-Total variation, on texts of 3 symbols out of 3; of block diffusion, by steps for each block. The
-chains are those of the tests, which hold each sampler to its own. --all adds two kinds that take
-minutes: remdm_confidence, whose chain remembers how probable each token was, and the Gaussian
-samplers, whose chains cannot be enumerated: they are drawn from 50,000 times, which shows 0.003 for
-the joint itself.
+The distance is the total variation on texts of 3 tokens from a vocabulary of 3, with exact
+denoisers. For block diffusion, steps are per block. The chains are those of the tests, which
+compare each sampler with its chain. --all adds samplers that take minutes: remdm_confidence, whose
+chain keeps the probability of each token, and the Gaussian samplers. Their chains cannot be
+enumerated, so they are drawn from 50,000 times; by this estimate the joint itself has a distance of
+0.003.
 """
 
 import argparse
@@ -27,10 +28,11 @@ JOINT = test_distances.JOINT
 
 
 def main():
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--all", action="store_true", help="those too that take minutes")
+    parser.add_argument("--all", action="store_true", help="include samplers that take minutes")
     samplers = {f"masked {name}": p for name, p in test_distances.SAMPLERS.items()}
     samplers |= {
         f"block of {size} {order}": _block(size, order)
@@ -67,7 +69,7 @@ def _gaussian(kind):
     def distribution(steps):
         sampler = test_gaussian.make_sampler(kind, steps, joint=JOINT, schedule="cosine")
         counts = chains.sample(JOINT, sampler, denoise)
-        jax.clear_caches()  # one program for each number of steps
+        jax.clear_caches()  # one program per number of steps
         return counts / counts.sum()
 
     return distribution

@@ -1,11 +1,11 @@
-"""How time and memory of a train step grow with length, width, vocabulary and batch: PNG and CSV.
+"""Measure how a train step scales with length, width, vocabulary and batch, as PNG and CSV.
 
     python benchmarks/scaling.py --out=runs/scaling
-    python benchmarks/scaling.py --out=runs/scaling --draw   # the PNG again, from the CSV
+    python benchmarks/scaling.py --out=runs/scaling --draw   # redraw the PNG from the CSV
 
-Around one point one thing changes at a time. All steps of a panel run in turns; memory is that of
-the compiled program (train_step.py tells more of both). The exponent of a line is that of the power
-law through the upper half of its points.
+One quantity changes at a time around one point. All steps of a panel run in turns; memory is that
+of the compiled program (see train_step.py). The exponent of a line is that of the power law through
+the upper half of its points.
 """
 
 import argparse
@@ -25,7 +25,7 @@ AXES = {
 LABELS = {
     "length": "length (tokens of a row)",
     "width": "width",
-    "vocabulary": "vocabulary (symbols)",
+    "vocabulary": "vocabulary (tokens)",
     "batch": "batch (rows)",
 }
 STEPS = ("dlms_jax", "full logits", "newcomer")
@@ -33,12 +33,13 @@ COLUMNS = ("axis", "value", "step", "seconds", "bytes")
 
 
 def main(argv=None):
+    """Runs the benchmark with command-line arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of PNG and CSV")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for PNG and CSV")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--draw", action="store_true", help="measure nothing: draw the CSV again")
+    parser.add_argument("--draw", action="store_true", help="only redraw the PNG from the CSV")
     arguments = parser.parse_args(argv)
     table = arguments.out / "scaling.csv"
     if not arguments.draw:
@@ -50,7 +51,7 @@ def main(argv=None):
 
 
 def write(path, repeats):
-    """Measures all points; the file is there once all are."""
+    """Measures all points and writes the file atomically."""
     from dlms_jax.studies.tables import hardware
 
     at = ", ".join(f"{name} {value}" for name, value in AROUND.items())
@@ -62,13 +63,14 @@ def write(path, repeats):
         for axis, values in AXES.items():
             for (value, step), (seconds, memory) in measure(axis, values, repeats).items():
                 writer.writerow((axis, value, step, f"{seconds:.4f}", memory))
-                print(f"{axis} {value}, {step}: {seconds:.3f} s, {memory / 2**20:.0f} MiB",
-                      flush=True)  # fmt: skip
+                print(
+                    f"{axis} {value}, {step}: {seconds:.3f} s, {memory / 2**20:.0f} MiB", flush=True
+                )
     os.replace(temporary, path)
 
 
 def measure(axis, values, repeats) -> dict[tuple[int, str], tuple[float, int]]:
-    """Returns (seconds, bytes of the program) of each step at each value of an axis."""
+    """Returns {(value, step): (seconds, bytes of the program)} for an axis."""
     from steps import prepare, settings
     from timing import seconds_in_turns
 
@@ -90,13 +92,16 @@ def exponent(x, y) -> float:
 
 
 def draw(rows, title, path) -> pathlib.Path:
-    """Draws seconds (above) and memory (below) against each axis; returns the path."""
+    """Draws seconds (top) and memory (bottom) over each axis, and returns the path."""
     import matplotlib.figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     figure = matplotlib.figure.Figure(figsize=(13, 6.6), layout="constrained")
     panels = figure.subplots(2, len(AXES), sharex="col", sharey="row")
-    quantities = (("seconds", 1, "seconds a step"), ("bytes", 2**20, "memory of the program (MiB)"))
+    quantities = (
+        ("seconds", 1, "seconds per step"),
+        ("bytes", 2**20, "memory of the program (MiB)"),
+    )
     for (column, unit, label), line in zip(quantities, panels, strict=True):
         line[0].set_ylabel(label)
         for axis, panel in zip(AXES, line, strict=True):
@@ -104,8 +109,9 @@ def draw(rows, title, path) -> pathlib.Path:
                 points = [r for r in rows if (r["axis"], r["step"]) == (axis, step)]
                 x = np.array([float(r["value"]) for r in points])
                 y = np.array([float(r[column]) for r in points]) / unit
-                panel.loglog(x, y, marker=marker, markersize=4, linewidth=1.2,
-                             label=f"{exponent(x, y):.2f}")  # fmt: skip
+                panel.loglog(
+                    x, y, marker=marker, markersize=4, linewidth=1.2, label=f"{exponent(x, y):.2f}"
+                )
             panel.set_xticks(AXES[axis], [short(value) for value in AXES[axis]])
             panel.xaxis.set_minor_locator(NullLocator())
             panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -116,8 +122,13 @@ def draw(rows, title, path) -> pathlib.Path:
             panel.legend(title="exponent", fontsize=8, title_fontsize=8, loc="upper left")
     for axis, panel in zip(AXES, panels[-1], strict=True):
         panel.set_xlabel(LABELS[axis])
-    figure.legend(panels[0, 0].lines[: len(STEPS)], STEPS, ncols=len(STEPS),
-                  loc="outside lower center", frameon=False)  # fmt: skip
+    figure.legend(
+        panels[0, 0].lines[: len(STEPS)],
+        STEPS,
+        ncols=len(STEPS),
+        loc="outside lower center",
+        frameon=False,
+    )
     figure.suptitle(f"The train step {title}", fontsize=11)
     temporary = path.with_name(path.name + ".tmp")
     figure.savefig(temporary, format="png", dpi=150)
@@ -126,6 +137,7 @@ def draw(rows, title, path) -> pathlib.Path:
 
 
 def short(value: int) -> str:
+    """Returns a number as a tick label, such as "8k"."""
     return f"{value // 1024}k" if value >= 1024 else str(value)
 
 

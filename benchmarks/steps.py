@@ -1,4 +1,4 @@
-"""The train steps that the benchmarks compare: this project's, its variants, and a newcomer's."""
+"""The train steps that the benchmarks compare: ours, its variants, and a newcomer's."""
 
 from collections.abc import Callable
 import dataclasses
@@ -27,8 +27,14 @@ VARIANTS = {
 
 
 class Step(NamedTuple):
-    """take: does one step and returns (state, metrics); the next one consumes that state.
-    memory: bytes of the compiled program. flops: that the step needs by formula."""
+    """A compiled train step.
+
+    Attributes:
+      take: does one step and returns (state, metrics); the next call donates that state.
+      memory: bytes of the compiled program.
+      flops: FLOPs of the step by formula.
+      parameters: number of parameters.
+    """
 
     take: Callable
     memory: int
@@ -37,19 +43,23 @@ class Step(NamedTuple):
 
 
 def settings(width: int, layers: int, vocabulary: int, length: int, batch: int) -> dict:
-    """Returns the settings of a masked step with heads of 64, in float32 as CPUs like it."""
+    """Returns the settings of a masked step with heads of size 64, in float32."""
     return {
-        "model": {"width": width, "num_layers": layers, "num_heads": width // 64,
-                  "dtype": "float32"},
+        "model": {
+            "width": width,
+            "num_layers": layers,
+            "num_heads": width // 64,
+            "dtype": "float32",
+        },
         "tokenizer": {"name": "bpe", "vocab_size": vocabulary},
         "data": {"sequence_length": length},
-        # A chunk small beside the masked positions: the last one is never full.
+        # Small chunks, because the last one is only partly filled.
         "training": {"batch_size": batch, "loss_chunk_size": 256},
-    }  # fmt: skip
+    }
 
 
 def prepare(config: Config, name: str = "dlms_jax") -> Step:
-    """Returns a step of NEWCOMER or VARIANTS, compiled, with random weights and random tokens."""
+    """Returns the compiled step of a variant or NEWCOMER, with random weights and tokens."""
     if name == NEWCOMER:
         return _newcomer(config)
     for section, values in VARIANTS[name].items():
@@ -62,14 +72,18 @@ def prepare(config: Config, name: str = "dlms_jax") -> Step:
 
 
 def check_newcomer(config: Config):
-    """Raises UserError where a config has what the newcomer's step has nothing like."""
+    """Checks that the newcomer's step can have a config.
+
+    Raises:
+      UserError: it does not support the network or objective.
+    """
     c, traits = config.model, traits_of(config)
     plain = c.prompt_encoder == "none" and c.conditioning == "none" and not c.experts
     masked = traits.order == "any" and not traits.needs_time
     if not masked or c.name != "transformer" or not plain:
         raise UserError(
-            f"the recipe {config.name!r} is no masked Transformer without experts, conditioning "
-            f"and encoder, which the newcomer's step is; name --variants without {NEWCOMER!r}"
+            f"the recipe {config.name!r} is not a masked Transformer without experts, conditioning "
+            f"and encoder, as the newcomer's step is; use --variants without {NEWCOMER!r}"
         )
 
 
@@ -79,10 +93,15 @@ def _newcomer(config: Config) -> Step:
     program = make_program(config, make_mesh(devices=jax.devices()[:1]))
     vocabulary, length = program.objective.vocabulary, config.data.sequence_length
     model = newcomer.Denoiser(
-        vocabulary.padded_size, c.width, c.num_layers, c.num_heads, c.per_head,
-        3 * c.hidden // 2,  # two matrices that weigh as much as the three of SwiGLU
-        c.dtype, vocabulary.pad_id,
-    )  # fmt: skip
+        vocabulary.padded_size,
+        c.width,
+        c.num_layers,
+        c.num_heads,
+        c.per_head,
+        3 * c.hidden // 2,  # two matrices as large as the three of SwiGLU
+        c.dtype,
+        vocabulary.pad_id,
+    )
     state = newcomer.make_state(model, length, jax.random.key(0))
     arguments = jax.device_put(_rows(program).tokens_RxL), jax.random.key(1)
     step = newcomer.make_step(vocabulary.mask_id)
@@ -101,7 +120,7 @@ def _step(compiled, state, arguments, flops) -> Step:
 
 
 def _rows(program) -> Rows:
-    """Random rows of one document each."""
+    """Returns random rows of one document each."""
     vocabulary, (rows, length) = program.objective.vocabulary, program.rows.tokens_RxL.shape
     tokens = np.random.default_rng(0).choice(vocabulary.text_ids(), (rows, length))
     tokens[:, 0] = vocabulary.bos_id

@@ -1,4 +1,4 @@
-"""What the benchmarks share: times taken in turns, and the memory that a program needs."""
+"""Timing of functions in turns, and the memory of compiled programs."""
 
 import time
 
@@ -7,10 +7,16 @@ import numpy as np
 
 
 def seconds_in_turns(programs: dict, repeats: int, after_each_turn=None) -> dict[str, float]:
-    """Returns the median seconds of each of {name: function without arguments}.
+    """Returns {name: median seconds}.
 
-    The functions run in turns, so that a machine whose speed drifts slows all of them alike; twice
-    in each, for the first time has to get memory and caches back from the function before.
+    The functions run in turns, so that a drift in the machine's speed affects all of them. Each
+    runs twice per turn and only the second run counts, because the first one has to regain memory
+    and caches from the function before.
+
+    Args:
+      programs: {name: function without arguments}.
+      repeats: the number of turns.
+      after_each_turn: a function to call after each turn.
     """
     times = {name: [] for name in programs}
     for run in programs.values():
@@ -27,13 +33,12 @@ def seconds_in_turns(programs: dict, repeats: int, after_each_turn=None) -> dict
 
 
 def temporary_bytes(jitted, *arguments) -> int:
-    """Returns the bytes that the compiled program needs beside its arguments and results."""
+    """Returns the bytes of temporaries of a jitted function's program."""
     return jitted.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
 
 def program_bytes(compiled) -> int:
-    """Returns the bytes of a compiled program: arguments, results in memory of their own, and what
-    it needs beside them."""
+    """Returns the bytes of a compiled program: arguments, unaliased results and temporaries."""
     m = compiled.memory_analysis()
     results = m.output_size_in_bytes - m.alias_size_in_bytes
     return m.argument_size_in_bytes + results + m.temp_size_in_bytes

@@ -5,7 +5,7 @@ __all__ = ["DiffusionLM", "Trainer"]
 
 
 def __getattr__(name):
-    # Imported on first use, so that `import dlms_jax` alone costs nothing.
+    # Imported on first use, so that `import dlms_jax` is fast.
     if name == "DiffusionLM":
         from dlms_jax.model import DiffusionLM
 

@@ -1,4 +1,4 @@
-"""Checkpoint <-> PyTorch and Hugging Face.
+"""Convert checkpoints to PyTorch and Hugging Face formats, and back.
 
     python -m dlms_jax.convert to-torch --checkpoint runs/tiny --out release/tiny
     python -m dlms_jax.convert to-torch --checkpoint runs/tiny-ar --out release/ar --layout qwen3
@@ -14,7 +14,7 @@ import re
 
 from dlms_jax.errors import UserError, command_line
 
-# conversion/formats.py has them, but importing it takes seconds.
+# These are the keys of conversion/formats.py, whose import takes seconds.
 _FORMATS = ("native", "qwen3", "a2d", "sdar", "megadlms", "llada", "dream")
 _ROLES = ("pad", "bos", "eos", "mask")
 
@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="to-torch|from-torch")
-    out = commands.add_parser("to-torch", help="a run's checkpoint -> a folder for PyTorch users")
+    out = commands.add_parser("to-torch", help="export a checkpoint to a folder for PyTorch")
     add = out.add_argument
     add("--checkpoint", required=True, metavar="DIR", help="a run's workdir, or a checkpoints/STEP")
     add("--out", required=True, type=pathlib.Path, metavar="DIR", help="the new folder")
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a .jinja file to include (default: the template of the run's data)",
     )
 
-    into = commands.add_parser("from-torch", help="a folder of safetensors -> a run to start from")
+    into = commands.add_parser("from-torch", help="import a folder of safetensors as a run")
     add = into.add_argument
     add(
         "--model",
@@ -100,11 +100,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bytes(text: str) -> int:
-    """Returns the number of bytes that "5GB", "200MB" or "1000" means."""
+    """Returns the number of bytes of a text such as "5GB", "200MB" or "1000"."""
     found = re.fullmatch(r"(\d+)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
     size = int(found[1]) * 1000 ** " KMG".index((found[2] or " ").upper()) if found else 0
     if not size:
-        raise UserError(f"--shard-size={text} is not a size; use 5GB, 200MB or a number of bytes")
+        raise UserError(
+            f"--shard-size={text} should be a size such as 5GB, 200MB or a number of bytes"
+        )
     return size
 
 

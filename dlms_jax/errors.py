@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one clear line, exit status 2, no traceback."""
+"""User errors: one line, exit status 2, no traceback."""
 
 import functools
 import importlib
@@ -8,11 +8,19 @@ import threading
 
 
 class UserError(Exception):
-    """What is wrong, where, and what to do, in one line."""
+    """An error that the user can fix: one line that says what is wrong, where, and what to do."""
 
 
 def optional_import(module: str, extra: str):
-    """Returns a module that only some users need; names the extra that installs it."""
+    """Returns a module that is an optional dependency.
+
+    Args:
+      module: its name.
+      extra: the extra of dlms_jax that installs it.
+
+    Raises:
+      UserError: the module is not installed; the message names the extra.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -20,11 +28,11 @@ def optional_import(module: str, extra: str):
 
 
 def command_line(main):
-    """Returns `main` wrapped so that a UserError ends the process with one line and status 2."""
+    """Returns `main` with user errors reported as one line and exit status 2."""
 
     @functools.wraps(main)
     def wrapped(argv=None):
-        failed = []  # in background threads, whose libraries raise there what they raise here too
+        failed = []  # errors in background threads; libraries raise them here as well
         report_thread, threading.excepthook = threading.excepthook, failed.append
         try:
             main(argv)
@@ -32,7 +40,7 @@ def command_line(main):
         except UserError as error:
             failed.clear()
             print(f"error: {error}", file=sys.stderr)
-        except BrokenPipeError:  # `... | head` closed the pipe: not an error of ours
+        except BrokenPipeError:  # `... | head` closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -1,10 +1,10 @@
-"""Checkpoint -> numbers: the likelihood bound of a text.
+"""Evaluate a checkpoint: the likelihood bound of a text.
 
     python -m dlms_jax.evaluate --checkpoint runs/tiny
     python -m dlms_jax.evaluate --checkpoint runs/tiny --data my_text.txt --samples 32
 
-The bound stands beside its standard error, the unigram entropy, and how it was estimated. Options
-that you leave out are as in the checkpoint's config.evaluation.
+The output has the bound, its standard error, the unigram entropy and how they were computed. The
+defaults of the options are the checkpoint's config.evaluation.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from dlms_jax.errors import command_line
 
 @command_line
 def main(argv=None):
+    """Runs the command; argv: its arguments, None for those of the process."""
     parser = argparse.ArgumentParser(
         prog="python -m dlms_jax.evaluate",
         description=__doc__,
@@ -27,8 +28,8 @@ def main(argv=None):
     add(
         "--data",
         metavar="CORPUS",
-        help="a corpus, text file or folder (default, and for the corpus that was trained on: its "
-        "held-out documents)",
+        help="a corpus, text file or folder (default: the held-out documents of the training "
+        "corpus)",
     )
     add_option(parser, "--samples", "evaluation.samples")
     add_option(parser, "--seed", "evaluation.seed")
@@ -38,7 +39,7 @@ def main(argv=None):
     add("--json", action="store_true", help="print the report as one JSON object")
     arguments = parser.parse_args(argv)
 
-    from dlms_jax.model import DiffusionLM  # after the checks: JAX takes its time
+    from dlms_jax.model import DiffusionLM  # after the checks: importing JAX takes seconds
 
     lm = DiffusionLM.load_checkpoint(arguments.checkpoint)
     split = lm.load_split(arguments.data)
@@ -57,7 +58,7 @@ def main(argv=None):
         "perplexity": f"{bound.perplexity:.3f} per token",
         "unigram entropy": f"{bound.unigram_nats:.4f} nats/token; "
         f"the model is {bound.below_unigram:.1%} below",
-        "best possible": f"{best:.4f} bits/byte, the synthetic language's own" if best else "",
+        "best possible": f"{best:.4f} bits/byte for the synthetic language" if best else "",
         "protocol": bound.protocol,
     }.items():
         if value:

@@ -1,9 +1,9 @@
-"""A study: several runs, and tables and a figure of what they show.
+"""Run a study: train several models, and write tables and a figure of the results.
 
     python -m dlms_jax.experiment family --minutes 35
     python -m dlms_jax.experiment family --minutes 10 --only gaussian
 
-The same command goes on with a study that was interrupted.
+Run the same command again to continue an interrupted study.
 """
 
 import argparse
@@ -14,13 +14,13 @@ import sys
 from dlms_jax.config import SETTINGS, add_option, load_config
 from dlms_jax.errors import UserError, command_line
 
-STOPPED = 75  # exit status of a study that was asked to stop, and saved (EX_TEMPFAIL)
+STOPPED = 75  # exit status of a study that was stopped and saved (EX_TEMPFAIL)
 
 _FAMILY = """\
-A small model of each process (masked, uniform, Gaussian, block, autoregressive), all on the same
-text and with the same training time; a table of their held-out bits/byte, their samples and the
-seconds that these take. Runs that are finished are not trained again, so a second command measures
-the samples anew, at another temperature say.
+Trains a small model of each process (masked, uniform, Gaussian, block, autoregressive) on the same
+text for the same time. Writes a table of their held-out bits/byte, and of the quality and time of
+their samples. Finished runs are not trained again, so a second command only measures samples again,
+for example at another temperature.
 
     python -m dlms_jax.experiment family --minutes 35
     python -m dlms_jax.experiment family --minutes 35 --temperature 0.8 --out runs/family/cooler
@@ -35,25 +35,52 @@ def _parser() -> argparse.ArgumentParser:
     )
     studies = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
     family = studies.add_parser(
-        "family", help="every process side by side", description=_FAMILY, formatter_class=raw
+        "family", help="compare all processes", description=_FAMILY, formatter_class=raw
     )
     add = family.add_argument
-    add("--minutes", type=float, required=True, metavar="N",
-        help="training time of all recipes that are run together; each gets an equal share. "
-        "Compiling, evaluating and sampling come on top")  # fmt: skip
-    add("--only", metavar="NAMES", help="some of the recipes, with commas between (default: all)")
-    add("--workdir", type=pathlib.Path, default=pathlib.Path("runs/family"), metavar="DIR",
-        help="where the runs are (default: runs/family)")  # fmt: skip
-    add("--out", type=pathlib.Path, metavar="DIR",
-        help="where the tables and the figure go (default: the workdir)")  # fmt: skip
-    add("--recipes", type=pathlib.Path, default=pathlib.Path("configs/family"), metavar="DIR",
-        help="the folder of recipes (default: configs/family)")  # fmt: skip
+    add(
+        "--minutes",
+        type=float,
+        required=True,
+        metavar="N",
+        help="training time of all recipes together; each gets an equal share. "
+        "Compiling, evaluating and sampling take additional time",
+    )
+    add("--only", metavar="NAMES", help="comma-separated recipes to run (default: all)")
+    add(
+        "--workdir",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/family"),
+        metavar="DIR",
+        help="folder of the runs (default: runs/family)",
+    )
+    add(
+        "--out",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="folder of the tables and the figure (default: the workdir)",
+    )
+    add(
+        "--recipes",
+        type=pathlib.Path,
+        default=pathlib.Path("configs/family"),
+        metavar="DIR",
+        help="folder of the recipes (default: configs/family)",
+    )
     how = family.add_argument_group("samples")
-    how.add_argument("--steps", default="8,32,128", metavar="N,N,...",
-        help="numbers of steps to sample with (default: 8,32,128); a block model shares them out "
-        "among its blocks, an autoregressive one takes a step a token")  # fmt: skip
     how.add_argument(
-        "--num", type=int, default=32, metavar="N", help="samples of each (default 32)"
+        "--steps",
+        default="8,32,128",
+        metavar="N,N,...",
+        help="numbers of sampling steps (default: 8,32,128); a block model divides them among its "
+        "blocks, an autoregressive one takes one step per token",
+    )
+    how.add_argument(
+        "--num",
+        type=int,
+        default=32,
+        metavar="N",
+        help="samples per recipe and number of steps (default: 32)",
     )
     add_option(how, "--temperature", "sampling.temperature", default=1.0)
     return parser
@@ -61,16 +88,19 @@ def _parser() -> argparse.ArgumentParser:
 
 @command_line
 def main(argv=None):
+    """Runs the command; argv: its arguments, None for those of the process."""
     arguments = _parser().parse_args(argv)
     if not 0 < arguments.minutes < math.inf:
         raise UserError(f"--minutes={arguments.minutes:g} should be above 0")
     if arguments.num < 2:
-        raise UserError(f"--num={arguments.num} should be at least 2: the second half is timed")
+        raise UserError(
+            f"--num={arguments.num} should be at least 2, because the second half is timed"
+        )
     parse = SETTINGS["sampling.steps"].parse
     steps = tuple(parse(text, "each of --steps") for text in arguments.steps.split(","))
     recipes, only = _recipes(arguments.recipes, arguments.only)
 
-    from rich.console import Console  # after the checks: JAX takes its time
+    from rich.console import Console  # after the checks: importing JAX takes seconds
 
     from dlms_jax.model import DiffusionLM
     from dlms_jax.runtime.interrupt import Interrupted
@@ -81,13 +111,19 @@ def main(argv=None):
     settings = FamilySettings(arguments.minutes, steps, arguments.num, arguments.temperature)
     try:
         run_family(
-            recipes, only, settings, arguments.workdir, arguments.out or arguments.workdir,
+            recipes,
+            only,
+            settings,
+            arguments.workdir,
+            arguments.out or arguments.workdir,
             train=lambda workdir, config: Trainer(workdir, console).train(config),
             load=lambda workdir: DiffusionLM.load_checkpoint(str(workdir)),
             console=console,
-        )  # fmt: skip
+        )
     except Interrupted as stopped:
-        print(f"{stopped}\nor the whole study, by the same command again", file=sys.stderr)
+        print(
+            f"{stopped}\nor run the same command again to continue the whole study", file=sys.stderr
+        )
         sys.exit(STOPPED)
 
 
@@ -96,13 +132,13 @@ def _recipes(folder: pathlib.Path, only: str | None):
     files = sorted(folder.glob("*.py"))
     if not files:
         raise UserError(
-            f"--recipes={folder} holds no recipe; run this where configs/family is, or name it"
+            f"--recipes={folder} has no recipe; use the folder configs/family of the repository"
         )
     names = [file.stem for file in files]
     chosen = tuple(dict.fromkeys(only.split(","))) if only is not None else tuple(names)
     for name in chosen:
         if name not in names:
-            raise UserError(f"--only={only}: {name!r} is none of {', '.join(names)}")
+            raise UserError(f"--only={only}: unknown recipe {name!r}; use {', '.join(names)}")
     return {file.stem: load_config(str(file)) for file in files}, chosen
 
 

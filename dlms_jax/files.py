@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all; JSON and checksums."""
+"""Atomic writes of files, and checksums."""
 
 from collections.abc import Iterator
 import contextlib
@@ -14,14 +14,14 @@ UNFINISHED = ".unfinished"  # suffix of a file or folder that is still being wri
 
 @contextlib.contextmanager
 def written_whole(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary path beside `path`, and renames it to `path` when the block ends.
+    """Yields a temporary path in the folder of `path`, and renames it to `path` at the end.
 
-    If the block raises, the temporary file is removed and `path` stays as it was. A symbolic link
-    is followed: the file that it points to is replaced, and the link stays.
+    If the block raises, the temporary file is removed and `path` does not change. If `path` is a
+    symbolic link, its target is replaced.
 
     Raises:
-      OSError: the file cannot be written, or `path` is there and is not a regular file (a device or
-        a pipe would be replaced by a file).
+      OSError: the file cannot be written, or `path` exists and is not a regular file (a rename
+        would replace a device or a pipe by a file).
     """
     path = pathlib.Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
@@ -37,13 +37,13 @@ def written_whole(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: str | pathlib.Path, text: str):
-    """Writes a UTF-8 text file, whole or not at all."""
+    """Writes a UTF-8 text file atomically."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | pathlib.Path, data: Any, indent: int = 1, sort_keys: bool = True):
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(data, indent=indent, sort_keys=sort_keys) + "\n")
 
 

@@ -1,12 +1,12 @@
-"""Know before you rent: what a recipe's train step takes on a TPU slice, with no TPU attached.
+"""Estimate the memory and time of a recipe's train step on a TPU slice, without a TPU.
 
     python -m dlms_jax.plan --config=configs/large.py --topology=v5p:4x4x4
     python -m dlms_jax.plan --config=configs/large.py --topology=v6e:16x16 --slices=2 \\
         --config.mesh.data=2 --json
 
-Compiles the very step that a run would, for that topology, where the TPU compiler is installed
-(pip install -e '.[plan]'); estimates by formula otherwise. No corpus is read, nothing downloaded.
-docs/scale.md says what is counted and what assumed.
+If the TPU compiler is installed (pip install -e '.[plan]'), this compiles the train step of a run
+for the topology. Otherwise it estimates by formula. It reads no corpus and downloads nothing.
+docs/scale.md explains what is counted and what is assumed.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from dlms_jax.planning.environment import have_libtpu, set_environment
 
 @command_line
 def main(argv=None):
+    """Runs the command; argv: its arguments, None for those of the process."""
     parser = argparse.ArgumentParser(
         prog="python -m dlms_jax.plan",
         description=__doc__,
@@ -32,15 +33,15 @@ def main(argv=None):
     add = parser.add_argument
     add("--config", required=True, metavar="FILE", help="a recipe, configs/*.py")
     add("--topology", required=True, metavar="CHIP:SIDES", help="v5e:4x4, v5p:4x4x4, v6e:8x8, ...")
-    add("--slices", type=int, default=1, metavar="N", help="of that topology (default 1)")
-    add("--json", action="store_true", help="everything as JSON, in bytes and seconds")
-    add("--formula", action="store_true", help="do not compile, though the compiler is installed")
+    add("--slices", type=int, default=1, metavar="N", help="number of such slices (default: 1)")
+    add("--json", action="store_true", help="print everything as JSON, in bytes and seconds")
+    add("--formula", action="store_true", help="do not compile, even if the compiler is installed")
     arguments, rest = parser.parse_known_args(argv)
     topology = parse_topology(arguments.topology, arguments.slices)
     config = load_config(arguments.config, read_overrides(rest))
 
     compile_it = have_libtpu() and not arguments.formula
-    set_environment()  # before JAX is imported: it would look for a TPU
+    set_environment()  # before JAX is imported, which would look for a TPU
 
     from rich.console import Console
 
@@ -51,7 +52,7 @@ def main(argv=None):
     if arguments.json:
         print(json.dumps(report.as_dict(plan), indent=1))
         return
-    width = None if sys.stdout.isatty() else 160  # piped: a row a line
+    width = None if sys.stdout.isatty() else 160  # when piped, one line per row
     report.show(Console(soft_wrap=True, width=width), plan)
 
 

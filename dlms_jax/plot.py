@@ -1,4 +1,4 @@
-"""metrics.csv -> PNG: the curves of one run, or of several runs in the same axes.
+"""Draw the metrics of one run, or of several runs in the same axes, as a PNG.
 
 python -m dlms_jax.plot runs/tiny
 python -m dlms_jax.plot runs/tiny runs/tiny-ar --out comparison.png
@@ -23,12 +23,12 @@ _PANELS = (
 def draw_curves(
     workdirs: Sequence[pathlib.Path], out: pathlib.Path | None = None, names: Sequence[str] = ()
 ) -> pathlib.Path:
-    """Draws the metrics of runs over the tokens that they have seen; returns the path of the PNG.
+    """Draws the metrics of runs over tokens seen, and returns the path of the PNG.
 
     Args:
       workdirs: the workdir of each run.
-      out: the PNG; None writes curves.png in the first workdir.
-      names: the name of each run in the legend; () takes the workdirs.
+      out: the PNG. None: curves.png in the first workdir.
+      names: the name of each run in the legend. (): the workdirs.
 
     Raises:
       UserError: a run has no metrics, or the PNG cannot be written.

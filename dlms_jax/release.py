@@ -1,4 +1,4 @@
-"""Checkpoint -> release: two archives of the same files, with a demo that runs the model.
+"""Make a release of a checkpoint: two archives of the same files, with a demo.
 
     python -m dlms_jax.release --checkpoint runs/tiny --out dist
     python -m dlms_jax.release --checkpoint runs/tiny --out dist --version 1.1 --with-checkpoint
@@ -13,7 +13,7 @@ import shutil
 
 from dlms_jax.errors import command_line
 
-# The formats that transformers can load, with our files or by itself; convert.py has more.
+# The formats that transformers can load, with or without our files; convert.py has more.
 _FORMATS = ("native", "qwen3")
 
 
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         default="native",
         choices=_FORMATS,
         help="the class whose tensor names and config.json are written (default native); "
-        "dlms_jax.convert has more, which a demo cannot run without another program",
+        "dlms_jax.convert has more formats, which the demo cannot run",
     )
     weights(
         "--ema",
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _options(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Returns the options of a command that change the release and are not defaults."""
+    """Returns the options that affect the release and are not defaults."""
     options = []
     if arguments.layout != "native":
         options += ["--layout", arguments.layout]
@@ -130,7 +130,7 @@ def main(argv=None):
                 shutil.copyfile(workdir / "metrics.csv", files / "metrics.csv")
             draw_curves([files], files / "curves.png", [release.title])
         else:
-            say(console, f"{workdir / 'metrics.csv'} has no metrics: log and curves are left out")
+            say(console, f"{workdir / 'metrics.csv'} has no metrics; skipping the log and curves")
         archives = write_archives(folder, release.title, gather(release, source, files), console)
         publish(archives, arguments.out, console)
 

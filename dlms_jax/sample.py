@@ -1,11 +1,11 @@
-"""Checkpoint -> text.
+"""Sample text from a checkpoint.
 
     python -m dlms_jax.sample --checkpoint runs/tiny --prompt "The " --length 128 --steps 64
     python -m dlms_jax.sample --checkpoint runs/tiny --infill "The {} of {12} is"
     python -m dlms_jax.sample --checkpoint runs/tiny --sampler confidence --top-p 0.9
 
-What is left out is as in the checkpoint's config.sampling. On a terminal a diffusion model's canvas
-is shown as it fills in. docs/sampling.md tells the samplers apart.
+The defaults of the options are the checkpoint's config.sampling. On a terminal, the text of a
+diffusion model is shown as it fills in. docs/sampling.md describes the samplers.
 """
 
 import argparse
@@ -15,11 +15,20 @@ import sys
 from dlms_jax.config import add_option
 from dlms_jax.errors import UserError, command_line
 
-_OPEN = "░"  # stands, on a terminal, for a token that is still masked
+_OPEN = "░"  # shown on a terminal for a token that is still masked
 _SAMPLING = (
-    "sampler", "steps", "timestep_spacing", "temperature", "top_k", "top_p", "guidance", "eta",
-    "corrector_steps", "clamp", "cache",
-)  # fmt: skip
+    "sampler",
+    "steps",
+    "timestep_spacing",
+    "temperature",
+    "top_k",
+    "top_p",
+    "guidance",
+    "eta",
+    "corrector_steps",
+    "clamp",
+    "cache",
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,40 +41,50 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", required=True, metavar="DIR", help="a run's workdir, or a checkpoints/STEP")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--prompt", action="append", metavar="TEXT",
-        help="what the text begins with; several are written in one batch",
-    )  # fmt: skip
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        help="beginning of the text; can be repeated, for texts in one batch",
+    )
     what.add_argument(
-        "--infill", metavar="TEXT", help="text with holes: {} of --hole tokens, {12} of 12"
+        "--infill", metavar="TEXT", help="text with holes: {} of --hole tokens, {12} of 12 tokens"
     )
     add_option(parser, "--length", "sampling.length")
     add("--hole", type=int, metavar="N", help="tokens in a hole {} (default 8)")
-    add("--class", dest="class_name", metavar="NAME", help="a corpus of the mixture to write like")
+    add(
+        "--class",
+        dest="class_name",
+        metavar="NAME",
+        help="a corpus of the mixture, whose style the samples take",
+    )
     add("--num", type=int, default=1, metavar="N", help="samples to draw (default 1)")
     add_option(
         parser, "--seed", "evaluation.seed", default=0, help="the same seed gives the same text"
     )
-    add("--json", action="store_true", help="print one JSON object a sample, on a line each")
+    add("--json", action="store_true", help="print one JSON object per line for each sample")
 
-    how = parser.add_argument_group("how it is drawn (config.sampling)")
+    how = parser.add_argument_group("sampling (config.sampling)")
     for name in _SAMPLING[:-1]:
         add_option(how, f"--{name.replace('_', '-')}", f"sampling.{name}")
     add_option(
-        how, "--no-cache", "sampling.cache",
-        help="Block diffusion and autoregressive models: reads everything again at each step.",
-    )  # fmt: skip
+        how,
+        "--no-cache",
+        "sampling.cache",
+        help="Block diffusion and autoregressive models: read all tokens again in each step.",
+    )
     return parser
 
 
 @command_line
 def main(argv=None):
+    """Runs the command; argv: its arguments, None for those of the process."""
     arguments = _parser().parse_args(argv)
     if arguments.infill is not None and arguments.length is not None:
-        raise UserError("--length goes with --prompt; of holes, --hole or {12} gives the length")
+        raise UserError("--length needs --prompt; for holes, use --hole or {12}")
     if arguments.infill is None and arguments.hole is not None:
-        raise UserError("--hole goes with --infill; --length is for what follows a prompt")
+        raise UserError("--hole needs --infill; for text after a prompt, use --length")
 
-    from dlms_jax.model import DiffusionLM  # after the checks: JAX takes its time
+    from dlms_jax.model import DiffusionLM  # after the checks: importing JAX takes seconds
     from dlms_jax.sampling import parse_infill
 
     lm = DiffusionLM.load_checkpoint(arguments.checkpoint)
@@ -77,9 +96,13 @@ def main(argv=None):
         rows = [lm.after(each["prompt"], arguments.length) for each in begun]
     live = sys.stdout.isatty() and not arguments.json
     canvases = lm.stream(
-        rows, arguments.num, arguments.seed, every=1 if live else None,
-        class_name=arguments.class_name, **{name: getattr(arguments, name) for name in _SAMPLING},
-    )  # fmt: skip
+        rows,
+        arguments.num,
+        arguments.seed,
+        every=1 if live else None,
+        class_name=arguments.class_name,
+        **{name: getattr(arguments, name) for name in _SAMPLING},
+    )
     canvas = _show_live(lm, canvases) if live else list(canvases)[-1]
     if arguments.json:
         for number, text in enumerate(lm.texts(canvas)):
@@ -90,7 +113,7 @@ def main(argv=None):
 
 
 def _show_live(lm, canvases):
-    """Shows the canvases in place as they fill in; returns the last one."""
+    """Shows the canvases in place, and returns the last one."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""What is printed on a terminal: plain lines, progress bars, numbers with units."""
+"""Terminal output: plain lines, progress bars, numbers with units."""
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,19 +14,19 @@ from rich.progress import (
 
 
 def say(console: Console, text: str):
-    """Prints a text as it is: without markup, colours for numbers, or wrapping."""
+    """Prints a text unchanged: without markup, highlighting or wrapping."""
     console.print(escape(text), highlight=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:
-    """Returns a text whose control characters, which could upset a terminal, are replaced."""
+    """Returns a text with control characters replaced, which could affect a terminal."""
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )
 
 
 def byte_progress(console: Console) -> Progress:
-    """Returns a progress bar of bytes with rate and time left; shown only on a terminal."""
+    """Returns a progress bar of bytes with rate and remaining time, shown only on a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -41,9 +41,9 @@ def byte_progress(console: Console) -> Progress:
 
 
 def with_unit(number: float) -> str:
-    """Returns 12345 as "12.3 k"."""
+    """Returns a number with a decimal unit, such as "12.3 k" for 12345."""
     units = ["", "k", "M", "G", "T", "P", "E"]
-    while abs(number) >= 999.5 and len(units) > 1:  # what rounds to 1000 takes the next unit
+    while abs(number) >= 999.5 and len(units) > 1:  # numbers that round to 1000 take the next unit
         number /= 1000
         units.pop(0)
     return f"{number:.3g} {units[0]}"

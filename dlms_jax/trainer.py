@@ -1,6 +1,6 @@
 """Trainer: trains a run from a Config, or resumes it.
 
-Use:
+Example:
 
     Trainer(workdir="runs/tiny").train(load_config("configs/tiny.py"))
     Trainer().resume("runs/tiny")
@@ -27,10 +27,11 @@ class Trainer:
         console: Console | None = None,
         profile_steps: tuple[int, int] | None = None,
     ):
-        """
+        """Makes a trainer.
+
         Args:
-          workdir: the run's folder; None: runs/NAME, by the config's name.
-          console: where progress is shown; None: standard output.
+          workdir: the run's folder. None: runs/NAME, with the config's name.
+          console: prints progress. None: standard output.
           profile_steps: the first and last step to trace, to WORKDIR/profile.
         """
         self._workdir, self._profile_steps = workdir, profile_steps
@@ -49,8 +50,15 @@ class Trainer:
         return self._run(config, pathlib.Path(self._workdir or pathlib.Path("runs") / config.name))
 
     def resume(self, checkpoint_path: str | pathlib.Path) -> dict[str, float]:
-        """Resumes the run of a workdir, or of its newest checkpoints/STEP, with its own config;
-        returns the final metrics. Raises as `train` does."""
+        """Resumes a run with its own config and returns the final metrics.
+
+        Args:
+          checkpoint_path: the run's workdir, or its newest checkpoints/STEP.
+
+        Raises:
+          UserError: there is no such checkpoint, or the run cannot be trained here.
+          Interrupted: SIGTERM or Ctrl-C stopped the run; its state is saved.
+        """
         checkpoint = open_checkpoint(checkpoint_path)
         workdir = checkpoint.folder.parent.parent
         newest = find_checkpoint(workdir)

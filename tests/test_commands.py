@@ -215,9 +215,9 @@ class TestOnATrainedRun:
         [
             (["--prompt", "to be " * 20], "context of 32 tokens"),
             (["--infill", "no hole"], "has no hole"),
-            (["--infill", "a {} b", "--length", "4"], "--length goes with --prompt"),
+            (["--infill", "a {} b", "--length", "4"], "--length needs --prompt"),
             (["--num", "0"], "1 or more"),
-            (["--prompt", "to", "--hole", "3"], "--hole goes with --infill"),
+            (["--prompt", "to", "--hole", "3"], "--hole needs --infill"),
             (["--infill", "a {} b", "--hole", "0"], "has no hole"),
         ],
     )

@@ -37,7 +37,7 @@ def test_tokenizer_alone_is_the_one_that_a_dataset_trains(texts, tmp_path, kind,
     """Also: what it writes is read back, by its own path, as the same tokenizer."""
     out = tmp_path / ("t.model" if kind == "sentencepiece" else "t.json")
     main(["tokenizer", str(texts), "--out", str(out), "--tokenizer", kind, "--vocab-size", "290"])
-    assert "290 symbols" in capsys.readouterr().out
+    assert "290 tokens" in capsys.readouterr().out
     alone = make_tokenizer(TokenizerConfig(kind, path=str(out)), ())
     config = TokenizerConfig(kind, 290)
     built = DatasetBuilder(out=tmp_path / "d").build_from_raw(texts, config, 32)
@@ -69,7 +69,7 @@ def test_dataset_is_complete_the_second_time(texts, tmp_path, capsys):
     main([*command, "--workers", "1"])
     assert "is complete" in capsys.readouterr().out
     main(["verify", str(tmp_path / "d")])
-    assert "all checksums are right" in capsys.readouterr().out
+    assert "all checksums match" in capsys.readouterr().out
 
 
 def test_special_tokens_reach_the_dataset(texts, tmp_path):
@@ -108,12 +108,12 @@ def test_corpus_from_files(tmp_path, capsys):
         (["dataset", "TEXTS", "--sequence-length", "8", "--workers", "0"], "--workers=0"),
         (["dataset", "TEXTS", "--sequence-length", "8", "--tokenizer", "hf"], "tokenizer.path"),
         (["dataset", "TEXTS", "--sequence-length", "8", "--tokenizer", "bpe",
-          "--tokenizer-from", "TEXTS"], "--tokenizer-from brings"),
+          "--tokenizer-from", "TEXTS"], "--tokenizer-from already gives a tokenizer"),
         (["dataset", "TEXTS", "--sequence-length", "8", "--beam"], "--out"),
         (["dataset", "TEXTS", "--sequence-length", "8", "--beam", "--out", "OUT",
           "--tokenizer", "bpe"], "prepare tokenizer"),
-        (["tokenizer", "TEXTS", "--out", "OUT", "--tokenizer", "bytes"], "is not trained"),
-        (["tokenizer", "TEXTS", "--out", "TEXTS"], "exists already"),
+        (["tokenizer", "TEXTS", "--out", "OUT", "--tokenizer", "bytes"], "cannot be trained"),
+        (["tokenizer", "TEXTS", "--out", "TEXTS"], "already exists"),
         (["corpus", "--name", "c4"], "--out"),
         (["corpus", "--name", "c5", "--out", "OUT"], "unknown corpus"),
         (["clean", "TEXTS", "--out", "OUT", "--quality", "best"], "gopher"),

@@ -301,9 +301,9 @@ def test_the_autoregressive_twin_trains_under_the_same_trainer(corpus, tmp_path)
     assert lm.sample("ab", length=5).startswith("ab")
     with pytest.raises(UserError, match="left to right"):
         lm.infill("a{}b")
-    with pytest.raises(UserError, match="steps plays no part"):
+    with pytest.raises(UserError, match="steps has no effect on sampler"):
         lm.sample("ab", steps=4)
-    with pytest.raises(UserError, match="exact: leave samples and seed out"):
+    with pytest.raises(UserError, match="exact; leave out samples and seed"):
         lm.evaluate(samples=3)
 
 
@@ -364,7 +364,7 @@ class TestSampling:
             (lambda lm: lm.sample("x", temperature=-1.0), "temperature=-1.0 should be at least 0"),
             (lambda lm: lm.sample("x", sampler="ddim"), "sampler=ddim"),
             (lambda lm: lm.sample("x", tempature=1.0), "unknown setting config.sampling.tempature"),
-            (lambda lm: list(lm.stream([["x", 3]], class_name="a")), "no class 'a'"),
+            (lambda lm: list(lm.stream([["x", 3]], class_name="a")), "unknown class 'a'"),
             (lambda lm: lm.infill("no hole"), "has no hole"),
             (lambda lm: list(lm.stream([["x", 3]], num=0)), "1 or more"),
             (lambda lm: lm.sample("x", seed=-1), "^seed=-1 should be at least 0"),

@@ -1,1 +1,1 @@
-"""STATE <-> DISK: one checkpoint and its metadata, read and written; the reader of metrics.csv."""
+"""Checkpoints and their metadata on disk, and the reader of metrics.csv."""

@@ -1,9 +1,9 @@
-"""One checkpoint: a folder that is enough to resume, sample, evaluate or convert.
+"""A checkpoint: a folder that suffices to resume, sample, evaluate or convert a run.
 
-WORKDIR/checkpoints/STEP/ holds, through orbax: params, ema (if the run keeps a moving average),
-rest (optimizer state and counters), recent (if the run looks for spikes), and metadata (format,
-config, tokenizer, data fingerprints, versions, rollbacks, frozen weights, as JSON). Metadata of
-older formats (config/formats.py) is migrated to today's as it is read.
+WORKDIR/checkpoints/STEP/ holds Orbax items: params, ema (if the run keeps a moving average), rest
+(optimizer state and counters), recent (if the run detects spikes), and metadata as JSON (format,
+config, tokenizer, data fingerprints, versions, rollbacks, frozen weights). Metadata of older
+formats (config/formats.py) is migrated to the current format when it is read.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from dlms_jax.data import tokenizers
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.errors import UserError
 
-# Orbax logs a dozen lines for each save, and whole stacks for errors that it also raises.
+# Orbax logs a dozen lines per save, and the stacks of errors that it also raises.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 FOLDER = "checkpoints"
@@ -34,42 +34,43 @@ _METADATA_0 = "about"  # its name in format 0
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """The folder of one step, and its metadata."""
+    """The folder of one step and its metadata."""
 
     folder: pathlib.Path
     metadata: dict[str, Any]
 
     @property
     def step(self) -> int:
+        """Returns the number of its training step."""
         return step_of(self.folder)
 
     @functools.cached_property
     def config(self) -> Config:
-        """The config of the run that wrote it."""
+        """Returns the config of the run that wrote it."""
         return from_dict(self.metadata["config"])
 
     @property
     def frozen(self) -> dict[str, str] | None:
-        """The path and SHA-256 of the weights that its loss read and did not train; None where
-        there were none."""
+        """Returns the path and SHA-256 of the frozen weights that its loss used, or None."""
         return self.metadata.get("frozen")
 
     @property
     def portable_config(self) -> Config:
-        """`portable` of its config."""
+        """Returns its config, adapted to these devices by `portable`."""
         return portable(self.config)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
+        """Returns the tokenizer of the run that wrote it."""
         return tokenizers.from_dict(self.metadata["tokenizer"])
 
     @property
     def weights(self) -> pathlib.Path:
-        """The folder of the weights: the moving average if there is one, else the parameters."""
+        """Returns the folder of the moving average if there is one, else of the parameters."""
         return self.folder / ("ema" if (self.folder / "ema").is_dir() else "params")
 
     def parameter_shapes(self) -> Any:
-        """Returns the parameter tree as ShapeDtypeStructs, from the checkpoint's own index."""
+        """Returns the parameter tree as ShapeDtypeStructs, from the checkpoint's index."""
         with readable(self.folder):
             saved = ocp.StandardCheckpointer().metadata(self.weights).item_metadata.tree
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), saved)
@@ -85,14 +86,16 @@ class Checkpoint:
 
 
 def portable(config: Config) -> Config:
-    """Returns a config for devices of any kind: attention uses the kernel that these devices have,
-    whatever kernel the run was set to."""
+    """Returns the config with the attention kernel chosen by the devices, to run on any kind."""
     model = dataclasses.replace(config.model, attention="auto")
     return dataclasses.replace(config, model=model)
 
 
 def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
-    """Returns the checkpoint of a run's workdir (its newest step) or of one of its steps.
+    """Returns the checkpoint in a folder.
+
+    Args:
+      path: as in `find_checkpoint`.
 
     Raises:
       UserError: there is no checkpoint, or its metadata cannot be read.
@@ -102,8 +105,14 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
 
 
 def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
-    """Returns the folder of one step, given that folder, a run's workdir (its newest step) or the
-    folder between them."""
+    """Returns the folder of one step.
+
+    Args:
+      path: that folder; or a run's workdir or its checkpoints folder, for the newest step.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
     path = pathlib.Path(path).absolute()
     if _metadata_of(path):
         return path
@@ -117,8 +126,7 @@ def find_checkpoint(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def newest_readable(workdir: pathlib.Path) -> Checkpoint | None:
-    """Returns the newest checkpoint of a workdir whose metadata can be read; None if there is
-    none.
+    """Returns the newest checkpoint of a workdir with readable metadata, or None.
 
     Raises:
       NewerFormatError: a newer version of this program wrote it.
@@ -134,7 +142,7 @@ def newest_readable(workdir: pathlib.Path) -> Checkpoint | None:
 
 
 def load_metadata(step_folder: pathlib.Path) -> dict[str, Any]:
-    """Returns the metadata of a checkpoint in today's format: config, tokenizer, data, versions.
+    """Returns the metadata of a checkpoint in the current format.
 
     Raises:
       NewerFormatError: a newer version of this program wrote it.
@@ -147,30 +155,39 @@ def load_metadata(step_folder: pathlib.Path) -> dict[str, Any]:
 
 
 def metadata_item(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Returns {name: orbax's arguments} of the item that holds a checkpoint's metadata."""
+    """Returns {name: Orbax arguments} of the item that holds a checkpoint's metadata."""
     return {_METADATA: ocp.args.JsonSave(metadata | {"format": FORMAT})}
 
 
 def save_weights(workdir: pathlib.Path, step: int, params: Any, metadata: dict[str, Any]):
-    """Writes a checkpoint of weights only: it can be sampled, evaluated, converted and started
-    from, but a run cannot resume from it."""
+    """Writes a checkpoint of weights only, from which a run can start, but not resume.
+
+    Args:
+      workdir: the folder to write to.
+      step: the number of the step.
+      params: the weights.
+      metadata: config, tokenizer, data fingerprints, versions.
+
+    Raises:
+      UserError: the checkpoint cannot be written.
+    """
     items = {"params": ocp.args.StandardSave(params), **metadata_item(metadata)}
     folder = (workdir / FOLDER).absolute()
     try:
         with ocp.CheckpointManager(folder) as manager:
             manager.save(step, args=ocp.args.Composite(**items))
-    except Exception as error:  # orbax and tensorstore raise all kinds on a full disk
+    except Exception as error:  # Orbax and TensorStore raise various errors on a full disk
         raise UserError(f"cannot write a checkpoint to {folder} ({first_line(error)})") from None
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of the libraries that compute a checkpoint."""
+    """Returns the versions of Python and of the libraries that compute a checkpoint."""
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
 
 
 def step_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folders of whole checkpoints in a run's checkpoints/, oldest first."""
+    """Returns the folders of complete checkpoints in a run's checkpoints/, oldest first."""
     if not folder.is_dir():
         return []
     found = [p for p in folder.iterdir() if p.name.isdigit() and _metadata_of(p)]
@@ -178,33 +195,34 @@ def step_folders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def step_of(folder: pathlib.Path) -> int:
+    """Returns the step of a checkpoint's folder."""
     return int(folder.name)
 
 
 def _metadata_of(step_folder: pathlib.Path) -> pathlib.Path | None:
-    """Returns the folder of a checkpoint's metadata; None where a folder is no checkpoint."""
+    """Returns the folder of a checkpoint's metadata; None if it is not a checkpoint."""
     items = (step_folder / name for name in (_METADATA, _METADATA_0))
     return next((item for item in items if item.is_dir()), None)
 
 
 @contextlib.contextmanager
 def readable(step_folder: pathlib.Path) -> Iterator[None]:
-    """Turns whatever reading a checkpoint raises into one line, which names the steps beside it."""
+    """Converts errors of reading a checkpoint to a UserError, which lists the other steps."""
     try:
         yield
     except NewerFormatError:
         raise
-    except Exception as error:  # orbax and tensorstore raise all kinds on damaged files
+    except Exception as error:  # Orbax and TensorStore raise various errors on damaged files
         others = {step_of(p) for p in step_folders(step_folder.parent)} - {step_of(step_folder)}
         others = ", ".join(map(str, sorted(others)))
         raise UserError(
             f"the checkpoint {step_folder} cannot be read ({first_line(error)})"
-            + (f"; beside it are steps {others}" if others else "")
+            + (f"; other steps: {others}" if others else "")
         ) from None
 
 
 def first_line(error: Exception) -> str:
-    """Returns what an error of orbax or tensorstore says, in one line."""
+    """Returns an error of Orbax or TensorStore in one line."""
     if isinstance(error, UserError):
         return str(error)
     if "No space left on device" in str(error):

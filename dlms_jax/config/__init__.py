@@ -1,9 +1,9 @@
-"""Every setting of a run: frozen dataclasses with defaults, read once from a recipe.
+"""The settings of a run: frozen dataclasses with defaults, which a recipe changes.
 
 A recipe in configs/ has a `get_config()` that returns an ml_collections ConfigDict, so that
-`--config.section.key=value` works. `load_config` turns it into the frozen `Config`, and refuses a
-misspelt key, a wrong type, a value out of range or sizes that do not fit with one line. The rest of
-the program only ever sees `Config`. What is known of each setting is in `SETTINGS`.
+`--config.section.key=value` works. `load_config` converts it to the frozen `Config`. A misspelt
+key, a wrong type, a value out of range and sizes that do not fit raise a UserError of one line. The
+rest of the program only reads `Config`. `SETTINGS` describes each setting.
 """
 
 from dlms_jax.config.describe import settings_help

@@ -1,4 +1,4 @@
-"""Prints docs/settings.md: python -m dlms_jax.config > docs/settings.md."""
+"""Prints docs/settings.md: `python -m dlms_jax.config > docs/settings.md`."""
 
 from dlms_jax.config.describe import settings_page
 

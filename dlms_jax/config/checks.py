@@ -1,4 +1,4 @@
-"""What settings must agree on with one another; each setting's own range is at its definition."""
+"""Checks that settings fit one another. The range of each setting is part of its definition."""
 
 import re
 import types
@@ -17,7 +17,11 @@ _SCHEDULES = types.MappingProxyType(
 
 
 def check(config):
-    """Raises UserError where settings do not fit one another, before anything is compiled."""
+    """Checks a config before anything is compiled.
+
+    Raises:
+      UserError: two settings do not fit one another.
+    """
     _check_data(config)
     _check_model(config)
     _check_experts(config)
@@ -29,7 +33,9 @@ def check(config):
             f"config.checkpoint.local_every={every} go together; set both, or neither"
         )
     training = config.training
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{0,100}", training.goodput_job):  # it goes into queries
+    if not re.fullmatch(
+        r"[A-Za-z0-9_.-]{0,100}", training.goodput_job
+    ):  # it becomes part of queries
         raise UserError(
             f"config.training.goodput_job={training.goodput_job!r} should be at most 100 letters, "
             "digits, '_', '.' and '-'"
@@ -44,8 +50,8 @@ def check(config):
 def _check_data(config):
     if config.data.max_unique_tokens and config.data.packing != "concat":
         raise UserError(
-            "config.data.max_unique_tokens needs config.data.packing=concat: rows of best-fit are "
-            "not in document order"
+            "config.data.max_unique_tokens needs config.data.packing=concat, because best-fit rows "
+            "are not in document order"
         )
 
 
@@ -63,13 +69,13 @@ def _check_model(config):
         )
     if model.per_head % 2:
         raise UserError(
-            f"config.model.head_size={model.per_head} is odd; rotary positions need an even one"
+            f"config.model.head_size={model.per_head} is odd; rotary positions need an even size"
         )
     both_ways = objective.name in ("masked", "uniform", "gaussian")
     if model.name == "unet" and not both_ways:
         raise UserError(
-            f"config.model.name=unet mixes a token with its neighbours on both sides, which "
-            f"config.objective.name={objective.name} must not see; use model.name=transformer"
+            f"config.model.name=unet reads both sides of a position, which "
+            f"config.objective.name={objective.name} does not allow; use model.name=transformer"
         )
     if model.unet_attention_levels > model.unet_levels:
         raise UserError(
@@ -80,34 +86,33 @@ def _check_model(config):
         both_ways and model.name == "transformer"
     ):
         raise UserError(
-            "config.model.prompt_encoder=cross_attention is for config.model.name=transformer with "
-            "objective.name masked, uniform or gaussian; leave it at none"
+            "config.model.prompt_encoder=cross_attention needs config.model.name=transformer and "
+            "objective.name masked, uniform or gaussian; use none"
         )
     if model.classes and model.conditioning == "none":
         raise UserError(
             f"config.model.classes={model.classes} needs config.model.conditioning=film or "
-            "adaln_zero, by which a class reaches the layers"
+            "adaln_zero, which pass the class to the layers"
         )
     if model.classes and model.classes != len(config.data.mixture):
         raise UserError(
-            f"config.model.classes={model.classes}: classes are the corpora of config.data.mixture,"
-            f" which has {len(config.data.mixture)}"
+            f"config.model.classes={model.classes} should be the number of corpora in "
+            f"config.data.mixture, which is {len(config.data.mixture)}"
         )
     if model.name == "unet" and model.remat == "offload":
         raise UserError(
-            "config.model.remat=offload is for config.model.name=transformer, whose layers are "
-            "alike; use dots or full"
+            "config.model.remat=offload needs config.model.name=transformer; use dots or full"
         )
     if model.quantization != "none" and (model.name == "unet" or model.experts):
         what = "a U-Net's blocks" if model.name == "unet" else "experts"
         raise UserError(
-            f"config.model.quantization={model.quantization} leaves {what} as they are; it is for "
-            "a Transformer without experts, so leave it at none"
+            f"config.model.quantization={model.quantization} does not support {what}, only a "
+            "Transformer without experts; use none"
         )
     if objective.name == "gaussian" and model.tie_embeddings:
         raise UserError(
-            "config.model.tie_embeddings has nothing to tie in Gaussian diffusion, whose network "
-            "reads no tokens; leave it false"
+            "config.model.tie_embeddings is not possible with Gaussian diffusion, whose network "
+            "reads embeddings; set it to false"
         )
 
 
@@ -116,19 +121,19 @@ def _check_experts(config):
     if not model.experts:
         if config.mesh.expert != 1:
             raise UserError(
-                f"config.mesh.expert={config.mesh.expert} splits experts, and config.model.experts "
-                "is 0; leave it at 1, or set model.experts"
+                f"config.mesh.expert={config.mesh.expert} splits experts, but config.model.experts "
+                "is 0; set it to 1, or set model.experts"
             )
         if model.routing != "token_choice":
             raise UserError(
-                f"config.model.routing={model.routing} routes tokens to experts, and "
-                "config.model.experts is 0; leave it at token_choice, or set model.experts"
+                f"config.model.routing={model.routing} routes tokens to experts, but "
+                "config.model.experts is 0; set it to token_choice, or set model.experts"
             )
         return
     if model.name == "unet" or model.prompt_encoder == "cross_attention":
         raise UserError(
-            f"config.model.experts={model.experts} is for config.model.name=transformer with "
-            "model.prompt_encoder=none; leave it at 0"
+            f"config.model.experts={model.experts} needs config.model.name=transformer and "
+            "model.prompt_encoder=none; set it to 0"
         )
     if model.experts_per_token > model.experts:
         raise UserError(
@@ -143,13 +148,13 @@ def _check_experts(config):
     if model.routing == "expert_choice":
         if objective.name in ("autoregressive", "block"):
             raise UserError(
-                "config.model.routing=expert_choice compares all tokens of a row, of which "
-                f"config.objective.name={objective.name} must not see those ahead; use token_choice"
+                "config.model.routing=expert_choice compares all tokens of a row, but with "
+                f"config.objective.name={objective.name} they are not all visible; use token_choice"
             )
     elif model.experts_per_token == 1 < model.experts and model.normalise_routing:
         raise UserError(
-            "config.model.normalise_routing makes the weight of a token's only expert 1, so that "
-            "nothing teaches the router; set it to false, or experts_per_token to 2 or more"
+            "config.model.normalise_routing sets the weight of a single expert to 1, so that the "
+            "router gets no gradient; set it to false, or experts_per_token to 2 or more"
         )
 
 
@@ -157,16 +162,16 @@ def _check_objective(config):
     objective, gaussian, block = config.objective, config.gaussian, config.block
     if objective.schedule not in _SCHEDULES.get(objective.name, (objective.schedule,)):
         raise UserError(
-            f"config.objective.schedule={objective.schedule} is none of those of "
-            f"config.objective.name={objective.name}: {', '.join(_SCHEDULES[objective.name])}"
+            f"config.objective.schedule={objective.schedule} does not support "
+            f"config.objective.name={objective.name}; use {', '.join(_SCHEDULES[objective.name])}"
         )
     if objective.mask_share and objective.name != "uniform":
         raise UserError(
-            f"config.objective.mask_share={objective.mask_share} is for objective.name=uniform"
+            f"config.objective.mask_share={objective.mask_share} needs objective.name=uniform"
         )
     if objective.shift and objective.name != "masked":
         raise UserError(
-            f"config.objective.shift is for objective.name=masked, not {objective.name}; leave it "
+            f"config.objective.shift needs objective.name=masked, not {objective.name}; set it to "
             "false"
         )
     if objective.anneal_steps:
@@ -182,15 +187,15 @@ def _check_objective(config):
         and gaussian.loss != "score_matching"
     ):
         raise UserError(
-            f"config.gaussian.parameterisation={gaussian.parameterisation} changes nothing with "
-            f"gaussian.head=logits and gaussian.loss={gaussian.loss}; leave it at x0, or set "
+            f"config.gaussian.parameterisation={gaussian.parameterisation} has no effect with "
+            f"gaussian.head=logits and gaussian.loss={gaussian.loss}; set it to x0, or set "
             "head=embedding or loss=score_matching"
         )
     for step, size in block.curriculum.items():
         if not step.isdecimal() or size != int(size):
             raise UserError(
                 f"config.block.curriculum has {step!r}: {size}; it should map steps to whole sizes "
-                'of at least 1, as {"0": 1, "1000": 16}'
+                'of at least 1, such as {"0": 1, "1000": 16}'
             )
 
 
@@ -203,6 +208,6 @@ def _check_annealing(config):
     ):
         if value == has_none:
             raise UserError(
-                f"config.objective.anneal_steps={objective.anneal_steps} is for a Transformer that "
-                f"reads one sequence both ways, which config.{key}={value} is not; leave it at 0"
+                f"config.objective.anneal_steps={objective.anneal_steps} needs a bidirectional "
+                f"Transformer without a prompt encoder, not config.{key}={value}; set it to 0"
             )

@@ -1,4 +1,4 @@
-"""All settings as text: for --help, and as the page docs/settings.md."""
+"""All settings as text, for --help and for docs/settings.md."""
 
 import dataclasses
 import json
@@ -11,15 +11,15 @@ from dlms_jax.config.setting import OBJECTIVES, Setting
 _PAGE = """\
 # Settings
 
-Every setting with its default, the values that it may have, and its meaning. A recipe sets
-`c.section.name = value`; on the command line `--config.section.name=value` overrides it. This page
+This page lists every setting with its default, its allowed values and its meaning. A recipe sets
+`c.section.name = value`. On the command line, `--config.section.name=value` overrides it. The page
 is generated from `dlms_jax/config/sections/` by `python -m dlms_jax.config`.
 
-The last column says what a change means for a run that exists:
+The last column says what a change means for an existing run:
 
-- **resume**: the run may resume with another value. All others are fixed for the run.
-- **weights**: the setting decides which weights the network has, so weights of a run with another
-  value (`training.start_from`) do not fit. (gaussian): with Gaussian diffusion only.
+- **resume**: the run can resume with another value. All other settings are fixed for the run.
+- **weights**: the setting determines the network's weights or their shapes, so weights of a run
+  with another value (`training.start_from`) do not fit. (gaussian): only with Gaussian diffusion.
 - **outputs**: weights of a run with another value fit, but the network computes something else with
   them, or its outputs mean something else.
 """
@@ -29,7 +29,7 @@ _INDENTED = textwrap.TextWrapper(
 
 
 def settings_help() -> str:
-    """Returns the settings for --help: each with its default, its meaning and its values."""
+    """Returns the text of --help: each setting with its default, meaning and allowed values."""
     lines = []
     for name, _, keys in _sections():
         lines += ["", f"{name}:"] if name else []
@@ -42,7 +42,7 @@ def settings_help() -> str:
 
 
 def settings_page() -> str:
-    """Returns docs/settings.md."""
+    """Returns the text of docs/settings.md."""
     parts = [_PAGE]
     for name, meaning, keys in _sections():
         rows = [_row(SETTINGS[key]) for key in keys]
@@ -54,7 +54,7 @@ def settings_page() -> str:
 
 
 def _sections() -> list[tuple[str, str, list[str]]]:
-    """Returns (name, docstring, keys of its settings) of each section; "" for those of none."""
+    """Returns (name, docstring, setting keys) of each section; the name "" is the top level."""
     of_none = [key for key in SETTINGS if "." not in key]
     found = [("", Config.__doc__, of_none)]
     for field in dataclasses.fields(Config):
@@ -79,5 +79,5 @@ def _row(setting: Setting) -> str:
 
 
 def _text(value: Any) -> str:
-    """Returns a value as the command line takes it."""
+    """Returns a value as the command line accepts it."""
     return value if isinstance(value, str) else json.dumps(value)

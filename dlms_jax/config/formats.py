@@ -1,7 +1,7 @@
-"""The format of what holds a run's settings on disk, and how older formats become today's.
+"""The on-disk format of a run's settings, and the migration of older formats.
 
-Checkpoints, exports and the logs of studies keep the settings of a run under "config", beside the
-number of their format. To rename a setting: change its section, increase FORMAT, and add a line to
+Checkpoints, exports and the logs of studies store the settings of a run under "config", with the
+number of their format. To rename a setting, change its section, increase FORMAT, and add a line to
 RENAMED.
 """
 
@@ -17,13 +17,13 @@ FORMAT = 1  # of checkpoint metadata, dlms_jax.json, config.json's "dlms_jax" pa
 
 
 class Renamed(NamedTuple):
-    """A setting that has another name since a format.
+    """A setting that was renamed.
 
     Attributes:
-      old: "section.name" before.
-      new: "section.name" from `format` on.
+      old: the old "section.name".
+      new: the new "section.name".
       format: the first format with the new name.
-      values: new values by old ones, where they changed too.
+      values: {old value: new value}, for values that changed too.
     """
 
     old: str
@@ -32,11 +32,11 @@ class Renamed(NamedTuple):
     values: Mapping[Any, Any] = types.MappingProxyType({})
 
     def new_value(self, value: Any) -> Any:
-        """Returns what a value of before is now."""
+        """Returns the new value for an old one."""
         return next((new for old, new in self.values.items() if old == value), value)
 
 
-RENAMED = (  # those of older formats first
+RENAMED = (  # in order of the format
     Renamed("model.matmuls", "model.quantization", 1, {"dtype": "none"}),
     Renamed("model.source", "model.prompt_encoder", 1, {"concatenation": "none"}),
     Renamed("model.source_layers", "model.prompt_encoder_layers", 1),
@@ -54,47 +54,49 @@ RENAMED = (  # those of older formats first
 
 
 class NewerFormatError(UserError):
-    """Something on disk was written by a newer version."""
+    """A file or folder was written by a newer version of dlms_jax."""
 
 
 def upgrade(
     data: dict[str, Any], newest: int, steps: Mapping[int, Callable], where: Any
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Returns JSON data in the newest format.
 
     Args:
-      data: what was read; without "format" it has format 0.
+      data: the data; without "format" it has format 0.
       newest: the format that this version writes.
-      steps: by format, the function that returns data of that format in the next one.
-      where: the file or folder that the data are from, for messages.
+      steps: {format: function that converts data to the next format}.
+      where: the file or folder of the data, for messages.
 
     Raises:
       NewerFormatError: the format is newer than `newest`.
-      UserError: the format is none, or there is no step from it.
+      UserError: the format is invalid, or `steps` cannot convert it.
     """
     number = data.get("format", 0) if isinstance(data, dict) else None
     if type(number) is not int or number < 0:
-        raise UserError(f"{where} has format {number!r}, which is not a format; get it again")
+        raise UserError(f"{where} has the invalid format {number!r}; create it again")
     if number > newest:
         raise NewerFormatError(
-            f"{where} has format {number}, and this version of dlms_jax reads up to format "
+            f"{where} has format {number}, but this version of dlms_jax reads formats up to "
             f"{newest}; update dlms_jax"
         )
     for old in range(number, newest):
         if old not in steps:
-            raise UserError(f"{where} has format {old}, which is no longer read; make it again")
+            raise UserError(
+                f"{where} has format {old}, which is no longer supported; create it again"
+            )
         data = steps[old](data)
     return data | {"format": newest}
 
 
 def upgrade_run(data: dict[str, Any], where: Any) -> dict[str, Any]:
-    """Returns what holds a run's settings under "config" in today's format; see `upgrade`."""
+    """Returns data with a run's settings under "config", in the current format; see `upgrade`."""
     steps = {old: functools.partial(_rename, to=old + 1) for old in range(FORMAT)}
     return upgrade(data, FORMAT, steps, where)
 
 
 def new_name(key: str, value: Any = None) -> tuple[str, Any] | None:
-    """Returns (today's name, today's value) of a setting's older name; None of any other name."""
+    """Returns (current name, current value) of a renamed setting; None for any other name."""
     found = None
     for entry in RENAMED:
         if entry.old == key:
@@ -103,12 +105,12 @@ def new_name(key: str, value: Any = None) -> tuple[str, Any] | None:
 
 
 def old_names(key: str) -> list[str]:
-    """Returns the older names of a setting, "section.name"."""
+    """Returns the older names of a setting; all names are "section.name"."""
     return [entry.old for entry in RENAMED if new_name(entry.old)[0] == key]
 
 
 def _rename(data: dict[str, Any], to: int) -> dict[str, Any]:
-    """Returns data of the format before `to` with the names that settings have in it."""
+    """Returns data of format `to` - 1 with the setting names of format `to`."""
     if not isinstance(data.get("config"), dict):
         return data
     config = copy.deepcopy(data["config"])

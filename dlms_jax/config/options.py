@@ -1,4 +1,4 @@
-"""Command options that mean what a setting means: with the same type, range and help."""
+"""Command-line options that have the type, range and help of a setting."""
 
 import argparse
 from typing import Any
@@ -10,18 +10,16 @@ from dlms_jax.errors import UserError
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
-def add_option(
-    parser, flag: str, key: str, *, help: str = "", default: Any = None, **how: Any
-):  # fmt: skip
-    """Adds an option to a parser, or to a group of one, that is checked as a setting is.
+def add_option(parser, flag: str, key: str, *, help: str = "", default: Any = None, **how: Any):
+    """Adds an option that is parsed and checked like a setting.
 
     Args:
       parser: an argparse parser or group.
-      flag: "--name"; of a setting that is true or false, "--no-name" makes it false.
+      flag: "--name"; for a boolean setting, "--no-name" makes it false.
       key: the setting, "section.name".
-      help: in place of the setting's meaning.
-      default: the value of an option that is left out; its help says it.
-      **how: further arguments of add_argument, as metavar.
+      help: replaces the setting's meaning.
+      default: the value if the option is left out; the help shows it.
+      **how: further arguments of add_argument, such as metavar.
     """
     setting = SETTINGS[key]
     choices = f" ({setting.allowed})" if setting.choices else ""
@@ -37,13 +35,18 @@ def add_option(
     for old in old_names(key):
         old_flag = f"--{old.rpartition('.')[2].replace('_', '-')}"
         parser.add_argument(
-            old_flag, action=_Renamed, nargs="*", const=flag, dest=argparse.SUPPRESS,
-            default=argparse.SUPPRESS, help=argparse.SUPPRESS,
-        )  # fmt: skip
+            old_flag,
+            action=_Renamed,
+            nargs="*",
+            const=flag,
+            dest=argparse.SUPPRESS,
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
 
 
 class _Renamed(argparse.Action):
-    """Refuses an option's older name."""
+    """Refuses the old name of an option."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         raise UserError(f"{option_string} is now {self.const}")

@@ -1,4 +1,4 @@
-"""Recipe files and command-line text -> Config."""
+"""Makes a Config from a recipe file and command-line overrides."""
 
 import dataclasses
 import difflib
@@ -18,15 +18,23 @@ if TYPE_CHECKING:
 def default_config() -> "ml_collections.ConfigDict":
     """Returns the default settings as a ConfigDict, for a recipe to change and return.
 
-    It takes values of any type: `from_dict` checks them, and says which setting is wrong.
+    It accepts values of any type; `from_dict` checks them.
     """
-    import ml_collections  # for recipes only: it takes as long to import as the rest of the package
+    import ml_collections  # only recipes need it, and its import is slow
 
     return ml_collections.ConfigDict(dataclasses.asdict(Config()), type_safe=False)
 
 
 def load_config(recipe: str, overrides: dict[str, str] | None = None) -> Config:
-    """Returns the Config of a recipe file, with `{"section.key": "text"}` overrides applied."""
+    """Returns the Config of a recipe file.
+
+    Args:
+      recipe: the path of the file.
+      overrides: {"section.key": text}, with texts as on the command line.
+
+    Raises:
+      UserError: the file is not a recipe, or a setting is invalid.
+    """
     path = pathlib.Path(recipe)
     if not path.is_file():
         raise UserError(f"--config={recipe}: no such file; the recipes are configs/*.py")
@@ -53,28 +61,31 @@ def load_config(recipe: str, overrides: dict[str, str] | None = None) -> Config:
 
 
 def to_plain(settings) -> dict[str, Any]:
-    """Returns a ConfigDict (or a dict, or a Config) as a nested dict."""
+    """Returns a ConfigDict, a dict or a Config as a nested dict."""
     if isinstance(settings, Config):
         return settings.to_dict()
     return settings.to_dict() if hasattr(settings, "to_dict") else dict(settings)
 
 
 def from_dict(settings) -> Config:
-    """Returns the Config of a ConfigDict or nested dict; keys left out keep their defaults."""
+    """Returns the Config of a ConfigDict or nested dict; missing keys have their defaults.
+
+    Raises:
+      UserError: a setting is unknown or invalid.
+    """
     if isinstance(settings, Config):
         return settings
     return _build(Config, to_plain(settings), prefix="")
 
 
 def changed_settings(before: Config, now: Config) -> list[tuple[str, Any, Any]]:
-    """Returns ("section.key", before, now) for every setting in which two configs differ."""
+    """Returns ("section.key", before, now) of each setting that differs between two configs."""
     pairs = ((key, before.value(key), now.value(key)) for key in SETTINGS)
     return [(key, old, new) for key, old, new in pairs if old != new]
 
 
 def _setting(key: str, value: Any) -> Setting:
-    """Returns the setting of a name; raises UserError, which says what to write, if there is
-    none."""
+    """Returns the setting of a name, or raises a UserError that names the closest one."""
     if key in SETTINGS:
         return SETTINGS[key]
     if inside := [name for name in SETTINGS if name.startswith(f"{key}.")]:
@@ -87,7 +98,7 @@ def _setting(key: str, value: Any) -> Setting:
 
 
 def _build(cls: type, settings: dict[str, Any], prefix: str):
-    """Returns a section, or the whole config, with the settings of a nested dict."""
+    """Returns a section, or the whole config, from a nested dict."""
     sections = {f.name: f.type for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.type)}
     values = {}
     for name, value in settings.items():

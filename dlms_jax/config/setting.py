@@ -1,8 +1,8 @@
-"""A setting: its meaning, the values that it may have, and what depends on it, in one place.
+"""The definition of a setting: its meaning, its allowed values, and what depends on it.
 
-A section (config/sections/) is a frozen dataclass whose fields are made by `setting`. All else that
-knows about settings reads them through `settings_in`: the checks, --help, docs/settings.md, and
-what a resume or a warm start may change.
+A section (config/sections/) is a frozen dataclass whose fields are made by `setting`. `settings_in`
+reads them for the checks, for --help and docs/settings.md, and to decide what a resume or a warm
+start may change.
 """
 
 from collections.abc import Mapping
@@ -25,19 +25,25 @@ _TYPES = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
-    str: "a text",
-    tuple[str, ...]: 'a list of texts, ["a", "b"]',
-    dict[str, float]: 'a name and a number each, {"a": 0.7, "b": 0.3}',
+    str: "a string",
+    tuple[str, ...]: 'a list of strings, ["a", "b"]',
+    dict[str, float]: 'names with numbers, {"a": 0.7, "b": 0.3}',
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The finite numbers between two limits, and `also` one outside of them."""
+    """The finite numbers between two limits, and optionally one number outside of them.
+
+    Attributes:
+      low, high: the limits.
+      low_open, high_open: whether the limit itself is excluded.
+      also: a number that is allowed as well.
+    """
 
     low: float = -math.inf
     high: float = math.inf
-    low_open: bool = False  # the limit itself is outside
+    low_open: bool = False
     high_open: bool = False
     also: float | None = None
 
@@ -62,7 +68,7 @@ AT_LEAST_1 = Range(1)
 ABOVE_0 = Range(0, low_open=True)
 SHARE = Range(0, 1)
 BELOW_1 = Range(0, 1, high_open=True)
-SEED = Range(0, 2**32 - 1)  # jax.random.key takes more, and drops the upper bits
+SEED = Range(0, 2**32 - 1)  # jax.random.key accepts more, but drops the upper bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +77,13 @@ class Setting:
 
     Attributes:
       key: "section.name".
-      type: of its value: int, float, bool, str, a Literal of choices, tuple[str, ...] or
-        dict[str, float].
-      default: its value in a recipe that does not set it.
+      type: int, float, bool, str, a Literal of choices, tuple[str, ...] or dict[str, float].
+      default: the value if a recipe does not set it.
       meaning: a sentence or two, with units.
-      range: of a number, or of the numbers of a dict.
-      shapes: the objectives for which it decides which parameters a network has, or their shapes.
-      computes: the objectives for which networks with the same weights compute something else, or
-        their outputs mean something else, when it changes.
+      range: of a number, or of the numbers in a dict.
+      shapes: the objectives for which it determines the network's parameters or their shapes.
+      computes: the objectives for which a change makes a network with the same weights compute
+        something else, or gives its outputs another meaning.
       changeable: whether a run may resume with another value.
     """
 
@@ -93,27 +98,27 @@ class Setting:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values of a setting that has only a few; () for others."""
+        """Returns the allowed values of a Literal setting; () for others."""
         return typing.get_args(self.type) if typing.get_origin(self.type) is Literal else ()
 
     @property
     def kind(self) -> str:
-        """Its type in words."""
+        """Returns its type in words."""
         return f"one of {', '.join(self.choices)}" if self.choices else _TYPES[self.type]
 
     @property
     def allowed(self) -> str:
-        """Its values in words; "" if every value of its type is allowed."""
+        """Returns its allowed values in words; "" if every value of its type is allowed."""
         is_number = self.type in (int, float, dict[str, float])
         limited = is_number and self.range != FINITE
         return ", ".join(self.choices) or (str(self.range) if limited else "")
 
     def check(self, value: Any, name: str = "") -> Any:
-        """Returns a value in the setting's type (a whole number passes for a float).
+        """Returns a value in the setting's type; an int is accepted for a float.
 
         Args:
-          value: what a recipe, an option or a caller gives.
-          name: what the user calls it, for the message; "": config.KEY.
+          value: the value from a recipe, an option or a caller.
+          name: the name in error messages. "": config.KEY.
 
         Raises:
           UserError: the value has another type or is out of range.
@@ -124,7 +129,11 @@ class Setting:
         return value
 
     def check_range(self, value: Any, name: str = ""):
-        """Raises UserError unless a value of the right type is in the setting's range."""
+        """Checks the range of a value of the right type.
+
+        Raises:
+          UserError: the value is out of range.
+        """
         name = name or f"config.{self.key}"
         if isinstance(value, dict):
             for inner, number in value.items():
@@ -133,7 +142,7 @@ class Setting:
             raise UserError(f"{name}={value} should be {self.range}")
 
     def parse(self, text: str, name: str = "") -> Any:
-        """Returns the value that a text from the command line stands for; see `check`."""
+        """Returns the value of a command-line text; arguments and errors are those of `check`."""
         name = name or f"config.{self.key}"
         if self.choices or self.type is str:
             return self.check(text, name)
@@ -146,7 +155,9 @@ class Setting:
         return self.check(value, name)
 
     def _typed(self, value, name):
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)  # NumPy's too
+        is_number = isinstance(value, numbers.Real) and not isinstance(
+            value, bool
+        )  # includes NumPy's
         if self.type == dict[str, float] and isinstance(value, dict):
             number = dataclasses.replace(self, type=float)
             return {part: number._typed(x, f"{name}[{part!r}]") for part, x in value.items()}
@@ -166,14 +177,22 @@ class Setting:
 
 
 def setting(
-    default: T, meaning: str, range: Range = FINITE, *, shapes: tuple[str, ...] = (),
-    computes: tuple[str, ...] = (), changeable: bool = False,
-) -> T:  # fmt: skip
+    default: T,
+    meaning: str,
+    range: Range = FINITE,
+    *,
+    shapes: tuple[str, ...] = (),
+    computes: tuple[str, ...] = (),
+    changeable: bool = False,
+) -> T:
     """Returns a section's field; see `Setting` for the arguments."""
     metadata = {
-        "meaning": meaning, "range": range, "shapes": shapes, "computes": computes,
+        "meaning": meaning,
+        "range": range,
+        "shapes": shapes,
+        "computes": computes,
         "changeable": changeable,
-    }  # fmt: skip
+    }
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -181,7 +200,7 @@ def setting(
 
 @functools.cache
 def settings_in(config: type, prefix: str = "") -> Mapping[str, Setting]:
-    """Returns the settings of a dataclass and of its sections, by "section.name"."""
+    """Returns {"section.name": Setting} of a dataclass and its sections."""
     found, types_ = {}, typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         key, type_ = prefix + field.name, types_[field.name]

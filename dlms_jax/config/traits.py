@@ -1,4 +1,4 @@
-"""What the rest of the program asks of an objective, in place of its name."""
+"""The traits of an objective, which the rest of the program reads instead of its name."""
 
 import math
 from typing import Literal, NamedTuple
@@ -9,14 +9,15 @@ from dlms_jax.config.sections import Config
 class Traits(NamedTuple):
     """The traits of an objective.
 
-    attention: which positions the network lets attend (models/attention.py has the kinds).
-    copies: how many copies of each row the network reads: block diffusion's are [x_t, x_0].
-    inputs: what the network reads: tokens, or noisy embeddings.
-    order: the order in which samplers fill positions.
-    needs_time: whether the inputs hide how noisy they are, so that the network needs its time.
-    exact: whether the bound is -log p itself, the same for every sample.
-    may_shift: whether its network may predict at each position the next one's token (shift.py).
-    logits_share: the share of positions whose logits the loss needs, on average over time.
+    Attributes:
+      attention: the kind of attention mask (models/attention.py).
+      copies: copies of each row that the network reads; those of block diffusion are [x_t, x_0].
+      inputs: what the network reads: tokens or noisy embeddings.
+      order: the order in which samplers fill positions.
+      needs_time: whether the network needs the time because the inputs do not show the noise level.
+      exact: whether the bound is -log p itself, so that every sample of it is the same.
+      may_shift: whether the output at a position may predict the next position's token (shift.py).
+      logits_share: share of positions whose logits the loss needs, on average over time.
     """
 
     attention: Literal["full", "causal", "block", "block_causal"] = "full"
@@ -35,19 +36,23 @@ GAUSSIAN = Traits(inputs="embeddings", needs_time=True)
 
 
 def masked_traits(share: float) -> Traits:
-    """Returns the traits of masked diffusion, which masks this share of the positions."""
+    """Returns the traits of masked diffusion; `share` is the mean share of masked positions."""
     return Traits(may_shift=True, logits_share=share)
 
 
 def block_traits(share: float, context: str) -> Traits:
-    """Returns the traits of block diffusion; with context="causal" the clean copy, whose keys
-    samplers keep, is token-causal."""
+    """Returns the traits of block diffusion.
+
+    Args:
+      share: the mean share of masked positions.
+      context: attention within finished blocks, "bidirectional" or "causal".
+    """
     attention = "block" if context == "bidirectional" else "block_causal"
     return Traits(attention, copies=2, order="blocks", logits_share=share)
 
 
 def masked_share(schedule: str, power: float = 1.0) -> float:
-    """Returns E_t[1 - alpha(t)], t uniform, of a schedule of diffusion/schedules.py."""
+    """Returns E_t[1 - alpha(t)] with uniform t, for a schedule of diffusion/schedules.py."""
     shares = {"linear": 1 / 2, "cosine": 2 / math.pi, "polynomial": 1 / (power + 1)}
     return shares[schedule]
 

@@ -1,1 +1,1 @@
-"""WEIGHTS -> NUMBERS: the likelihood bound, on one footing for every objective."""
+"""Evaluation: the likelihood bound, comparable across objectives, and metrics of samples."""

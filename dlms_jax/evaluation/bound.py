@@ -1,4 +1,4 @@
-"""The bound on held-out text: nats per token, bits per byte, perplexity, with a standard error."""
+"""The bound on held-out text: nats per token, bits per byte and perplexity."""
 
 import dataclasses
 import functools
@@ -21,10 +21,15 @@ from dlms_jax.parallel.mesh import check_rows, local_rows, replicated, to_global
 
 @dataclasses.dataclass(frozen=True)
 class BoundReport:
-    """An upper bound on -log p of a text (for an autoregressive model, -log p itself).
+    """An upper bound on -log p of a text; for an autoregressive model, -log p itself.
 
-    unigram_nats: entropy of the same tokens' own frequencies, in nats a token: what knowing
-    nothing but the frequencies would give. stderr: one standard error of bits_per_byte, over rows.
+    Attributes:
+      nats_per_token, bits_per_byte, perplexity: the bound.
+      stderr: one standard error of bits_per_byte, over rows.
+      unigram_nats: entropy of the tokens' own frequencies, in nats per token: the loss of a model
+        that knows only these frequencies.
+      tokens, bytes, rows: the amount of text that was scored.
+      protocol: how the numbers were computed.
     """
 
     nats_per_token: float
@@ -39,20 +44,36 @@ class BoundReport:
 
     @property
     def below_unigram(self) -> float:
-        """The share of the unigram entropy that the model saves."""
+        """Returns the share of the unigram entropy that the model saves."""
         return 1 - self.nats_per_token / self.unigram_nats
 
 
 class BoundEvaluator:
-    """Evaluates one network, whatever its weights, with one compiled program."""
+    """Evaluates a network with any weights, with one compiled program."""
 
     def __init__(
-        self, config: Config, model: Network, objective: Objective, tokenizer: Tokenizer,
-        mesh: Mesh, samples: int | None = None, seed: int | None = None,
-    ):  # fmt: skip
-        """samples, seed: of the Monte-Carlo estimate; the config's where None.
+        self,
+        config: Config,
+        model: Network,
+        objective: Objective,
+        tokenizer: Tokenizer,
+        mesh: Mesh,
+        samples: int | None = None,
+        seed: int | None = None,
+    ):
+        """Makes an evaluator.
 
-        Raises UserError where they are out of the range of the config's.
+        Args:
+          config: the config of the run.
+          model: the network.
+          objective: its objective.
+          tokenizer: its tokenizer.
+          mesh: devices that share the rows of a batch.
+          samples: Monte-Carlo strata per document. None: config.evaluation.samples.
+          seed: seed of the estimate. None: config.evaluation.seed.
+
+        Raises:
+          UserError: samples or seed is out of range, or the batch size does not divide.
         """
         check_rows(mesh, config.evaluation.batch_size, "evaluation.batch_size")
         evaluation = config.evaluation
@@ -67,9 +88,17 @@ class BoundEvaluator:
         )
 
     def __call__(self, params, rows: RowStore, number: int = 0) -> BoundReport:
-        """Returns the report on the first `number` rows (0: all), a batch in memory at a time.
+        """Returns the report on some rows, of which one batch at a time is in memory.
 
-        Every token of a text but BOS is scored; of a dialogue, what is answered.
+        All tokens of a text except BOS are scored; in a dialogue, only the answers.
+
+        Args:
+          params: the network's weights.
+          rows: the rows.
+          number: the number of rows from the start. 0: all.
+
+        Raises:
+          UserError: the number is out of range.
         """
         number = SETTINGS["evaluation.rows"].check(number, "rows")
         number = min(number or rows.number, rows.number)
@@ -87,7 +116,7 @@ class BoundEvaluator:
         return self._report(*per_row, np.sum(counts, axis=0, dtype=np.int64))
 
     def protocol(self) -> str:
-        """Returns, in a sentence, how the numbers were made."""
+        """Returns a sentence that says how the numbers are computed."""
         if self._objective.traits.exact:
             how = self._objective.protocol
         else:
@@ -122,10 +151,10 @@ class BoundEvaluator:
 
 
 def best_possible(objective: Objective, split: Split) -> float | None:
-    """Returns the bits per byte that no model of the objective's kind can beat on a split; None
-    unless the text's own distribution is known.
+    """Returns the lowest possible bits per byte on a split; None if the distribution is unknown.
 
-    A denoiser is told where documents end, so that it needs less than an exact model.
+    It depends on the kind of objective: a denoiser sees where documents end, so its optimum is
+    lower than that of an exact model.
     """
     exact = objective.traits.exact
     key = "best_bits_per_byte" if exact else "best_bits_per_byte_given_length"
@@ -133,15 +162,16 @@ def best_possible(objective: Objective, split: Split) -> float | None:
 
 
 def unigram_entropy(counts_V: np.ndarray) -> float:
-    """Returns the entropy, in nats, of frequencies: what a model that knows nothing but how often
-    each symbol comes would need for each token, at best."""
+    """Returns the entropy of token counts, in nats: the loss of a model that knows only them."""
     p = counts_V[counts_V > 0] / counts_V.sum()
     return float(-(p * np.log(p)).sum())
 
 
 def _bound_step(config, model, objective, mesh, samples, bytes_of_ids_V):
-    """Returns step(params, rows, row_B, key) -> (nats_B, tokens_B, bytes_B, counts_V): each row's
-    bound averaged over samples, its scored tokens and their bytes, and how often each symbol came.
+    """Returns step(params, rows, row_B, key) -> (nats_B, tokens_B, bytes_B, counts_V).
+
+    These are each row's bound averaged over samples, the number of its scored tokens, their bytes,
+    and the counts of all tokens.
     """
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))

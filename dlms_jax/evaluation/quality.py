@@ -1,10 +1,10 @@
-"""The quality of samples beside the same amount of held-out text, which a bound does not show.
+"""Metrics of samples, which are compared with those of the same amount of held-out text.
 
-A sample is bytes, and whether it ended. Measures of tokens tokenize these bytes again, so that
-models with different tokenizers can be compared, and a word spelled in unusual tokens counts as
-that word. No measure is enough by itself: a model that repeats one probable sentence has a low loss
-under any model (and a low entropy); one that draws tokens by frequency has a high entropy (and no
-words).
+A sample is a byte string and a flag that says whether it ended. Metrics of tokens tokenize these
+bytes again. So models with different tokenizers are comparable, and a word counts as that word
+however a model spelled it. No metric is enough by itself. A model that repeats one probable
+sentence has a low loss under any model, but also a low entropy. A model that draws tokens by
+frequency has a high entropy, but writes no words.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport, unigram_entro
 
 
 class Sample(NamedTuple):
-    """A sample, or as much of a text. ended: whether its document ends there, by an EOS."""
+    """A sample or a piece of text; `ended`: whether EOS follows it."""
 
     text: bytes
     ended: bool
@@ -29,13 +29,19 @@ class Sample(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """Means over samples of what each sample repeats; shares over all samples together.
+    """Metrics of samples.
 
-    tokens: the length of a sample. entropy: of a sample's own frequencies of tokens, nats a token.
-    repetition: the share of a sample's most frequent token. distinct_n: distinct n-grams of tokens
-    as a share of all (arXiv 1510.03055); the more text, the lower. *_agreement: 1 less the total
-    variation between the frequencies of bytes, or pairs of bytes, and those of held-out text.
-    known_words: the share of words, as white space cuts them, that the training text holds.
+    tokens, entropy and repetition are means over samples; the others are over all samples together.
+
+    Attributes:
+      tokens: length of a sample in tokens.
+      entropy: of a sample's own token frequencies, in nats per token.
+      repetition: share of a sample's most frequent token.
+      distinct_1, distinct_2, distinct_3: distinct n-grams of tokens, as a share of all n-grams
+        (arXiv 1510.03055). More text has a lower share.
+      unigram_agreement, bigram_agreement: 1 minus the total variation between the frequencies of
+        bytes, or of pairs of bytes, and those of held-out text.
+      known_words: share of words, split at white space, that occur in the training text.
     """
 
     tokens: float
@@ -50,21 +56,21 @@ class Quality:
 
 
 class SampleMetrics:
-    """Measures samples against held-out text and the words of training text."""
+    """Computes the metrics of samples, relative to held-out text and the words of training text."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, heldout: Sequence[bytes], training: Iterable[bytes]
-    ):  # fmt: skip
+    def __init__(self, tokenizer: Tokenizer, heldout: Sequence[bytes], training: Iterable[bytes]):
         self._tokenizer = tokenizer
         self._heldout = {n: byte_ngrams(heldout, n) for n in (1, 2)}
         self._words = frozenset(word for text in training for word in text.split())
 
     def __call__(self, samples: Sequence[Sample]) -> Quality:
-        """Returns the Quality of samples, of which there is at least one."""
+        """Returns the Quality of one or more samples."""
         tokens = [tokens_of(sample, self._tokenizer) for sample in samples]
         counts = [np.unique(ids, return_counts=True)[1] for ids in tokens if len(ids)]
-        agreement = {n: overlap(byte_ngrams([p.text for p in samples], n), held)
-                     for n, held in self._heldout.items()}  # fmt: skip
+        agreement = {
+            n: overlap(byte_ngrams([p.text for p in samples], n), held)
+            for n, held in self._heldout.items()
+        }
         return Quality(
             tokens=float(np.mean([len(ids) for ids in tokens])),
             entropy=sum(map(unigram_entropy, counts)) / len(samples),
@@ -79,18 +85,22 @@ class SampleMetrics:
 
 
 class GenerativePerplexity:
-    """The loss of samples under an autoregressive model (a DiffusionLM), its exact -log p.
+    """The loss of samples under an autoregressive model: its exact -log p.
 
-    It compiles one program for all calls. The loss is lowest for text that is probable, which is
-    not always good text: read it beside the entropy.
+    All calls share one compiled program. Probable text has a low loss, but is not always good text,
+    so read the loss together with the entropy.
     """
 
     def __init__(self, model):
-        """Raises UserError for a model whose likelihood is not exact."""
+        """Makes the metric from a DiffusionLM.
+
+        Raises:
+          UserError: the model's likelihood is not exact.
+        """
         if not model.objective.traits.exact:
             raise UserError(
-                f"a {model.config.objective.name} model gives a bound, not a likelihood; samples "
-                "are scored by an autoregressive model"
+                f"a {model.config.objective.name} model gives a bound, not a likelihood; use an "
+                "autoregressive model to score samples"
             )
         self._params, self._tokenizer = model.params, model.tokenizer
         self._length = model.config.data.sequence_length
@@ -99,19 +109,21 @@ class GenerativePerplexity:
         )
 
     def __call__(self, samples: Sequence[Sample]) -> BoundReport:
-        """Returns the report on samples, each after BOS in a row of its own. What does not fit the
-        model's context is cut off. EOS is scored where a sample ended."""
+        """Returns the report on samples, each in its own row after BOS.
+
+        Text beyond the model's context is cut off. EOS is scored if a sample ended.
+        """
         return self._evaluate(self._params, rows_of(samples, self._tokenizer, self._length))
 
 
 def tokens_of(sample: Sample, tokenizer: Tokenizer) -> np.ndarray:
-    """Returns the ids of a sample, EOS the last where it ended."""
+    """Returns the token ids of a sample, with a final EOS if it ended."""
     ids = tokenizer.encode(sample.text.decode("utf-8", "surrogateescape"))
     return np.append(ids, tokenizer.eos_id).astype(np.int32) if sample.ended else ids
 
 
 def rows_of(samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Rows:
-    """Returns one row a sample: BOS, then its tokens, as many as the row has room for."""
+    """Returns a row of `length` tokens per sample: BOS, then its tokens, cut to the length."""
     rows = empty_rows(len(samples), length, tokenizer.pad_id)
     for r, sample in enumerate(samples):
         ids = np.append(tokenizer.bos_id, tokens_of(sample, tokenizer))[:length]
@@ -123,13 +135,13 @@ def rows_of(samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Row
 
 
 def sample_of(ids: np.ndarray, tokenizer: Tokenizer) -> Sample:
-    """Returns what ids spell, up to the first EOS."""
+    """Returns the text of token ids, up to the first EOS."""
     (ends,) = np.nonzero(np.asarray(ids) == tokenizer.eos_id)
     return Sample(tokenizer.decode_bytes(ids[: ends[0]] if len(ends) else ids), len(ends) > 0)
 
 
 def samples_of(canvas, tokenizer: Tokenizer) -> list[Sample]:
-    """Returns what was written in the holes of each row of a filled sampling.Canvas."""
+    """Returns the text in the holes of each row of a filled sampling.Canvas."""
     return [
         sample_of(tokens_L[holes_L], tokenizer)
         for tokens_L, holes_L in zip(canvas.tokens_BxL, canvas.holes_BxL, strict=True)
@@ -138,14 +150,21 @@ def samples_of(canvas, tokenizer: Tokenizer) -> list[Sample]:
 
 def heldout_samples(
     rows: RowStore, number: int, length: int, tokenizer: Tokenizer
-) -> tuple[list[Sample], Rows]:  # fmt: skip
-    """Returns (samples, the other rows): up to `length` tokens of the first document of rows
-    spread evenly, no more than `number`, or than half of all: text to compare them with is left.
+) -> tuple[list[Sample], Rows]:
+    """Returns (samples of held-out text, the other rows, to compare them with).
 
-    Raises UserError where there is but one row."""
+    Args:
+      rows: held-out rows.
+      number: the largest number of samples; at most half of the rows are used, spread evenly.
+      length: the largest number of tokens per sample, from the first document of its row.
+      tokenizer: decodes the rows.
+
+    Raises:
+      UserError: there is only one row.
+    """
     if rows.number < 2:
         raise UserError(
-            "the held-out text is one row, which leaves none to compare it with; add text, or "
+            "the held-out text has one row, but samples and their comparison need two; add text or "
             "raise config.data.heldout_fraction"
         )
     chosen = np.linspace(0, rows.number, min(number, rows.number // 2), endpoint=False).astype(int)
@@ -158,29 +177,36 @@ def heldout_samples(
 
 
 def unigram_samples(rows: Rows, number: int, length: int, tokenizer: Tokenizer) -> list[Sample]:
-    """Returns texts whose tokens are drawn one by one by their frequency in rows: what a model
-    writes that has learned frequencies and nothing else."""
+    """Returns texts of tokens drawn independently by their frequency in rows.
+
+    A model that has learned only these frequencies writes such texts.
+
+    Args:
+      rows: training rows.
+      number: the number of texts.
+      length: tokens per text, before the cut at EOS.
+      tokenizer: decodes the tokens.
+    """
     ids = rows.tokens_RxL[rows.loss_mask_RxL]
     drawn = np.random.default_rng(0).choice(ids, (number, length))
     return [sample_of(ids_L, tokenizer) for ids_L in drawn]
 
 
 def texts_of(rows: Rows, tokenizer: Tokenizer) -> list[bytes]:
-    """Returns the texts of packed rows, in order; the parts of a document that was cut are joined
-    again where its rows follow one another."""
+    """Returns the texts of packed rows in order, joining documents that span consecutive rows."""
     ids = rows.tokens_RxL[rows.loss_mask_RxL]
     ends = np.flatnonzero(ids == tokenizer.eos_id)
     return [tokenizer.decode_bytes(part) for part in np.split(ids, ends)]
 
 
 def distinct(tokens: Sequence[np.ndarray], n: int) -> float:
-    """Returns the share of distinct n-grams among those of all samples; 0 where there are none."""
+    """Returns distinct n-grams as a share of all n-grams of the samples; 0 without n-grams."""
     grams = [tuple(ids[i : i + n].tolist()) for ids in tokens for i in range(len(ids) - n + 1)]
     return len(set(grams)) / max(len(grams), 1)
 
 
 def byte_ngrams(texts: Iterable[bytes], n: int) -> np.ndarray:
-    """Returns how often each of the 256^n strings of n bytes stands in texts."""
+    """Returns the counts of all 256^n strings of n bytes in texts."""
     counts = np.zeros(256**n, np.int64)
     for text in texts:
         codes = np.frombuffer(text, np.uint8).astype(np.int64)
@@ -193,15 +219,16 @@ def byte_ngrams(texts: Iterable[bytes], n: int) -> np.ndarray:
 
 
 def overlap(counts: np.ndarray, others: np.ndarray) -> float:
-    """Returns 1 less the total variation between two distributions given by counts; 0 where one of
-    them counts nothing."""
+    """Returns 1 minus the total variation between two counts' distributions; 0 if one is empty."""
     if not counts.sum() or not others.sum():
         return 0.0
     return float(np.minimum(counts / counts.sum(), others / others.sum()).sum())
 
 
 def known_words(samples: Sequence[Sample], words: frozenset[bytes]) -> float:
-    """Returns the share of the samples' words that `words` holds; 0 where there are none. The first
-    and the last word of each sample, which may be cut, do not count."""
+    """Returns the share of the samples' words that are in `words`; 0 without words.
+
+    The first and last word of each sample do not count, because they may be cut.
+    """
     found = [word in words for sample in samples for word in sample.text.split()[1:-1]]
     return sum(found) / max(len(found), 1)

@@ -1,6 +1,14 @@
-"""CONFIG + TOPOLOGY -> WHAT IT WILL TAKE: memory, traffic and time of a train step, not yet run.
+"""Estimates of the memory, traffic and time of a train step on a TPU slice, before it runs.
 
-`program` is the step that is planned, `compiling` compiles it for chips that are not here, `memory`
-and `traffic` say what a formula can of it, `hlo` and `collectives` read what the compiler made,
-`roofline` turns numbers into time, `advice` into settings, `report` into tables.
+program       the train step to plan, with shapes in place of arrays
+compiling     compiles it for TPUs that are not attached
+memory        its memory by formula
+formulas      its FLOPs, HBM traffic and network traffic by formula
+hlo           parses the compiled program
+traffic       the HBM traffic of the compiled program
+collectives   the network traffic of the compiled program
+roofline      the time of a step, from FLOPs and bytes
+plan          all of these for one config and topology
+advice        settings that would make the step fit or run faster
+report        the plan as tables and as JSON
 """

@@ -1,4 +1,4 @@
-"""What a plan's numbers say to change: each line has the setting, and what it would bring."""
+"""Advice from a plan: settings that would make a step fit or run faster, with their effect."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -10,9 +10,9 @@ from dlms_jax.planning import memory, plan as plans
 from dlms_jax.planning.collectives import SLICES
 from dlms_jax.planning.plan import Plan
 
-_SPARE = 0.05  # of HBM: what a change must leave, for the model's errors
-_WORTH = 0.02  # of a step's time: less is no advice
-# offload stands last: how fast a chip and its host exchange arrays is not known here.
+_SPARE = 0.05  # share of HBM that a change must leave free, because the formulas are not exact
+_WORTH = 0.02  # smallest saving, as a share of a step's time, that is worth a line
+# offload comes last: the bandwidth between a chip and its host is unknown here.
 _MORE_REMAT = {
     "none": ("dots", "full", "offload"),
     "dots": ("full", "offload"),
@@ -21,16 +21,18 @@ _MORE_REMAT = {
 }
 _LESS_REMAT = {"none": (), "dots": ("none",), "full": ("none", "dots"), "offload": ("none", "dots")}
 _INSTEAD_OF_GATHERS = {
-    "all-reduce": "gathers and scatters by adding up, which sends twice the bytes",
-    "collective-permute": "makes rings of matmuls, whose partial sums go through HBM",
+    "all-reduce": "replaces gathers and scatters by all-reduces, which send twice the bytes",
+    "collective-permute": "splits matmuls into rings, whose partial sums go through HBM",
 }
 _SMALLER_BY = {
-    "dots": "recompute more", "full": "recompute more", "offload": "keep arrays on the host"
-}  # fmt: skip
+    "dots": "recompute more",
+    "full": "recompute more",
+    "offload": "keep arrays on the host",
+}
 
 
 def advise(plan: Plan) -> list[str]:
-    """Returns advice, most pressing first; [] where nothing is better by the numbers."""
+    """Returns lines of advice, the most important first; [] if no change helps."""
     if not plan.memory.fits:
         return _make_it_fit(plan)
     return [*_faster(plan), *_gathers(plan), *_network(plan)]
@@ -50,22 +52,22 @@ def _make_it_fit(plan: Plan) -> list[str]:
         total = _total(plan, plan.program.config, bigger)
         if total is not None and total <= plan.topology.chip.hbm * (1 - _SPARE):
             lines.append(
-                f"a bigger slice: about {total / memory.GIB:.1f} GiB a chip with "
+                f"a bigger slice: about {total / memory.GIB:.1f} GiB per chip with "
                 f"--topology={bigger.name}"
             )
             break
         bigger = bigger.larger()
     return lines or [
-        f"no accumulation, remat, mesh or slice of {plan.topology.chip.name} that this page tries "
-        f"saves the {over:.1f} GiB that are too many; the model or its rows should be smaller"
+        f"no accumulation, remat, mesh or {plan.topology.chip.name} slice that was tried saves the "
+        f"missing {over:.1f} GiB; use a smaller model or shorter rows"
     ]
 
 
 def _smaller(plan: Plan) -> Iterator[tuple[str, str, Config]]:
-    """Yields (what, flags, config) of changes that take less memory, cheapest first."""
+    """Yields (description, flags, config) of changes that save memory, the cheapest first."""
     config = plan.program.config
     parts, remats = _parts(plan), _MORE_REMAT[config.model.remat]
-    if config.model.name == "unet":  # whose memory by formula none of them changes
+    if config.model.name == "unet":  # remat does not change its memory by formula
         remats = ()
     for number in parts:
         yield _change(config, "more accumulation", ("training", "accumulation_steps", number))
@@ -74,21 +76,25 @@ def _smaller(plan: Plan) -> Iterator[tuple[str, str, Config]]:
     for remat in remats:
         for number in parts:
             yield _change(
-                config, f"{_SMALLER_BY[remat]} and accumulate more",
-                ("model", "remat", remat), ("training", "accumulation_steps", number),
-            )  # fmt: skip
+                config,
+                f"{_SMALLER_BY[remat]} and accumulate more",
+                ("model", "remat", remat),
+                ("training", "accumulation_steps", number),
+            )
     for name in ("fsdp", "tensor"):
         mesh = plan.mesh_shape
         while mesh["data"] % 2 == 0 and mesh["data"] > plan.topology.slices:
             mesh = mesh | {"data": mesh["data"] // 2, name: mesh[name] * 2}
             yield _change(
-                config, f"split the state over {name}",
-                ("mesh", "data", mesh["data"]), ("mesh", name, mesh[name]),
-            )  # fmt: skip
+                config,
+                f"split the state over {name}",
+                ("mesh", "data", mesh["data"]),
+                ("mesh", name, mesh[name]),
+            )
 
 
 def _faster(plan: Plan) -> Iterator[str]:
-    """Yields what the spare memory could buy."""
+    """Yields at most one line: a change that uses free memory to save time."""
     config = plan.program.config
     changes = [
         _change(config, "recompute less", ("model", "remat", remat))
@@ -109,15 +115,14 @@ def _faster(plan: Plan) -> Iterator[str]:
         saved = 1 - then.roofline.seconds / base.roofline.seconds
         if saved > _WORTH:
             yield (
-                f"{what}: {saved:.0%} less time a step by formula, at about "
-                f"{total / memory.GIB:.1f} GiB a chip, with {flags}"
+                f"{what}: {saved:.0%} less time per step by formula, at about "
+                f"{total / memory.GIB:.1f} GiB per chip, with {flags}"
             )
             return
 
 
 def _gathers(plan: Plan) -> Iterator[str]:
-    """Yields a line where fsdp is a whole slice: over that the TPU compiler neither gathers nor
-    scatters as it should."""
+    """Yields a line if fsdp spans a whole slice and the compiler avoids gathers and scatters."""
     mesh, topology = plan.mesh_shape, plan.topology
     fsdp = mesh["fsdp"]
     kinds = plan.sent.get(("fsdp",), {})
@@ -135,14 +140,14 @@ def _gathers(plan: Plan) -> Iterator[str]:
     total = _total(plan, config)
     if total is not None and total <= topology.chip.hbm * (1 - _SPARE):
         yield (
-            f"fsdp={fsdp} is a whole slice, over which the compiler {_INSTEAD_OF_GATHERS[most]} "
-            f"({share:.0%} of what fsdp sends); with a side of the slice left to data, about "
-            f"{total / memory.GIB:.1f} GiB a chip: {flags}"
+            f"fsdp={fsdp} spans a whole slice, where the compiler {_INSTEAD_OF_GATHERS[most]} "
+            f"({share:.0%} of what fsdp sends); with one side of the slice for data, about "
+            f"{total / memory.GIB:.1f} GiB per chip: {flags}"
         )
 
 
 def _network(plan: Plan) -> Iterator[str]:
-    """Yields a line where the network decides how long a step takes."""
+    """Yields a line if the network limits the time of a step."""
     times = plan.roofline
     if times.network <= times.matmuls + times.hbm:
         return
@@ -150,22 +155,23 @@ def _network(plan: Plan) -> Iterator[str]:
     along = "between slices" if axes == (SLICES,) else f"along {'+'.join(axes)}"
     share = sum(kinds.values()) / sum(sum(k.values()) for k in plan.sent.values())
     yield (
-        f"the network decides: {times.network:.3f} s against {times.matmuls + times.hbm:.3f} s of "
-        f"work; {share:.0%} of what is sent goes {along}: more rows a device "
-        "(config.training.batch_size, or fewer accumulation_steps) spread it over more work"
+        f"the network is the bottleneck: {times.network:.3f} s against "
+        f"{times.matmuls + times.hbm:.3f} s of matmuls and HBM; {share:.0%} of the bytes go "
+        f"{along}: use more rows per device (a larger config.training.batch_size, or fewer "
+        "accumulation_steps)"
         + ("" if axes == (SLICES,) else f", or make {'+'.join(axes)} shorter in config.mesh")
     )
 
 
 def _parts(plan: Plan) -> list[int]:
-    """Returns the numbers of accumulation steps above the plan's that divide its rows."""
+    """Returns the larger numbers of accumulation steps that divide the rows of a device."""
     training = plan.program.config.training
     rows = training.batch_size // batch_shards(plan.program.mesh)
     return [n for n in range(training.accumulation_steps + 1, rows + 1) if rows % n == 0]
 
 
 def _change(config: Config, what: str, *changes) -> tuple[str, str, Config]:
-    """Returns (what, flags, the config with (section, key, value) changed)."""
+    """Returns (description, flags, config), with each (section, key, value) changed."""
     flags = " ".join(f"--config.{section}.{key}={value}" for section, key, value in changes)
     for section, key, value in changes:
         part = dataclasses.replace(getattr(config, section), **{key: value})
@@ -174,8 +180,10 @@ def _change(config: Config, what: str, *changes) -> tuple[str, str, Config]:
 
 
 def _total(plan: Plan, config: Config, topology=None) -> float | None:
-    """Returns the memory of another config by formula, its temporaries scaled by how far the
-    formula is off here; None where it does not divide."""
+    """Returns the memory of another config by formula; None if its sizes do not divide.
+
+    Its temporaries are scaled by the ratio of compiled to formula temporaries in this plan.
+    """
     try:
         other = plans.by_formula(config, topology or plan.topology).memory
     except UserError:

@@ -1,11 +1,11 @@
-"""What a compiled step sends from chip to chip: bytes by kind, and by the mesh axes it goes along.
+"""The network traffic of a compiled step: bytes by kind of collective and by mesh axis.
 
-Bytes are those that one device sends, by a ring's count over n peers: a shard n - 1 times in an
-all-gather, (n - 1) / n of the whole in a reduce-scatter or all-to-all, twice that in an all-reduce.
+Bytes are those that one device sends with ring algorithms over n peers: n - 1 times its shard in an
+all-gather, (n - 1) / n of the array in a reduce-scatter or all-to-all, twice that in an all-reduce.
 
-The program of several slices is that of one: devices are numbered within the slice, and what goes
-to other slices is handed to the host (a `send` with Megascale's attributes) once the slice is done
-with its own part. That stands here as the axis `slices`; the rest of `data` is what is within one.
+With several slices, the compiled program is that of one slice, and devices are numbered within it.
+Transfers to other slices are `send` instructions to the host with Megascale's attributes. They are
+counted under the axis `slices`; `data` then means the part of that axis within a slice.
 """
 
 from collections import defaultdict
@@ -18,20 +18,36 @@ import numpy as np
 from dlms_jax.planning.hlo import Computation, Instruction, Module
 
 KINDS = (
-    "all-gather", "reduce-scatter", "all-reduce", "all-to-all", "ragged-all-to-all",
-    "collective-permute", "collective-broadcast",
-)  # fmt: skip
+    "all-gather",
+    "reduce-scatter",
+    "all-reduce",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
 Sent = dict[tuple[str, ...], dict[str, float]]  # {axes: {kind: bytes}}
-SLICES = "slices"  # no axis of the mesh: the part of `data` that goes from slice to slice
+SLICES = "slices"  # not a mesh axis: the part of `data` between slices
 _BETWEEN = {
-    "ALL_REDUCE": "all-reduce", "ALL_GATHER": "all-gather", "REDUCE_SCATTER": "reduce-scatter",
-    "ALL_TO_ALL": "all-to-all", "ONE_TO_ONE": "collective-permute",
-}  # fmt: skip
+    "ALL_REDUCE": "all-reduce",
+    "ALL_GATHER": "all-gather",
+    "REDUCE_SCATTER": "reduce-scatter",
+    "ALL_TO_ALL": "all-to-all",
+    "ONE_TO_ONE": "collective-permute",
+}
 
 
 class Collective(NamedTuple):
-    """axes: of the mesh, along which peers differ, or SLICES. peers: of a group. size: bytes of a
-    device's operands. times: how often a step runs it."""
+    """A collective operation of a step.
+
+    Attributes:
+      kind: one of KINDS.
+      axes: the mesh axes along which its peers differ, or (SLICES,).
+      peers: the number of devices in a group.
+      size: the bytes of a device's operands.
+      times: how often a step runs it.
+      source: XLA's op_name.
+    """
 
     kind: str
     axes: tuple[str, ...]
@@ -56,8 +72,14 @@ class Collective(NamedTuple):
 def find_collectives(
     module: Module, mesh_shape: dict[str, int], unknown_trips: float = 1, slices: int = 1
 ) -> list[Collective]:
-    """Returns the collectives of a step, largest first. mesh_shape: {axis: size} in the mesh's
-    order, in which partitions are numbered."""
+    """Returns the collectives of a step, the one that sends most first.
+
+    Args:
+      module: the compiled step.
+      mesh_shape: {axis: size} of the whole mesh, in the mesh's order.
+      unknown_trips: iterations to assume for a loop whose length is only known at run time.
+      slices: number of slices.
+    """
     found = []
     if slices > 1:
         mesh_shape = mesh_shape | {"data": mesh_shape["data"] // slices}
@@ -74,7 +96,7 @@ def find_collectives(
             kind = each.kind.removesuffix("-start")
             if kind not in KINDS:
                 continue
-            # TPUs' reduce-scatter is a fusion of an all-reduce with what takes a device's part.
+            # On TPUs a reduce-scatter is a fusion of an all-reduce and a dynamic-slice.
             if fused and kind == "all-reduce" and _takes_part(inner):
                 kind = "reduce-scatter"
             groups = _groups(each.attributes, mesh_shape)
@@ -86,7 +108,7 @@ def find_collectives(
 
 
 def sent_by_axes(collectives: Iterable[Collective]) -> Sent:
-    """Returns what a device sends in a step."""
+    """Returns {axes: {kind: bytes}} that a device sends in a step."""
     table = defaultdict(lambda: defaultdict(float))
     for collective in collectives:
         table[collective.axes][collective.kind] += collective.sent
@@ -94,7 +116,7 @@ def sent_by_axes(collectives: Iterable[Collective]) -> Sent:
 
 
 def _between_slices(instruction: Instruction) -> str | None:
-    """Returns the kind of a send to other slices; None of what is none."""
+    """Returns the kind of a send to other slices; None for other instructions."""
     if instruction.kind != "send":
         return None
     found = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
@@ -115,8 +137,7 @@ def _operand_bytes(instruction: Instruction, computation: Computation) -> int:
 
 
 def _groups(attributes: str, mesh_shape: dict[str, int]) -> np.ndarray:
-    """Returns the groups of partitions that talk to one another, one a row; of a permute, the
-    pairs that do."""
+    """Returns the groups of communicating partitions, one per row; for a permute, the pairs."""
     devices = int(np.prod(list(mesh_shape.values())))
     if found := re.search(r"source_target_pairs=\{(\{[\d,{} ]*\})?\}", attributes):
         return _rows(found[1] or "")
@@ -135,8 +156,10 @@ def _groups(attributes: str, mesh_shape: dict[str, int]) -> np.ndarray:
 
 
 def _mesh_groups(mesh: str, axes: str) -> np.ndarray:
-    """Groups as mesh['a'=4,'b'=16] {'b'}: all devices that differ in b alone; 'b':(2)4 is the part
-    of size 4 of b below its first 2."""
+    """Returns the groups of mesh['a'=4,'b'=16] {'b'}: devices that differ only in b.
+
+    'b':(2)4 names the sub-axis of b of size 4 that follows a sub-axis of size 2.
+    """
     sizes = [(name, int(size)) for name, size in re.findall(r"'?([\w.\-]+)'?=(\d+)", mesh)]
     wanted = {
         name: (int(before or 1), int(size or 0))
@@ -166,7 +189,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _axes(groups: np.ndarray, mesh_shape: dict[str, int]) -> tuple[tuple[str, ...], int]:
-    """Returns (the axes along which the members of groups differ, how many a group has)."""
+    """Returns (the axes along which the members of a group differ, the size of a group)."""
     if not groups.size:
         return (), 1
     places = np.unravel_index(groups, tuple(mesh_shape.values()))

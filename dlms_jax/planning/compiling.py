@@ -1,4 +1,4 @@
-"""The real train step, compiled for chips that are not here."""
+"""Compiles the train step for TPUs that are not attached."""
 
 import re
 import time
@@ -16,17 +16,24 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class TooLarge(Exception):
-    """The compiler found no room for `needed` bytes, of temporaries alone or of everything."""
+    """The step needs more HBM than a chip has: `needed` bytes, in all or only for temporaries."""
 
     def __init__(self, needed: float, temporaries_alone: bool):
-        super().__init__(f"{needed:.0f} bytes are too many")
+        super().__init__(f"{needed:.0f} bytes do not fit")
         self.needed, self.temporaries_alone = needed, temporaries_alone
 
 
 class Compiled(NamedTuple):
-    """text: the program; "" where jaxlib cannot read what libtpu made (of some large programs:
-    "async-update instruction should have 1 operands"), and `unread` says why. flops: of one device,
-    as the compiler counts: the body of a loop once."""
+    """A compiled step.
+
+    Attributes:
+      memory: the memory of one device.
+      text: the HLO; "" if jaxlib cannot parse libtpu's program, as for some large programs
+        ("async-update instruction should have 1 operands").
+      flops: of one device by the compiler's count, which counts the body of a loop once.
+      seconds: the time that lowering and compiling took.
+      unread: why `text` is empty.
+    """
 
     memory: Memory
     text: str
@@ -36,23 +43,34 @@ class Compiled(NamedTuple):
 
 
 def tpu_devices(topology: Topology):
-    """Returns the devices of a topology, for which one can compile only."""
+    """Returns the devices of a topology; a program can be compiled for them, but not run.
+
+    Raises:
+      UserError: libtpu does not know the topology.
+    """
     from jax.experimental import topologies
 
     more = {"num_slices": topology.slices} if topology.slices > 1 else {}
     try:
         found = topologies.get_topology_desc(topology.name, platform="tpu", **more)
-    except Exception as error:  # jax's own, and what libtpu raises
+    except Exception as error:  # JAX's own errors and libtpu's
         raise UserError(
-            f"--topology={topology.name}: libtpu knows no such slice ({first_line(error)})"
+            f"--topology={topology.name}: libtpu does not know this slice ({first_line(error)})"
         ) from None
     return found.devices
 
 
 def compile_step(program: Program, topology: Topology) -> Compiled:
-    """Returns the compiled step of a program whose mesh is made of `tpu_devices`.
+    """Returns the compiled step.
 
-    Raises TooLarge where the chip's memory does not hold it."""
+    Args:
+      program: a step whose mesh consists of `tpu_devices`.
+      topology: the topology of these devices.
+
+    Raises:
+      TooLarge: the step does not fit the chip's memory.
+      UserError: the compiler failed in another way.
+    """
     start = time.perf_counter()
     try:
         compiled = program.lower().compile()
@@ -86,12 +104,12 @@ def compile_step(program: Program, topology: Topology) -> Compiled:
 
 
 def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, at most 300 characters."""
     return str(error).strip().splitlines()[0][:300]
 
 
 def needed_bytes(text: str) -> float | None:
-    """Returns how many bytes the compiler says it needs where there are fewer; None of what is
-    another complaint."""
+    """Returns the bytes that an out-of-memory error asks for; None for other errors."""
     number = r"([\d.]+)([KMGT]?)"
     found = re.search(rf"\({number}\) exceeds available HBM", text)
     found = found or re.search(rf"Used {number} of [\d.]+[KMGT]? hbm", text)

@@ -1,13 +1,15 @@
-"""What a step moves, by formula: for where no compiler can be asked, and to compare with.
+"""FLOPs, HBM traffic and network traffic of a step by formula.
 
-Bytes to and from HBM: without a kernel attention's scores are 4-byte arrays that are written and
-read several times, which a compiled step of `large` for v5p showed to be 16 bytes a pair forward,
-21 when recomputed and 21 backward; a layer's other arrays are each moved twice a pass, of which
-backward is two; what is kept for the backward pass is written and read once more.
+They serve without a compiler, and as a check of the compiled numbers.
 
-The kernel (models/splash.py) has three passes, one forward and two backward, each of which reads
-one side of the pairs again for every tile of the other; backward makes the scores, and their
-gradients, in both.
+HBM: without the splash kernel, attention scores are 4-byte arrays that are written and read several
+times: 16 bytes per pair forward, 21 recomputed and 21 backward, measured on a compiled step of
+`large` for v5p. A layer's other arrays move twice per pass, and backward counts as two passes.
+Activations that are kept for the backward pass are written and read once more.
+
+The kernel (models/splash.py) has three passes, one forward and two backward. Each reads one side of
+the pairs again for every tile of the other. Both backward passes compute the scores and their
+gradients.
 """
 
 import jax
@@ -22,30 +24,36 @@ _PAIR_BYTES = {"forward": 16, "again": 21, "backward": 21}
 
 
 def executed_flops(program: Program) -> float:
-    """Returns the FLOPs of a step with those that remat computes a second time."""
+    """Returns the FLOPs of a step, all devices together, recomputation included."""
     c, useful = program.config.model, program.flops
     if c.name == "unet":
         return useful
-    pair = 2 * 2 * c.num_heads * c.per_head * attended_pairs(
-        program.config, program.config.data.sequence_length
-    )  # fmt: skip
+    pair = (
+        2
+        * 2
+        * c.num_heads
+        * c.per_head
+        * attended_pairs(program.config, program.config.data.sequence_length)
+    )
     attention = program.tokens * c.num_layers * pair
     kernel = memory.in_kernel(program)
-    if kernel:  # seven matmuls backward in place of four
+    if kernel:  # seven matmuls backward instead of four
         useful += 3 / 2 * attention
     if c.remat == "none" or (c.remat != "full" and kernel):
         return useful
-    if c.remat != "full":  # matmuls' results are kept; those of plain attention are not
+    if c.remat != "full":  # keeps the results of matmuls, except of plain attention
         return useful + attention
-    if c.experts:  # of a layer's parameters a token sees few
+    if c.experts:  # a token uses few of a layer's parameters
         share = 6 * program.head_share * c.width * program.head_rows * program.tokens
         return useful + (useful - share) / 3
     return useful + _layers_flops(program) + attention
 
 
 def int8_flops(program: Program) -> float:
-    """Returns which of the executed FLOPs are int8's: of the three products of a layer's matrix
-    two, and the one that remat repeats."""
+    """Returns the int8 part of the executed FLOPs.
+
+    Of the three products with a layer's matrix two are int8, and so is the one that remat repeats.
+    """
     c = program.config.model
     if c.quantization != "int8":
         return 0.0
@@ -53,13 +61,13 @@ def int8_flops(program: Program) -> float:
 
 
 def _layers_flops(program: Program) -> float:
-    """Returns the FLOPs of the layers' matrices in one forward pass of a step."""
+    """Returns the FLOPs of the layers' matrices in the forward pass of a step."""
     whole = memory.gathered_parameters(program) * program.mesh.shape["tensor"]
     return program.tokens * program.copies * 2 * whole
 
 
 def hbm_bytes(program: Program) -> float:
-    """Returns the bytes that one device moves to and from HBM in a step."""
+    """Returns the bytes that one device reads from and writes to HBM in a step."""
     config = program.config
     c, tensor = config.model, program.mesh.shape["tensor"]
     parts = config.training.accumulation_steps
@@ -81,8 +89,10 @@ def hbm_bytes(program: Program) -> float:
 
 
 def read_again(program: Program) -> float:
-    """Returns the bytes that the attention kernel reads from HBM beside each of its operands once:
-    at most, for tiles in which no pair sees each other are left out. 0 without the kernel."""
+    """Returns the bytes of attention operands that the kernel reads from HBM more than once.
+
+    An upper bound, because the kernel skips tiles that are masked completely. 0 without the kernel.
+    """
     if not memory.in_kernel(program):
         return 0
     config = program.config
@@ -95,9 +105,12 @@ def read_again(program: Program) -> float:
 
 
 def sent_bytes(program: Program) -> Sent:
-    """Returns what one device sends in a step: fsdp gathers every matrix for each pass and scatters
-    its gradient, data adds gradients up, tensor adds up what each layer gives, twice forward and
-    twice backward. Peers along `expert` gather the rows of all and scatter what they add."""
+    """Returns {axes: {kind: bytes}} that one device sends in a step.
+
+    fsdp gathers every matrix in each pass and scatters its gradient. data sums gradients. tensor
+    sums the outputs of each layer, twice forward and twice backward. expert gathers the rows of all
+    peers and scatters the experts' outputs. sequence gathers keys and values.
+    """
     config, mesh = program.config, program.mesh.shape
     c, parts = config.model, config.training.accumulation_steps
     size = 2 if c.dtype == "bfloat16" else 4
@@ -111,7 +124,7 @@ def sent_bytes(program: Program) -> Sent:
         return (mesh[axis] - 1) / mesh[axis]
 
     if mesh["fsdp"] > 1:
-        forth = 1 if c.quantization != "none" else size  # quantised before they are sent
+        forth = 1 if c.quantization != "none" else size  # quantized before they are sent
         gathers = 2 * forth * weights + size * head  # forward and backward
         table["fsdp",] = {
             "all-gather": parts * gathers * share("fsdp"),
@@ -124,13 +137,14 @@ def sent_bytes(program: Program) -> Sent:
         sums = 2 * c.num_layers * (forward + 1)
         moved = 2 * sums * tokens * c.width * size * share("tensor")
         table["tensor",] = {"all-reduce": parts * moved}
-    if mesh["expert"] > 1:  # the rows of all peers, and back what each one's experts add to them
+    if mesh["expert"] > 1:  # the rows of all peers, and the experts' outputs back
         moved = c.num_layers * (forward + 1) * (mesh["expert"] - 1) * tokens * c.width * size
         table["expert",] = {"all-gather": parts * moved, "reduce-scatter": parts * moved}
     if mesh["sequence"] > 1:  # keys and values of the whole row, and their gradients
         keys = 2 * c.kv_heads * c.per_head / mesh["tensor"] * tokens * size * c.num_layers
         moved = keys * (mesh["sequence"] - 1)
         table["sequence",] = {
-            "all-gather": parts * moved * forward, "reduce-scatter": parts * moved
-        }  # fmt: skip
+            "all-gather": parts * moved * forward,
+            "reduce-scatter": parts * moved,
+        }
     return table

@@ -1,7 +1,7 @@
-"""The text of a compiled program (XLA's HLO) -> what it runs, and how often.
+"""A parser of XLA's HLO text: which instructions a program runs, and how often.
 
-The compiler's own cost analysis counts the body of a loop once. Here the loops are followed: a scan
-of N layers runs its body N times.
+The compiler's own cost analysis counts the body of a loop once. Here a scan over N layers counts
+its body N times.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _BYTES = {
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^{}]*\})?")
 _LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
-_END = re.compile(r"\}(,|$)")  # "}}," ends what a kernel notes of itself over several lines
+_END = re.compile(r"\}(,|$)")  # "}}," ends a kernel's attributes that span several lines
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
@@ -24,7 +24,7 @@ _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """One array of an instruction's type. near: it stands in a memory other than HBM."""
+    """An array of an instruction's type; `near`: it is in a memory other than HBM."""
 
     bytes: int
     near: bool
@@ -32,6 +32,8 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
+    """An HLO instruction, as parsed from its line."""
+
     name: str
     kind: str  # its opcode: "fusion", "all-gather-start", ...
     type: str
@@ -41,27 +43,29 @@ class Instruction:
 
     @property
     def arrays(self) -> list[Array]:
-        """Returns the arrays that it gives: several of a tuple."""
+        """Returns the arrays of its result; a tuple has several."""
         return _arrays(self.type)
 
     def called(self, how: str) -> str | None:
-        """Returns the computation that an attribute (calls, body, ...) names."""
+        """Returns the computation that an attribute (calls, body, ...) names, or None."""
         return dict(_CALLED.findall(self.attributes)).get(how)
 
     @property
     def ends(self) -> bool:
-        """Returns whether it is only the end of what began elsewhere and ran beside others."""
+        """Returns whether it ends an asynchronous operation that another instruction started."""
         return self.kind.endswith("-done") or self.name.startswith("async-collective-done")
 
     @property
     def goes_on(self) -> bool:
-        """Returns whether it holds a part of what began elsewhere: an end, or one of the TPU's
-        fusions in which a gather that runs beside a matmul goes on."""
+        """Returns whether it continues or ends an operation that another instruction started.
+
+        On TPUs a gather that overlaps with matmuls continues in their fusions.
+        """
         return self.ends or (self.called("calls") or "").startswith("async_collective_fusion")
 
     @property
     def source(self) -> str:
-        """Returns where in the program it is from: XLA's op_name."""
+        """Returns XLA's op_name: the place in the JAX program; "" if there is none."""
         found = re.search(r'op_name="([^"]*)"', self.attributes)
         return found[1] if found else ""
 
@@ -71,7 +75,7 @@ Computation = dict[str, Instruction]
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """computations: by name. entry: the name of the one that is run."""
+    """A program: its computations by name, and the name of its entry computation."""
 
     computations: dict[str, Computation]
     entry: str
@@ -79,10 +83,10 @@ class Module:
     def executed(
         self, unknown_trips: float = 1
     ) -> Iterator[tuple[Instruction, Computation, float]]:
-        """Yields (instruction, its computation, how often it runs) of what a run executes; the
-        insides of fusions are left to who asks for them.
+        """Yields (instruction, its computation, how often it runs), without those inside fusions.
 
-        unknown_trips: what a loop is taken to run where its length is decided as it runs.
+        Args:
+          unknown_trips: iterations to assume for a loop whose length is only known at run time.
         """
         yield from self._executed(self.entry, 1, unknown_trips)
 
@@ -97,14 +101,17 @@ class Module:
             elif instruction.kind in ("call", "async-start"):
                 inner = instruction.called("to_apply") or instruction.called("calls")
                 yield from self._executed(inner, times, unknown)
-            elif instruction.kind == "conditional":  # one branch runs: any, as likely as another
+            elif instruction.kind == "conditional":  # one branch runs; all are equally likely
                 branches = _branches(instruction.attributes)
                 for branch in branches:
                     yield from self._executed(branch, times / len(branches), unknown)
 
     def trips(self, loop: Instruction) -> int | None:
-        """Returns how often a while loop runs: what XLA noted, else the constant below which its
-        counter, from 0 by 1, must stay (as of every scan); None where neither is there."""
+        """Returns the number of iterations of a while loop; None if it is unknown.
+
+        It is XLA's known_trip_count, else the constant that the condition compares a counter with
+        (a scan counts from 0 by 1).
+        """
         noted = re.search(r"known_trip_count[^\d}]*(\d+)", loop.attributes)
         if noted:
             return int(noted[1])
@@ -141,7 +148,7 @@ def parse(text: str) -> Module:
 
 
 def _instruction(name: str, text: str, root: bool) -> Instruction:
-    """text: TYPE OPCODE(OPERANDS), ATTRIBUTES."""
+    """Parses TYPE OPCODE(OPERANDS), ATTRIBUTES."""
     end = _closing(text, 0) + 1 if text.startswith("(") else text.index(" ")
     type_, rest = text[:end], text[end:].lstrip()
     kind, _, _ = rest.partition("(")
@@ -156,7 +163,7 @@ def _instruction(name: str, text: str, root: bool) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Returns where the parenthesis that opens at `start` closes."""
+    """Returns the index of the parenthesis that closes the one at `start`."""
     depth = 0
     for place in range(start, len(text)):
         if text[place] == "(":
@@ -165,7 +172,7 @@ def _closing(text: str, start: int) -> int:
             depth -= 1
             if not depth:
                 return place
-    raise ValueError(f"no end to {text[start : start + 80]}")
+    raise ValueError(f"unbalanced parentheses: {text[start : start + 80]}")
 
 
 def _arrays(type_: str) -> list[Array]:

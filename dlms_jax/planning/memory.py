@@ -1,7 +1,7 @@
 """The memory of a train step on one device, by kind.
 
-What the step is given is exact: shapes, divided by the mesh. What it makes on the way is a model,
-`temporaries`, for where no compiler can be asked; docs/scale.md has the two beside one another.
+`arguments` are exact: they follow from shapes and shardings. `temporaries` is an estimate for use
+without a compiler; docs/scale.md compares it with compiled steps.
 """
 
 from typing import NamedTuple
@@ -14,17 +14,22 @@ from dlms_jax.planning.program import Program
 
 GIB = 2**30
 KEPT = "kept for the backward pass"
-_FETCHED = 2  # layers whose offloaded arrays are on the device: the one at work, and the next
+_FETCHED = 2  # layers whose offloaded arrays are on the device: the current and the next one
 
 
 class Memory(NamedTuple):
-    """Bytes of one device.
+    """The memory of a step on one device, in bytes.
 
-    arguments: by kind, exact. padding: what tiles round the arguments up to, less those that the
-    step does not use. temporaries: by kind
-    where they are a model's, else one number. code: the program. aliased: of the outputs, which
-    stand where the arguments stood. available: what the chip has. host: what stands in the memory
-    of its host (remat offload).
+    Attributes:
+      arguments: exact, by kind.
+      temporaries: by kind if they are estimated, one number if compiled.
+      available: the HBM of the chip.
+      padding: bytes by which tiling enlarges the arguments, minus the arguments that the step does
+        not use.
+      outputs: all outputs.
+      aliased: the outputs that reuse the memory of arguments.
+      code: the program.
+      host: bytes in the memory of the host (remat offload).
     """
 
     arguments: dict[str, int]
@@ -38,22 +43,23 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> float:
-        """Returns what stands in HBM at most."""
+        """Returns the peak use of HBM."""
         given = sum(self.arguments.values()) + self.padding
         return given + sum(self.temporaries.values()) + self.code + self.outputs - self.aliased
 
     @property
     def margin(self) -> float:
-        """Returns the share of HBM that is left; below 0 where it does not fit."""
+        """Returns the share of HBM that is free; negative if the step does not fit."""
         return 1 - self.total / self.available
 
     @property
     def fits(self) -> bool:
+        """Returns whether the step fits the chip's HBM."""
         return self.margin >= 0
 
 
 def arguments(program: Program) -> dict[str, int]:
-    """Returns {kind: bytes} of what the step is given, on one device."""
+    """Returns {kind: bytes} of the step's arguments on one device."""
     state = program.state
     kinds = {
         "parameters": state.params,
@@ -67,20 +73,21 @@ def arguments(program: Program) -> dict[str, int]:
 
 
 def local_bytes(leaf) -> int:
-    """Returns the bytes of one device's part of an abstract array."""
+    """Returns the bytes of one device's shard of an abstract array."""
     shape = leaf.sharding.shard_shape(leaf.shape)
     return int(np.prod(shape, dtype=np.int64)) * leaf.dtype.itemsize
 
 
 def temporaries(program: Program) -> dict[str, float]:
-    """Returns {kind: bytes} of a step's temporaries on one device, by this model:
+    """Returns {kind: bytes} of a step's temporaries on one device, as an estimate:
 
-    Kept: of each layer what `kept_by_layer` says, or of two where it is offloaded. At work: a
-    layer's backward pass, with attention's scores whole where no kernel keeps them on the chip (two
-    in float32, one in the network's type); or the head, where that is more: a chunk's logits three
-    times, the gathered kernel and its float32 gradient (all logits where it is plain). Gradients:
-    float32, laid out as the parameters, twice where they are accumulated. Weights: two gathered
-    layers.
+    - kept for the backward pass: `kept_by_layer` for each layer, or for two with remat offload.
+    - at work: the larger of a layer's backward pass and the head. The layer holds the attention
+      scores unless a kernel keeps them on the chip (two copies in float32, one in the network's
+      type). The head holds the logits of a chunk three times, the gathered kernel and its float32
+      gradient; with the plain loss, all logits three times.
+    - gradients: float32, sharded like the parameters, twice if they are accumulated.
+    - gathered weights: two layers.
     """
     config, c = program.config, program.config.model
     size = 2 if c.dtype == "bfloat16" else 4
@@ -100,10 +107,14 @@ def temporaries(program: Program) -> dict[str, float]:
 
 
 def kept_by_layer(program: Program) -> float:
-    """Returns the bytes that the backward pass finds of a layer: its input (remat full); with what
-    its matmuls gave as far as it is asked for, which is not what is only added, and what its kernel
-    of attention gave (dots, offload); or with all, its scores, where no kernel keeps them on the
-    chip, and what is between the matmuls, taken to be twice their results (none)."""
+    """Returns the bytes that a layer keeps for the backward pass, by remat.
+
+    - full: the layer's input.
+    - dots, offload: also the results of matmuls that a gradient needs, and the output of the
+      attention kernel. A result that is only added to the residual is not needed.
+    - none: also the attention scores, unless a kernel keeps them on the chip, and all arrays
+      between the matmuls, estimated as twice the matmuls' results.
+    """
     c = program.config.model
     size = 2 if c.dtype == "bfloat16" else 4
     tokens = local_tokens(program)
@@ -114,21 +125,23 @@ def kept_by_layer(program: Program) -> float:
         return kept + 3 * _matmuls(program) + scores * (4 + size)
     if remat == "full":
         return kept
-    if in_kernel(program):  # its result, and each row's sum of exponentials
+    if in_kernel(program):  # its result and the log-sum-exp of each query
         kept += tokens * c.num_heads / program.mesh.shape["tensor"] * (c.per_head * size + 4)
-    added = 0 if c.experts else tokens * size * c.width  # experts' outputs are weighed first
+    added = 0 if c.experts else tokens * size * c.width  # experts' outputs are weighted first
     return kept + _matmuls(program) - added
 
 
 def host(program: Program) -> float:
-    """Returns the bytes that a device keeps in its host's memory."""
+    """Returns the bytes that a device offloads to its host's memory."""
     offloaded = program.config.model.remat == "offload"
     return depth(program) * kept_by_layer(program) if offloaded else 0
 
 
 def _matmuls(program: Program) -> float:
-    """Returns the bytes of all that a layer's matmuls give; peers along `expert` have room for all
-    choices of one another's rows."""
+    """Returns the bytes of the results of a layer's matmuls.
+
+    Devices along `expert` have buffers for all tokens of their peers.
+    """
     c, mesh = program.config.model, program.mesh.shape
     size = 2 if c.dtype == "bfloat16" else 4
     heads = (c.num_heads + 2 * c.kv_heads) * c.per_head
@@ -139,8 +152,10 @@ def _matmuls(program: Program) -> float:
 
 
 def gathered_parameters(program: Program) -> float:
-    """Returns how many parameters of the layers' matrices a device multiplies by, after fsdp's
-    gathers; of experts, its own only."""
+    """Returns the number of parameters in the layers' matrices on a device after fsdp's gathers.
+
+    Only the device's own experts count.
+    """
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(program.state.params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -153,13 +168,13 @@ def gathered_parameters(program: Program) -> float:
 
 
 def depth(program: Program) -> int:
-    """Returns the number of layers, or of the U-Net's blocks."""
+    """Returns the number of layers; for a U-Net, of its blocks."""
     c = program.config.model
     return 2 * c.unet_levels * c.unet_blocks + 1 if c.name == "unet" else c.num_layers
 
 
 def feed_forward(program: Program) -> float:
-    """Returns the feed-forward size that a token goes through; with experts, of all it chooses."""
+    """Returns the feed-forward size per token; with experts, the sum over those that it uses."""
     c = program.config.model
     if c.experts:
         return c.experts_per_token * c.expert_hidden
@@ -167,18 +182,18 @@ def feed_forward(program: Program) -> float:
 
 
 def local_tokens(program: Program) -> float:
-    """Returns how many places a device works on at one time; block diffusion's are two a token."""
+    """Returns the positions that a device processes at a time: two per token in block diffusion."""
     length = program.config.data.sequence_length / program.mesh.shape.get("sequence", 1)
     return program.local_rows * length * program.copies
 
 
 def in_kernel(program: Program) -> bool:
-    """Returns whether attention's scores never leave the chip."""
+    """Returns whether the splash kernel keeps the attention scores on the chip."""
     return attention_kernel(program.config, program.mesh) == "splash"
 
 
 def pairs(program: Program) -> float:
-    """Returns of how many pairs, hidden ones too, a layer's heads have scores on a device."""
+    """Returns the number of attention scores of a layer on a device, masked ones included."""
     c, shape = program.config.model, program.mesh.shape
     places = local_tokens(program) ** 2 / program.local_rows * shape.get("sequence", 1)
     return places * c.num_heads / shape["tensor"]

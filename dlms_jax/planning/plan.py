@@ -1,4 +1,4 @@
-"""A config and a topology -> a Plan: compiled where libtpu is, else by formula."""
+"""Makes the plan of a config on a topology, compiled or by formula."""
 
 import math
 from typing import NamedTuple
@@ -16,10 +16,23 @@ from dlms_jax.planning.roofline import Roofline
 
 
 class Plan(NamedTuple):
-    """compiled: whether memory, sent and hbm_bytes are the compiler's; where the step did not fit,
-    only how much it wanted is. model: the memory by formula. counted_flops: the compiler's number,
-    of all chips, a loop's body once. largest: the greatest collectives. unread: why the compiled
-    program could not be read, where sent and hbm_bytes are by formula though memory is not."""
+    """The estimated cost of a train step on a topology.
+
+    Attributes:
+      program: the step.
+      topology: the chips.
+      compiled: whether memory, sent and hbm_bytes come from the compiler. If the step did not fit,
+        only the size of the temporaries does.
+      memory: of one device.
+      model: the memory by formula.
+      sent: {axes: {kind: bytes}} that a device sends in a step.
+      hbm_bytes: bytes that a device moves to and from HBM in a step.
+      roofline: the time of a step.
+      counted_flops: FLOPs of all chips by the compiler's count, the body of a loop once.
+      largest: the collectives that send most.
+      seconds: the time of compiling.
+      unread: why the compiled program could not be parsed; sent and hbm_bytes are then by formula.
+    """
 
     program: Program
     topology: Topology
@@ -36,13 +49,21 @@ class Plan(NamedTuple):
 
     @property
     def mesh_shape(self) -> dict[str, int]:
+        """Returns {axis: size} of the mesh."""
         return dict(self.program.mesh.shape)
 
 
 def make_plan(config: Config, topology: Topology, compile_it: bool) -> Plan:
-    """Returns the plan of a config's train step on a topology, compiled if `compile_it`.
+    """Returns the plan of a config's train step on a topology.
 
-    Raises UserError for what the mesh does not divide, or libtpu does not know."""
+    Args:
+      config: the config.
+      topology: the chips.
+      compile_it: whether to compile the step with libtpu; otherwise the plan is by formula.
+
+    Raises:
+      UserError: sizes do not divide by the mesh, or libtpu does not know the topology.
+    """
     if not compile_it:
         return by_formula(config, topology)
     devices = compiling.tpu_devices(topology)
@@ -77,14 +98,20 @@ def make_plan(config: Config, topology: Topology, compile_it: bool) -> Plan:
 
 
 def by_formula(config: Config, topology: Topology) -> Plan:
-    """Returns the plan that formulas make."""
+    """Returns the plan by formula.
+
+    Raises:
+      UserError: sizes do not divide by the mesh.
+    """
     shape = mesh_shape(config.mesh, topology.chips, topology.slices)
     mesh = AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     program = make_program(config, mesh)
     sizes = Memory(
-        memory.arguments(program), memory.temporaries(program), topology.chip.hbm,
+        memory.arguments(program),
+        memory.temporaries(program),
+        topology.chip.hbm,
         host=memory.host(program),
-    )  # fmt: skip
+    )
     sent = roofline.split_by_network(
         formulas.sent_bytes(program), dict(program.mesh.shape), topology.slices
     )
@@ -96,15 +123,20 @@ def by_formula(config: Config, topology: Topology) -> Plan:
 def _roofline(program: Program, topology: Topology, sent: Sent, moved: float) -> Roofline:
     within, across = roofline.over_networks(sent)
     return roofline.estimate(
-        topology, formulas.executed_flops(program), moved, within, across,
-        program.flops, program.tokens, program.config.training.steps,
+        topology,
+        formulas.executed_flops(program),
+        moved,
+        within,
+        across,
+        program.flops,
+        program.tokens,
+        program.config.training.steps,
         formulas.int8_flops(program),
-    )  # fmt: skip
+    )
 
 
 def _head_chunks(program: Program) -> int:
-    """Returns how many chunks of positions a device's head runs on average: the length of the one
-    loop that is decided as the step runs."""
+    """Returns the average number of loss chunks on a device, the only data-dependent loop."""
     positions = program.local_rows * program.config.data.sequence_length
     chunk = min(program.config.training.loss_chunk_size, positions)
     return math.ceil(positions * program.head_share / chunk)

@@ -1,5 +1,7 @@
-"""The train step that is planned: the same network, objective, optimizer and layout as Trainer's,
-with shapes in place of arrays. No corpus is read and no tokenizer trained."""
+"""The train step to plan: the Trainer's step, with shapes in place of arrays.
+
+No corpus is read and no tokenizer is trained.
+"""
 
 import dataclasses
 
@@ -18,28 +20,29 @@ from dlms_jax.training.assembly import Assembly, assemble
 
 @dataclasses.dataclass(frozen=True)
 class Program(Assembly):
-    """rows: what the step takes beside the state, as ShapeDtypeStructs with their shardings."""
+    """A train step on abstract arrays; `rows` is its batch, as ShapeDtypeStructs with shardings."""
 
     rows: Rows
 
     @property
     def head_rows(self) -> int:
+        """Returns the padded vocabulary size."""
         return self.objective.vocabulary.padded_size
 
     @property
     def local_rows(self) -> int:
-        """Rows that a device works on at one time."""
+        """Returns the rows that a device processes at a time."""
         training = self.config.training
         return training.batch_size // training.accumulation_steps // batch_shards(self.mesh)
 
     @property
     def copies(self) -> int:
-        """How many copies of each row the network reads."""
+        """Returns the number of copies of each row that the network reads."""
         return self.objective.traits.copies
 
     @property
     def head_share(self) -> float:
-        """The share of positions whose logits the step computes, on average."""
+        """Returns the average share of positions whose logits the step computes."""
         fused = self.config.training.loss_implementation == "fused"
         return self.objective.traits.logits_share if fused else 1.0
 
@@ -49,7 +52,11 @@ class Program(Assembly):
 
 
 def make_program(config: Config, mesh: Mesh | AbstractMesh) -> Program:
-    """Returns the step of a config on a mesh. Raises UserError for sizes that do not divide."""
+    """Returns the train step of a config on a mesh.
+
+    Raises:
+      UserError: sizes do not divide by the mesh.
+    """
     training = config.training
     check_rows(mesh, training.batch_size // training.accumulation_steps, "training.batch_size")
     cells = training.batch_size, config.data.sequence_length
@@ -64,9 +71,9 @@ def make_program(config: Config, mesh: Mesh | AbstractMesh) -> Program:
 
 
 def vocabulary_from(config: Config) -> Vocabulary:
-    """Returns a vocabulary of the size that a config's tokenizer will have."""
+    """Returns a vocabulary with the size that the config's tokenizer will have."""
     c = config.tokenizer
     if c.name in ("bytes", "hf") or c.path:
         return vocabulary_of(make_tokenizer(c, ()))
-    special = len(SPECIAL_TOKENS)  # where they stand changes no shape
+    special = len(SPECIAL_TOKENS)  # their ids do not change a shape
     return Vocabulary(c.vocab_size, *range(c.vocab_size - special, c.vocab_size))

@@ -1,4 +1,4 @@
-"""A Plan as tables for people, and as a dict for programs."""
+"""A plan as printed tables and as a dict."""
 
 from typing import Any
 
@@ -13,9 +13,7 @@ from dlms_jax.planning.advice import advise
 from dlms_jax.planning.memory import GIB
 from dlms_jax.planning.plan import Plan
 
-BY_FORMULA = (
-    "by formula alone; for the step as it is compiled: pip install -e '.[plan]', and no --formula"
-)
+BY_FORMULA = "by formula only; to compile the step: pip install -e '.[plan]', and no --formula"
 
 
 def show(console: Console, plan: Plan):
@@ -32,21 +30,21 @@ def show(console: Console, plan: Plan):
     )
     _say(console, f"{topology.text}: {topology.chips} chip(s) ({shape})")
     measured = f"compiled for this topology in {plan.seconds:.0f} s"
-    wanted = "compiled for this topology, and refused: it wants more than there is"
+    wanted = "compiled for this topology; the compiler refused it: out of memory"
     how = (measured if plan.memory.fits else wanted) if plan.compiled else BY_FORMULA
     _say(console, how)
     if plan.unread:
-        _say(console, f"what is sent and moved is by formula: {plan.unread}")
+        _say(console, f"network and HBM traffic are by formula: {plan.unread}")
     _show_memory(console, plan)
     if plan.memory.fits or not plan.compiled:
         _show_sent(console, plan)
     _show_time(console, plan)
-    for line in advise(plan) or ["nothing that this page tries is better by these numbers"]:
+    for line in advise(plan) or ["no change that was tried is better"]:
         _say(console, f"advice: {line}")
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
-    """Returns all of a plan, in bytes, seconds and FLOPs."""
+    """Returns the plan as a JSON-compatible dict, in bytes, seconds and FLOPs."""
     memory, times = plan.memory, plan.roofline
     best, worst = times.bounds
     return {
@@ -102,36 +100,36 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 
 def _show_memory(console: Console, plan: Plan):
     memory = plan.memory
-    table = _table(console, "memory of a chip", "GiB")
+    table = _table(console, "memory per chip", "GiB")
     rows = dict(memory.arguments)
     if memory.padding:
-        rows["rounded up to tiles, unused left out"] = memory.padding
+        rows["padding to tiles, minus unused arguments"] = memory.padding
     rows |= memory.temporaries
     if plan.compiled and memory.outputs:
         rows["outputs"] = memory.outputs
-        rows["of these in the arguments' place"] = -memory.aliased
+        rows["outputs that reuse the arguments' memory"] = -memory.aliased
         rows["program"] = memory.code
     for kind, size in rows.items():
         table.add_row(kind, f"{size / GIB:.3f}")
-    table.add_row("together", f"{memory.total / GIB:.3f}")
+    table.add_row("total", f"{memory.total / GIB:.3f}")
     table.add_row(f"HBM of a {plan.topology.chip.name}", f"{memory.available / GIB:.3f}")
     console.print(table)
     verdict = "fits" if memory.fits else "DOES NOT FIT"
-    word = "left" if memory.fits else "over"
+    word = "free" if memory.fits else "missing"
     _say(console, f"{verdict}: {abs(memory.margin):.1%} {word}")
     if memory.host:
         parts = plan.program.config.training.accumulation_steps
         _say(
             console,
-            f"in its host's memory: {memory.host / GIB:.3f} GiB a chip, sent there and back "
-            f"{parts} time(s) a step, which the time below leaves out",
+            f"in the host's memory: {memory.host / GIB:.3f} GiB per chip, sent there and back "
+            f"{parts} time(s) per step; the time below does not include this",
         )
 
 
 def _show_sent(console: Console, plan: Plan):
     if not plan.sent:
         return
-    table = _table(console, "what a chip sends in a step, by mesh axis", "kind", "MB")
+    table = _table(console, "sent per chip and step, by mesh axis", "kind", "MB")
     for axes, kinds in plan.sent.items():
         for kind, size in sorted(kinds.items(), key=lambda item: -item[1]):
             table.add_row("+".join(axes), kind, f"{size / 1e6:.1f}")
@@ -147,17 +145,17 @@ def _show_sent(console: Console, plan: Plan):
 def _show_time(console: Console, plan: Plan):
     times, chip = plan.roofline, plan.topology.chip
     best, worst = times.bounds
-    table = _table(console, "a step, estimated", "", right=False)
+    table = _table(console, "estimate per step", "", right=False)
     executed = formulas.executed_flops(plan.program)
     int8 = formulas.int8_flops(plan.program)
     rows = {
-        "FLOPs by formula": f"{times.useful:.3e}; with what is computed again {executed:.3e}"
-        + (f", {int8 / executed:.0%} of them int8's" if int8 else ""),
-        "FLOPs, the compiler's count": ""
+        "FLOPs by formula": f"{times.useful:.3e}; with recomputation {executed:.3e}"
+        + (f", {int8 / executed:.0%} of them int8" if int8 else ""),
+        "FLOPs by the compiler": ""
         if plan.counted_flops is None
-        else f"{plan.counted_flops:.3e} (a loop's body once, so too few)",
+        else f"{plan.counted_flops:.3e} (too low: it counts the body of a loop once)",
         "matmuls": f"{times.matmuls:.3f} s at {roofline.SHARES['matmuls']:.0%} of "
-        f"{chip.flops / 1e12:.0f} TFLOP/s a chip",
+        f"{chip.flops / 1e12:.0f} TFLOP/s per chip",
         "HBM": f"{times.hbm:.3f} s for {plan.hbm_bytes / 1e9:.1f} GB at "
         f"{roofline.SHARES['HBM']:.0%} of {chip.hbm_bandwidth / 1e9:.0f} GB/s",
         "network in the slice": f"{times.ici:.3f} s at {roofline.SHARES['network']:.0%} of "
@@ -168,11 +166,11 @@ def _show_time(console: Console, plan: Plan):
         f"{chip.dcn_bandwidth / 1e9:.1f} GB/s"
         if times.dcn
         else "",
-        "a step": f"{times.seconds:.3f} s = max(matmuls + HBM, network); {best:.3f} s if all "
-        f"overlapped, {worst:.3f} s if nothing did",
+        "time": f"{times.seconds:.3f} s = max(matmuls + HBM, network); {best:.3f} s if everything "
+        f"overlaps, {worst:.3f} s if nothing does",
         "MFU": f"{times.mfu(times.seconds):.1%} ({times.mfu(worst):.1%} to {times.mfu(best):.1%})",
-        "tokens a day": f"{times.tokens_per_day / 1e9:.2f} billion",
-        "the recipe": f"{times.days:.2f} days, {times.chip_hours:,.0f} chip-hours for "
+        "tokens per day": f"{times.tokens_per_day / 1e9:.2f} billion",
+        "whole run": f"{times.days:.2f} days, {times.chip_hours:,.0f} chip-hours for "
         f"{times.steps * times.tokens / 1e9:.1f} billion tokens",
     }
     for name, value in rows.items():
@@ -181,13 +179,13 @@ def _show_time(console: Console, plan: Plan):
     console.print(table)
     _say(
         console,
-        "the percentages are assumptions, not measurements; evaluations, saves and restarts are "
-        "not counted",
+        "the percentages of peak are assumptions, not measurements; evaluations, checkpoints and "
+        "restarts are not included",
     )
 
 
 def _table(console: Console, title: str, *columns: str, right: bool = True) -> Table:
-    """Returns a table with rules on a terminal, plain columns where piped."""
+    """Returns a table: with borders on a terminal, in plain columns when piped."""
     style = box.ROUNDED if console.is_terminal else None
     table = Table(title, *columns[:-1], box=style, show_edge=console.is_terminal, pad_edge=False)
     table.add_column(columns[-1], justify="right" if right else "left")

@@ -1,21 +1,36 @@
-"""What a compiled step reads from HBM and writes to it, in bytes of one device.
+"""The HBM traffic of a compiled step on one device, in bytes.
 
-Each instruction that runs reads its operands and writes its results once, loops followed; what
-stands in a nearer memory costs nothing. Of an array of which a fusion takes slices, the slices
-count, and of one that it updates in place, the update.
+Each executed instruction reads its operands and writes its results once. Arrays in a nearer memory
+are free. If a fusion only slices an operand, the slices count; if it updates one in place, the
+update counts.
 """
 
 from dlms_jax.planning.hlo import Computation, Instruction, Module
 
 _FREE = {
-    "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "call",
-    "conditional", "after-all", "partition-id", "iota", "opt-barrier",
-}  # fmt: skip
+    "parameter",
+    "constant",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "while",
+    "call",
+    "conditional",
+    "after-all",
+    "partition-id",
+    "iota",
+    "opt-barrier",
+}
 _SLICING = ("dynamic-slice", "slice", "gather")
 
 
 def hbm_bytes(module: Module, unknown_trips: float = 1) -> float:
-    """Returns the bytes that a step of one device moves to and from HBM."""
+    """Returns the bytes that one device moves to and from HBM in a step.
+
+    Args:
+      module: the compiled step.
+      unknown_trips: iterations to assume for a loop whose length is only known at run time.
+    """
     return sum(
         times * _moved(instruction, computation, module)
         for instruction, computation, times in module.executed(unknown_trips)
@@ -27,10 +42,10 @@ def _moved(instruction: Instruction, computation: Computation, module: Module) -
     operands = [computation.get(name) for name in instruction.operands]
     sizes = [_far(operand) for operand in operands]
     kind = instruction.kind
-    if kind == "slice-start":  # gives (operands, the slice, ...)
+    if kind == "slice-start":  # its result is (operands, the slice, ...)
         part = instruction.arrays[len(operands)]
         return part.bytes * (1 if part.near else 2)
-    if kind.endswith("-start"):  # its tuple repeats the operands
+    if kind.endswith("-start"):  # its result repeats the operands
         return sum(sizes) + _far(instruction, only_first=True)
     if kind in _SLICING:
         return 2 * _far(instruction)
@@ -66,8 +81,10 @@ def _parameters(computation: Computation) -> list[Instruction]:
 def _ends(
     array: Instruction, computation: Computation, module: Module
 ) -> list[tuple[Instruction, bool, Computation]]:
-    """Returns (user, whether it is its first operand, where it stands) of what uses an array,
-    looking through bitcasts and into fusions."""
+    """Returns (user, whether the array is its first operand, its computation) of an array's users.
+
+    Looks through bitcasts and into fusions.
+    """
     ends = []
     for user in computation.values():
         for place, operand in enumerate(user.operands):
@@ -84,7 +101,7 @@ def _ends(
 
 
 def _far(instruction: Instruction | None, only_first: bool = False) -> int:
-    """Returns the bytes of what an instruction gives that stands in HBM."""
+    """Returns the bytes of an instruction's results in HBM."""
     arrays = instruction.arrays if instruction else []
     return sum(array.bytes for array in (arrays[:1] if only_first else arrays) if not array.near)
 

@@ -1,4 +1,4 @@
-"""Text -> shards: the commands of `python -m dlms_jax.prepare`, one in each file.
+"""The commands of `python -m dlms_jax.prepare`, one per file.
 
-Each file has add_arguments(parser) and run(arguments). The functions that they call are in data/.
+Each file has add_arguments(parser) and run(arguments). They call functions of data/.
 """

@@ -1,4 +1,4 @@
-"""Text -> shards: tokenizers, datasets, public corpora, cleaning, fine-tuning data.
+"""Prepare text: tokenizers, datasets, public corpora, cleaning, fine-tuning data.
 
     python -m dlms_jax.prepare dataset my_texts/ --out data/mine --sequence-length 256
     python -m dlms_jax.prepare tokenizer my_texts/ --out data/mine.json --vocab-size 8192
@@ -7,7 +7,7 @@
     python -m dlms_jax.prepare chat dialogues.jsonl --out data/chat --tokenizer-from runs/mine
     python -m dlms_jax.prepare verify data/mine
 
-Each has --help. A command that was killed continues where it stopped when you run it again.
+Each command has --help. Run an interrupted command again to continue where it stopped.
 """
 
 import argparse
@@ -21,6 +21,7 @@ _COMMANDS = (dataset, tokenizer, corpus, clean, chat, verify)
 
 @command_line
 def main(argv=None):
+    """Runs the command; argv: its arguments, None for those of the process."""
     parser = argparse.ArgumentParser(
         prog="python -m dlms_jax.prepare",
         description=__doc__,
@@ -37,7 +38,7 @@ def main(argv=None):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.beam_options = [option for option in rest if option != "--"]
     if arguments.beam:
-        # Beam warns of modules that it does not need, and logs the traceback of each error.
+        # Beam warns about modules that it does not need, and logs the traceback of each error.
         logging.getLogger().setLevel(logging.ERROR)
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     try:

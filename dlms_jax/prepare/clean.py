@@ -1,4 +1,4 @@
-"""Filter and deduplicate documents; a report says what was dropped, and why."""
+"""Filter and deduplicate documents, with a report of what was dropped and why."""
 
 import pathlib
 
@@ -6,26 +6,50 @@ from dlms_jax.prepare.options import add_beam, add_reading, read_options
 
 
 def add_arguments(parser):
+    """Adds the command's options to a parser."""
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="files, folders or globs of documents")
     add("--out", required=True, metavar="DIR", help="where documents-*.jsonl.zst are written")
     add("--normalize", choices=("none", "NFC", "NFKC"), default="none", help="(default: none)")
     add("--min-characters", type=int, default=0, metavar="N", help="drop shorter documents")
     add("--max-characters", type=int, default=0, metavar="N", help="drop longer ones (0: no limit)")
-    add("--languages", nargs="+", default=[], metavar="CODE", help="keep only these (en de ...)")
+    add(
+        "--languages",
+        nargs="+",
+        default=[],
+        metavar="CODE",
+        help="keep only these languages (en de ...)",
+    )
     add("--min-language-probability", type=float, default=0.0, metavar="P")
-    add("--quality", nargs="+", default=[], metavar="RULES", help="keep documents that pass these "
-        "rule sets: gopher, gopher-repetition, c4, fineweb")  # fmt: skip
-    add("--near-duplicates", type=float, default=0.0, metavar="J", help="drop documents with this "
-        "Jaccard similarity to another (0: keep them; usual: 0.8)")  # fmt: skip
-    add("--decontaminate", nargs="+", default=[], metavar="PATH", help="evaluation texts: drop "
-        "documents that share --ngram words in a row")  # fmt: skip
+    add(
+        "--quality",
+        nargs="+",
+        default=[],
+        metavar="RULES",
+        help="keep documents that pass these rule sets: gopher, gopher-repetition, c4, fineweb",
+    )
+    add(
+        "--near-duplicates",
+        type=float,
+        default=0.0,
+        metavar="J",
+        help="drop documents with at least this Jaccard similarity to another one (0: off; usual: "
+        "0.8)",
+    )
+    add(
+        "--decontaminate",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="evaluation texts: drop documents that share --ngram consecutive words with them",
+    )
     add("--ngram", type=int, default=13, metavar="N", help="(default: 13)")
     add_reading(parser)
     add_beam(parser)
 
 
 def run(a):
+    """Runs the command with parsed arguments."""
     from dlms_jax.data.cleaning.beam import run_beam_clean
     from dlms_jax.data.cleaning.options import CleaningOptions
     from dlms_jax.data.corpora.files import list_files, read_file
@@ -49,21 +73,21 @@ def run(a):
     inputs = list_files(a.paths)
     if a.beam:
         run_beam_clean(list(map(str, inputs)), a.out, options, read, a.beam_options)
-        print(f"wrote {a.out}; {a.out}/_report.csv says what was dropped")
+        print(f"wrote {a.out}; {a.out}/_report.csv lists what was dropped")
     else:
         size = sum(path.stat().st_size for path in inputs)
         clean_here(list(map(str, inputs)), a.out, options, read, size)
 
 
 def clean_here(inputs, out, options, read, size):
-    """Cleans on this machine, with a progress bar, and prints the report.
+    """Cleans on this machine with a progress bar, and prints the report.
 
     Args:
-      inputs: what `read` takes.
-      out: the folder that is written.
-      options: which stages run.
-      read: yields the documents of an input.
-      size: the bytes of all inputs; None: unknown.
+      inputs: arguments of `read`.
+      out: the folder to write.
+      options: the CleaningOptions.
+      read: input -> iterator over its documents.
+      size: bytes of all inputs; None if unknown.
     """
     from rich.console import Console
 
@@ -79,4 +103,6 @@ def clean_here(inputs, out, options, read, size):
     call = (inputs, out, options, counted)
     (report,) = run_in_workers(run_local_clean, [call], 1, Console(), "cleaning", size)
     print(to_csv(report).rstrip())
-    print(f"wrote {out}; make a dataset of it: python -m dlms_jax.prepare dataset {out} --out DIR")
+    print(
+        f"wrote {out}; make a dataset from it: python -m dlms_jax.prepare dataset {out} --out DIR"
+    )

@@ -1,4 +1,4 @@
-"""Make a dataset to train on: shards of packed rows, split and fingerprinted."""
+"""Make a dataset to train on: shards of packed rows, with splits and fingerprints."""
 
 import os
 
@@ -18,29 +18,49 @@ from dlms_jax.prepare.options import (
 
 
 def add_arguments(parser):
+    """Adds the command's options to a parser."""
     add = parser.add_argument
-    add("paths", nargs="+", metavar="PATH", help="files, folders or globs of .txt, .md, .rst, "
-        ".jsonl[.gz|.zst], .parquet, .csv; or one named corpus, or tfds:DATASET/SPLIT")  # fmt: skip
+    add(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="files, folders or globs of .txt, .md, .rst, .jsonl[.gz|.zst], .parquet, .csv; or one "
+        "named corpus, or tfds:DATASET/SPLIT",
+    )
     add("--out", metavar="DIR", help="(default: prepared/NAME-LENGTH)")
     add_option(parser, "--sequence-length", "data.sequence_length", required=True)
     add_option(parser, "--packing", "data.packing", default=DATA.packing)
     add_vocabulary(parser)
     add_splitting(parser)
     add_reading(parser)
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="number of "
-        "processes (default: all cores); the dataset does not depend on it")  # fmt: skip
-    add("--shard-bytes", type=int, default=64 << 20, metavar="N", help="bytes of text in a shard; "
-        "a worker takes about six times as much memory (default: 64 MiB)")  # fmt: skip
+    add(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="number of processes, which does not change the dataset (default: all cores)",
+    )
+    add(
+        "--shard-bytes",
+        type=int,
+        default=64 << 20,
+        metavar="N",
+        help="bytes of text per shard; a worker needs about six times as much memory (default: "
+        "64 MiB)",
+    )
     add_option(
-        parser, "--synthetic-documents", "data.synthetic_documents",
+        parser,
+        "--synthetic-documents",
+        "data.synthetic_documents",
         default=DATA.synthetic_documents,
-    )  # fmt: skip
+    )
     add_option(parser, "--tfds-directory", "data.tfds_directory", default=DATA.tfds_directory)
     add("--overwrite", action="store_true", help="replace another dataset in --out")
     add_beam(parser)
 
 
 def run(a):
+    """Runs the command with parsed arguments."""
     from dlms_jax.data.build.builder import DatasetBuilder
 
     paths = a.paths[0] if len(a.paths) == 1 else a.paths
@@ -73,8 +93,10 @@ def _dataset_on_beam(a, paths, vocab):
         raise UserError("--beam needs --out")
     if not isinstance(vocab, Tokenizer):
         if vocab.name != "bytes" and not vocab.path:
-            raise UserError("--beam needs a trained tokenizer: train one with `prepare tokenizer` "
-                            "and give it with --tokenizer-path")  # fmt: skip
+            raise UserError(
+                "--beam needs a trained tokenizer; train one with `prepare tokenizer` and pass it "
+                "with --tokenizer-path"
+            )
         vocab = make_tokenizer(vocab, ())
     sources = find_sources(paths, a.seed, a.synthetic_documents, a.tfds_directory)
     buckets = max(1, -(-sum(source.size for source in sources) // a.shard_bytes))

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the objects that they give."""
+"""Options that several commands share, and the objects made from them."""
 
 from dlms_jax.config import SETTINGS, DataConfig, TokenizerConfig, add_option
 from dlms_jax.errors import UserError
@@ -7,30 +7,44 @@ DATA, TOKENIZER = DataConfig(), TokenizerConfig()  # the defaults
 
 
 def add_reading(parser):
+    """Adds the options of reading raw files."""
     add_option(parser, "--text-field", "data.text_field", default=DATA.text_field)
     add_option(parser, "--invalid-utf8", "data.invalid_utf8", default=DATA.invalid_utf8)
     add = parser.add_argument
-    add("--piece-bytes", type=int, default=16384, metavar="N", help="cut text files at line ends "
-        "into documents of about this size (default: 16384; 0: never)")  # fmt: skip
+    add(
+        "--piece-bytes",
+        type=int,
+        default=16384,
+        metavar="N",
+        help="split text files at line ends into documents of about this size (default: 16384; 0: "
+        "never)",
+    )
 
 
 def add_splitting(parser):
+    """Adds the options of splitting into training and held-out text."""
     heldout = DATA.heldout_fraction
     add_option(parser, "--heldout-fraction", "data.heldout_fraction", default=heldout)
     add_option(parser, "--seed", "data.seed", default=DATA.seed)
 
 
 def add_vocabulary(parser):
+    """Adds the options that choose or train a tokenizer."""
     kinds = ", ".join(SETTINGS["tokenizer.name"].choices)
     add_option(parser, "--tokenizer", "tokenizer.name", help=f"{kinds} (default: bytes)")
     add = parser.add_argument
-    add("--tokenizer-path", metavar="PATH", help="a tokenizer.json, a Hugging Face folder, or a "
-        "sentencepiece .model, instead of training one")  # fmt: skip
+    add(
+        "--tokenizer-path",
+        metavar="PATH",
+        help="a tokenizer.json, a Hugging Face folder or a sentencepiece .model, instead of "
+        "training one",
+    )
     add("--tokenizer-from", metavar="DIR", help="the tokenizer of a run or a prepared dataset")
     add_training(parser)
 
 
 def add_training(parser):
+    """Adds the options of training a tokenizer."""
     add_option(parser, "--vocab-size", "tokenizer.vocab_size", default=TOKENIZER.vocab_size)
     add_option(parser, "--algorithm", "tokenizer.algorithm", default=TOKENIZER.algorithm)
     add = parser.add_argument
@@ -40,27 +54,41 @@ def add_training(parser):
         action="append",
         default=[],
         metavar="TEXT",
-        help="a further special token, for chat turns or tasks; repeat it for several",
+        help="an additional special token, for chat turns or tasks; can be repeated",
     )
-    add("--sample-bytes", type=int, default=100 << 20, metavar="N", help="bytes of training text "
-        "on which the tokenizer is trained (default: 100 MiB)")  # fmt: skip
+    add(
+        "--sample-bytes",
+        type=int,
+        default=100 << 20,
+        metavar="N",
+        help="bytes of training text on which the tokenizer is trained (default: 100 MiB)",
+    )
 
 
 def add_beam(parser):
+    """Adds --beam."""
     add = parser.add_argument
-    add("--beam", action="store_true", help="run as an Apache Beam pipeline; give Beam's own flags "
-        "after -- (--runner=DataflowRunner ...)")  # fmt: skip
+    add(
+        "--beam",
+        action="store_true",
+        help="run as an Apache Beam pipeline; Beam's own flags follow after -- "
+        "(--runner=DataflowRunner ...)",
+    )
 
 
 def read_options(a):
-    """Returns how raw files are read."""
+    """Returns the ReadOptions of `add_reading`."""
     from dlms_jax.data.corpora.options import ReadOptions
 
     return ReadOptions(a.text_field, a.invalid_utf8, at_least(a, "piece_bytes", 0))
 
 
 def at_least(a, name: str, least: int) -> int:
-    """Returns the value of an option, checked."""
+    """Returns the value of an option.
+
+    Raises:
+      UserError: it is below `least`.
+    """
     value = getattr(a, name)
     if value < least:
         raise UserError(f"--{name.replace('_', '-')}={value} should be at least {least}")
@@ -68,11 +96,17 @@ def at_least(a, name: str, least: int) -> int:
 
 
 def saved_tokenizer(a):
-    """Returns the tokenizer of the run or dataset of --tokenizer-from; None without this option."""
+    """Returns the tokenizer of the run or dataset in --tokenizer-from, or None.
+
+    Raises:
+      UserError: other options also choose a tokenizer, or it cannot be read.
+    """
     if not a.tokenizer_from:
         return None
     if a.tokenizer or a.tokenizer_path:
-        raise UserError("--tokenizer-from brings its tokenizer: leave out --tokenizer and its path")
+        raise UserError(
+            "--tokenizer-from already gives a tokenizer; leave out --tokenizer and its path"
+        )
     from dlms_jax.data.store.prepared import is_prepared, open_prepared
 
     if is_prepared(a.tokenizer_from):
@@ -83,7 +117,7 @@ def saved_tokenizer(a):
 
 
 def tokenizer_settings(a) -> TokenizerConfig:
-    """Returns the settings of a tokenizer that is trained or read from a file."""
+    """Returns the TokenizerConfig of `add_vocabulary`."""
     return TokenizerConfig(
         name=a.tokenizer or TOKENIZER.name,
         vocab_size=a.vocab_size,

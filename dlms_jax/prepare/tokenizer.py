@@ -1,4 +1,4 @@
-"""Train a tokenizer on a bounded, random, reproducible sample of text."""
+"""Train a tokenizer on a reproducible random sample of text."""
 
 import pathlib
 
@@ -16,6 +16,7 @@ from dlms_jax.prepare.options import (
 
 
 def add_arguments(parser):
+    """Adds the command's options to a parser."""
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="files, folders or globs of text")
     add("--out", required=True, metavar="FILE", help="a tokenizer.json, or a sentencepiece .model")
@@ -28,6 +29,7 @@ def add_arguments(parser):
 
 
 def run(a):
+    """Runs the command with parsed arguments."""
     from rich.console import Console
 
     from dlms_jax.data.corpora.document import to_bytes, to_str
@@ -36,10 +38,10 @@ def run(a):
     from dlms_jax.data.worker_pool import run_in_workers
 
     if a.tokenizer not in ("bpe", "sentencepiece"):
-        raise UserError(f"--tokenizer={a.tokenizer} is not trained; use bpe or sentencepiece")
+        raise UserError(f"--tokenizer={a.tokenizer} cannot be trained; use bpe or sentencepiece")
     out = pathlib.Path(a.out)
     if out.exists() and not a.overwrite:
-        raise UserError(f"{out} exists already; use another --out, or --overwrite")
+        raise UserError(f"{out} already exists; use another --out, or --overwrite")
     sources = find_sources(a.paths[0] if len(a.paths) == 1 else a.paths, a.seed, 20_000)
     console = Console(soft_wrap=True)
     limit = at_least(a, "sample_bytes", 1)
@@ -47,17 +49,17 @@ def run(a):
     size = sum(source.size for source in sources) or None
     (texts,) = run_in_workers(_sample, [sampling], 1, console, "reading", size)
     if not texts:
-        raise UserError(f"{' '.join(a.paths)} holds no text to train a tokenizer on")
+        raise UserError(f"{' '.join(a.paths)}: no text to train a tokenizer on")
     with console.status(f"training on {sum(map(len, texts))} bytes ..."):
         tokenizer = make_tokenizer(tokenizer_settings(a), map(to_str, texts))
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(out) as unfinished:
         unfinished.write_bytes(tokenizer.file())
-    print(f"wrote {out}: {tokenizer.size} symbols, learned from {len(texts)} documents")
+    print(f"wrote {out}: {tokenizer.size} tokens, trained on {len(texts)} documents")
     sample = to_str(texts[0])[:10_000]
     ratio = len(to_bytes(sample)) / len(tokenizer.encode(sample))
     print(
-        f"{ratio:.2f} bytes per token on the first of them; use it with --tokenizer {a.tokenizer} "
+        f"{ratio:.2f} bytes per token on the first document; use it with --tokenizer {a.tokenizer} "
         f"--tokenizer-path {out}"
     )
 

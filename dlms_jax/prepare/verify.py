@@ -1,11 +1,13 @@
-"""Check every shard of a dataset against its checksum."""
+"""Check all shards of a dataset against their checksums."""
 
 
 def add_arguments(parser):
+    """Adds the command's options to a parser."""
     parser.add_argument("folder", metavar="DIR", help="a prepared dataset")
 
 
 def run(a):
+    """Runs the command with parsed arguments."""
     from rich.console import Console
 
     from dlms_jax.data.store.prepared import open_prepared
@@ -13,8 +15,9 @@ def run(a):
 
     dataset = open_prepared(a.folder, check_contents=False)
     list(run_in_workers(_check, [(dataset,)], 1, Console(), "checking", dataset.size))
-    print(f"{a.folder}: {len(dataset.all_shards)} shards, {dataset.size} bytes, all checksums are "
-          "right")  # fmt: skip
+    print(
+        f"{a.folder}: {len(dataset.all_shards)} shards, {dataset.size} bytes, all checksums match"
+    )
 
 
 def _check(dataset):

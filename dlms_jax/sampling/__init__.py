@@ -1,4 +1,4 @@
-"""DENOISER -> TEXT: canvases with holes, and the samplers that fill them."""
+"""Sampling: canvases with holes, and the samplers that fill them with text."""
 
 from dlms_jax.sampling.canvas import Canvas, make_canvas, parse_infill
 from dlms_jax.sampling.decoding.block import BlockSampler
@@ -13,7 +13,21 @@ from dlms_jax.sampling.settings import SAMPLERS, make_sampler, settings_of
 from dlms_jax.sampling.text_generator import TextGenerator
 
 __all__ = [
-    "SAMPLERS", "Ancestral", "BlockSampler", "Canvas", "FirstHitting", "NextToken", "Ordered",
-    "Prediction", "Remasking", "Sampler", "SamplerState", "TextGenerator", "make_canvas",
-    "make_sampler", "parse_infill", "run_sampler", "settings_of",
-]  # fmt: skip
+    "SAMPLERS",
+    "Ancestral",
+    "BlockSampler",
+    "Canvas",
+    "FirstHitting",
+    "NextToken",
+    "Ordered",
+    "Prediction",
+    "Remasking",
+    "Sampler",
+    "SamplerState",
+    "TextGenerator",
+    "make_canvas",
+    "make_sampler",
+    "parse_infill",
+    "run_sampler",
+    "settings_of",
+]

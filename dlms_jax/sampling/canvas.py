@@ -1,4 +1,4 @@
-"""A canvas: tokens that are given, and holes for a sampler to fill."""
+"""Canvases: rows of given tokens, and holes for a sampler to fill."""
 
 from collections.abc import Sequence
 import re
@@ -11,11 +11,17 @@ from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.diffusion import Layout
 from dlms_jax.errors import UserError
 
-_PAD_TO = 64  # canvases of nearly the same length share one compiled program
+_PAD_TO = 64  # canvases of similar length share one compiled program
 
 
 class Canvas(NamedTuple):
-    """tokens_BxL: given tokens; the mask id in holes. holes_BxL: True where to fill."""
+    """Rows to fill.
+
+    Attributes:
+      tokens_BxL: the given tokens; the mask id in holes.
+      holes_BxL: True at the positions to fill.
+      layout: the layout of the rows.
+    """
 
     tokens_BxL: jax.Array
     holes_BxL: jax.Array
@@ -25,9 +31,16 @@ class Canvas(NamedTuple):
 def make_canvas(
     rows: Sequence[Sequence[str | int]], tokenizer: Tokenizer, context: int, class_id: int = 0
 ) -> Canvas:
-    """Returns canvases, one a row: BOS, then each piece: a text, or a number of tokens to fill.
+    """Returns a canvas with one row per list of pieces: BOS, then the pieces, padded at the end.
 
-    Raises UserError where a row is longer than `context`, the length that the model was trained on.
+    Args:
+      rows: the pieces of each row. A piece is a text, or the number of tokens in a hole.
+      tokenizer: encodes the texts.
+      context: the length that the model was trained on.
+      class_id: the class of all rows. 0: none.
+
+    Raises:
+      UserError: a row is longer than `context`.
     """
     laid_out = [_lay_out(pieces, tokenizer, context) for pieces in rows]
     longest = max(len(tokens) for tokens, _ in laid_out)
@@ -47,7 +60,7 @@ def make_canvas(
 
 
 def _lay_out(pieces, tokenizer, context) -> tuple[list[int], list[bool]]:
-    """Returns (tokens, whether each is a hole) of a row."""
+    """Returns (tokens, holes) of a row without padding."""
     tokens, holes = [tokenizer.bos_id], [False]
     for piece in pieces:
         if isinstance(piece, str):
@@ -60,15 +73,27 @@ def _lay_out(pieces, tokenizer, context) -> tuple[list[int], list[bool]]:
     if len(tokens) > context:
         given = len(tokens) - sum(holes)
         raise UserError(
-            f"{given} tokens of prompt and BOS and {sum(holes)} to fill do not fit the model's "
-            f"context of {context} tokens; shorten the prompt or ask for "
-            + (f"{context - given} tokens or fewer" if given < context else "a longer context")
+            f"{given} tokens of prompt and BOS plus {sum(holes)} to fill exceed the model's "
+            f"context of {context} tokens; shorten the prompt or use "
+            + (
+                f"{context - given} tokens or fewer"
+                if given < context
+                else "a model with a longer context"
+            )
         )
     return tokens, holes
 
 
 def parse_infill(template: str, default: int) -> list[str | int]:
-    """Returns the pieces of "The {} of {12} is": {} is a hole of `default` tokens, {12} of 12."""
+    """Returns the pieces of an infill template, for `make_canvas`.
+
+    Args:
+      template: a text such as "The {} of {12} is". {} is a hole of `default` tokens, {12} of 12.
+      default: the number of tokens in {}.
+
+    Raises:
+      UserError: the template has no hole.
+    """
     pieces = []
     for number, piece in enumerate(re.split(r"\{(\d*)\}", template)):
         if number % 2:

@@ -1,6 +1,6 @@
-"""The passes of the network behind a prediction: one, or under guidance two in one batch.
+"""The network passes of a prediction: one, or two in one batch with guidance.
 
-The rows of the unconditional pass come last. In them each given token is the mask, and the class 0.
+The rows of the unconditional pass come last. Their given tokens are masked, and their class is 0.
 """
 
 import jax
@@ -11,14 +11,27 @@ from dlms_jax.sampling.prediction import Prediction
 
 
 def predict(denoise: Denoiser, prediction: Prediction, tokens_BxL, t_BxL, layout: Layout):
-    """Returns (logits_BxLxV, those of the unconditional pass or None), as `prediction` takes."""
+    """Returns the logits that `Prediction.log_p` takes.
+
+    Args:
+      denoise: the network.
+      prediction: with or without guidance.
+      tokens_BxL: the network's input.
+      t_BxL: times in 0..1.
+      layout: the layout of the rows.
+
+    Returns:
+      (logits_BxLxV, logits_BxLxV of the unconditional pass or None).
+    """
     inputs = with_unconditional(prediction, tokens_BxL, t_BxL, layout)
     return halves(prediction, denoise.logits(*inputs))
 
 
 def with_unconditional(prediction: Prediction, tokens_BxL, t_BxL, layout: Layout, *others):
-    """Returns (tokens_BxL, t_BxL, layout, *others), under guidance of 2B rows: the unconditional
-    ones, of the same times and `others`, come last."""
+    """Returns (tokens_BxL, t_BxL, layout, *others); with guidance, of 2B rows.
+
+    The second B rows are unconditional, with the same times and `others`.
+    """
     given = tokens_BxL, t_BxL, layout, *others
     if not prediction.guidance:
         return given
@@ -30,5 +43,5 @@ def with_unconditional(prediction: Prediction, tokens_BxL, t_BxL, layout: Layout
 
 
 def halves(prediction: Prediction, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    """Returns (the conditional rows of x, the unconditional ones: None without guidance)."""
+    """Returns (the conditional rows of x, the unconditional rows or None without guidance)."""
     return tuple(jnp.split(x, 2)) if prediction.guidance else (x, None)

@@ -1,4 +1,4 @@
-"""From a network's logits to the distribution that is drawn from: guidance, temperature, cuts."""
+"""Turns logits into the distribution to draw from: guidance, temperature, top-k and top-p."""
 
 import dataclasses
 
@@ -10,13 +10,18 @@ from dlms_jax.diffusion import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The distribution that a network's logits give after guidance, temperature and cuts.
+    """The distribution to draw from, after guidance, temperature and cuts.
 
-    guidance w: (1+w) log p(. | prompt, class) - w log p(. | no prompt, no class) (arXiv 2207.12598,
-    with its w); 0: the conditional model. temperature: 0 takes the most probable symbol. top_k:
-    keeps the k most probable symbols (0: off). top_p: then keeps the fewest most probable symbols
-    whose probabilities sum to top_p, at least one (1: off). Symbols as probable as the last one
-    that is kept are kept too.
+    top_k and top_p also keep all tokens that are equal in probability to the last one kept.
+
+    Attributes:
+      vocabulary: the tokens.
+      temperature: 0 takes the most probable token.
+      top_k: keeps the k most probable tokens. 0: off.
+      top_p: then keeps the smallest set of most probable tokens whose probabilities sum to top_p,
+        at least one token. 1: off.
+      guidance: the weight w of classifier-free guidance (arXiv 2207.12598):
+        (1 + w) log p(. | prompt, class) - w log p(. | no prompt, no class). 0: off.
     """
 
     vocabulary: Vocabulary
@@ -26,33 +31,35 @@ class Prediction:
     guidance: float = 0.0
 
     def log_p(self, logits_BxLxV, without_BxLxV=None) -> jax.Array:
-        """Returns log_p_BxLxV, in float32, that `draw` draws from."""
+        """Returns log_p_BxLxV, in float32, for `draw`; the arguments are those of `guided`."""
         return self.cut(self.guided(logits_BxLxV, without_BxLxV))
 
     def guided(self, logits_BxLxV, without_BxLxV=None) -> jax.Array:
         """Returns log_p_BxLxV, in float32, after guidance but before temperature and cuts.
 
         Args:
-            logits_BxLxV: the network's, given the prompt and the class.
-            without_BxLxV: those of the unconditional pass; None: no guidance.
+          logits_BxLxV: the network's logits with the prompt and the class.
+          without_BxLxV: the logits of the unconditional pass. None: no guidance.
         """
         given = self._normalised(logits_BxLxV)
         if without_BxLxV is None:
             return given
         without = self._normalised(without_BxLxV)
-        # A symbol of probability 0 given the prompt keeps it; -inf - -inf would be NaN.
+        # A token of probability 0 given the prompt stays at 0; -inf - -inf would be NaN.
         possible = given > -jnp.inf
         guided = jnp.where(possible, given + self.guidance * (given - without), -jnp.inf)
         return jax.nn.log_softmax(guided)
 
     def _normalised(self, logits_BxLxV):
-        """Returns log p of the logits, -inf for symbols that no text holds."""
+        """Returns log p of the logits, with -inf for tokens that cannot occur in text."""
         bias_V = self.vocabulary.text_bias_V()[None, None]
         return jax.nn.log_softmax(logits_BxLxV.astype(jnp.float32) + bias_V)
 
     def cut(self, log_p: jax.Array) -> jax.Array:
-        """Returns log p over the last axis at the temperature, cut to top_k and top_p, normalised.
-        Temperature 0 leaves it as it is: `draw` takes the most probable symbol."""
+        """Returns log p over the last axis after temperature, top_k and top_p, normalized.
+
+        At temperature 0 it returns its input, of which `draw` takes the most probable token.
+        """
         if self.temperature == 0:
             return log_p
         if self.temperature != 1:
@@ -65,17 +72,20 @@ class Prediction:
         if self.top_p < 1:
             ranked = -jnp.sort(-log_p, axis=-1)
             p = jnp.exp(ranked)
-            kept = jnp.cumsum(p, axis=-1) - p < self.top_p  # less than top_p before it
+            kept = (
+                jnp.cumsum(p, axis=-1) - p < self.top_p
+            )  # the tokens before it sum to less than top_p
             log_p = _keep(log_p, jnp.min(ranked, axis=-1, keepdims=True, where=kept, initial=0.0))
         return log_p
 
     def draw(self, key, log_p_LxV) -> jax.Array:
-        """Returns one symbol for each place of a row, drawn from `log_p`; at temperature 0 the most
-        probable, the first of equals.
+        """Returns tokens_L of one row drawn from log_p_LxV.
 
-        mode="high": float32 Gumbel noise of the default mode never reaches symbols of small p
-        (arXiv 2409.02908). It splits its random bits in two halves, so that the draws of one call
-        depend on its size; with a key for each place they do not depend on the padding.
+        At temperature 0 it takes the most probable token, the first one among equals.
+
+        mode="high" is needed because the default float32 Gumbel noise never reaches tokens of small
+        probability (arXiv 2409.02908). Its draws depend on the size of the call, so each position
+        has its own key. That makes them independent of padding.
         """
         if self.temperature == 0:
             return jnp.argmax(log_p_LxV, axis=-1).astype(jnp.int32)
@@ -88,5 +98,5 @@ class Prediction:
 
 
 def _keep(log_p, least):
-    """Returns log p without the symbols below `least`, normalised."""
+    """Returns log p without the tokens below `least`, normalized."""
     return jax.nn.log_softmax(jnp.where(log_p >= least, log_p, -jnp.inf))

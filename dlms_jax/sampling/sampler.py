@@ -1,4 +1,4 @@
-"""What a sampler is, and the one loop that runs any sampler."""
+"""The Sampler protocol, its state, and the loop that runs a sampler."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -10,16 +10,18 @@ from dlms_jax.sampling.canvas import Canvas
 
 
 class SamplerState(NamedTuple):
-    """Where each row stands. Rows are independent: they may be at different steps.
+    """The state of each row. Rows are independent and may be at different steps.
 
-    tokens_BxL: given tokens, and what the holes hold so far (the mask id: nothing yet).
-    holes_BxL: True where the sampler may write.
-    keys_B: the keys that all draws of a row come from.
-    step_B: how many steps a row has taken.
-    done_B: rows whose text is final. A step changes nothing of them.
-    extra: what else a sampler carries, a pytree with rows first (noisy embeddings, confidences).
-    cache: keys and values of what was read (diffusion's Cached), of 2B rows under guidance; None
-        without a cache. Those of a row that is done have no meaning.
+    Attributes:
+      tokens_BxL: the given tokens, and the current content of the holes (the mask id: empty).
+      holes_BxL: True where the sampler may write.
+      layout: the layout of the rows.
+      keys_B: the random key of each row.
+      step_B: the number of steps that a row has taken.
+      done_B: True for rows whose text is final. A step does not change them.
+      extra: further state of the sampler, a pytree with rows first (noisy embeddings, confidences).
+      cache: keys and values (diffusion's Cached) of B rows, 2B with guidance; None without a cache.
+        Those of finished rows are undefined.
     """
 
     tokens_BxL: jax.Array
@@ -33,30 +35,42 @@ class SamplerState(NamedTuple):
 
     @property
     def canvas(self) -> Canvas:
+        """Returns the canvas with the current tokens."""
         return Canvas(self.tokens_BxL, self.holes_BxL, self.layout)
 
 
 class Sampler(Protocol):
-    """A way to fill canvases. Implementations are frozen dataclasses: equal ones share compiled
-    programs."""
+    """A method of filling canvases.
+
+    Implementations are frozen dataclasses, so that equal samplers share compiled programs.
+    """
 
     def num_steps(self, canvas: Canvas) -> int:
-        """Returns how many steps fill every row at most; raises UserError for a canvas that the
-        sampler cannot fill."""
+        """Returns the largest number of steps that a row may need.
+
+        Raises:
+          UserError: the sampler cannot fill this canvas.
+        """
 
     def start(self, denoise: Denoiser, canvas: Canvas, keys_B: jax.Array) -> SamplerState:
-        """Returns the state before any step."""
+        """Returns the state before the first step; `keys_B` are the random keys of the rows."""
 
     def step(self, denoise: Denoiser, state: SamplerState) -> SamplerState:
-        """Returns the state after one more step of each row that is not done.
+        """Returns the state after one more step of each unfinished row.
 
-        A row of it is a function of that row of the state only: the rows beside it, their steps and
-        the padding do not matter.
+        A row of the result depends only on the same row of `state`, not on other rows or padding.
         """
 
 
 def run_sampler(sampler: Sampler, denoise: Denoiser, state: SamplerState, steps) -> SamplerState:
-    """Returns the state after `steps` further steps (may be traced), or once all rows are done."""
+    """Returns the state after `steps` more steps, or when all rows are done.
+
+    Args:
+      sampler: the sampler.
+      denoise: the network.
+      state: a state of this sampler.
+      steps: an int, or a traced integer.
+    """
 
     def unfinished(loop):
         taken, state = loop
@@ -70,14 +84,20 @@ def run_sampler(sampler: Sampler, denoise: Denoiser, state: SamplerState, steps)
 
 
 def begin(canvas: Canvas, keys_B, extra: Any = None) -> SamplerState:
-    """Returns the state of a canvas before any step; rows without holes are done."""
+    """Returns the state of a canvas before the first step; rows without holes are done."""
     done_B = ~jnp.asarray(canvas.holes_BxL).any(axis=1)
     return SamplerState(*canvas, keys_B, jnp.zeros(done_B.shape, jnp.int32), done_B, extra)
 
 
 def advance(state: SamplerState, tokens_BxL, done_B, extra: Any = None) -> SamplerState:
-    """Returns the state after a step in which rows that were not done got `tokens_BxL` in their
-    holes, became done where `done_B`, and carry `extra`."""
+    """Returns the state after a step; rows that were already done keep their content.
+
+    Args:
+      state: the state before the step.
+      tokens_BxL: the new tokens, of which those in holes are used.
+      done_B: True for rows that this step finishes.
+      extra: the new `SamplerState.extra`.
+    """
     tokens_BxL = jnp.where(state.holes_BxL, tokens_BxL, state.tokens_BxL)
     old = state.tokens_BxL, state.step_B, state.extra
     new = choose_rows(state.done_B, old, (tokens_BxL, state.step_B + 1, extra))
@@ -86,7 +106,7 @@ def advance(state: SamplerState, tokens_BxL, done_B, extra: Any = None) -> Sampl
 
 
 def choose_rows(chosen_B, one: Any, other: Any) -> Any:
-    """Returns a pytree with the chosen rows of `one` and the rest of `other`; rows come first."""
+    """Returns a pytree with the chosen rows of `one` and the other rows of `other`; rows first."""
 
     def choose(x, y):
         return jnp.where(jnp.expand_dims(chosen_B, range(1, x.ndim)), x, y)
@@ -95,7 +115,7 @@ def choose_rows(chosen_B, one: Any, other: Any) -> Any:
 
 
 def row_keys(keys_B, step_B, stream: int) -> jax.Array:
-    """Returns the rows' keys for one purpose (0, 1, ...) at their steps."""
+    """Returns keys_B of the rows at their steps; `stream` (0, 1, ...) numbers independent uses."""
 
     def row(key, step):
         return jax.random.fold_in(jax.random.fold_in(key, step), stream)
@@ -104,6 +124,8 @@ def row_keys(keys_B, step_B, stream: int) -> jax.Array:
 
 
 def row_uniform(keys_B, step_B, shape: tuple[int, ...], stream: int = 0) -> jax.Array:
-    """Returns uniform draws, [B, *shape], each row's from its own key, step and stream. A longer
-    first axis of `shape` leaves the beginning as it is."""
+    """Returns uniform draws of shape [B, *shape], each row's from its own key, step and stream.
+
+    A longer first axis of `shape` does not change the first draws.
+    """
     return jax.vmap(lambda key: jax.random.uniform(key, shape))(row_keys(keys_B, step_B, stream))

@@ -1,4 +1,4 @@
-"""config.sampling -> a sampler of an objective."""
+"""Makes the sampler that config.sampling names."""
 
 from dlms_jax.config import SamplingConfig
 from dlms_jax.diffusion import Objective
@@ -15,10 +15,16 @@ from dlms_jax.sampling.processes.remasking import Remasking
 from dlms_jax.sampling.sampler import Sampler
 
 _MASKED = (
-    "ancestral", "confidence", "margin", "entropy", "remdm_cap", "remdm_rescale",
-    "remdm_confidence", "first_hitting",
-)  # fmt: skip
-# By objective; the first is the default.
+    "ancestral",
+    "confidence",
+    "margin",
+    "entropy",
+    "remdm_cap",
+    "remdm_rescale",
+    "remdm_confidence",
+    "first_hitting",
+)
+# By objective; the first one is the default.
 SAMPLERS = {
     "masked": _MASKED,
     "block": _MASKED,
@@ -29,9 +35,15 @@ SAMPLERS = {
 
 
 def make_sampler(name: str, objective: Objective, config: SamplingConfig) -> Sampler:
-    """Returns the sampler that a config names, for the objective of that name.
+    """Returns the sampler that a config names.
 
-    Raises UserError for one that does not fit the objective.
+    Args:
+      name: the objective's name, a key of SAMPLERS.
+      objective: the objective.
+      config: the sampling settings.
+
+    Raises:
+      UserError: the sampler or its settings do not fit the objective.
     """
     sampler = _sampler_of(name, config)
     prediction = Prediction(
@@ -59,7 +71,15 @@ def make_sampler(name: str, objective: Objective, config: SamplingConfig) -> Sam
 
 
 def settings_of(name: str, config: SamplingConfig) -> set[str]:
-    """Returns the settings of config.sampling that its sampler reads."""
+    """Returns the settings of config.sampling that its sampler reads.
+
+    Args:
+      name: the objective's name.
+      config: the sampling settings.
+
+    Raises:
+      UserError: the sampler does not fit the objective.
+    """
     used = {"sampler", "temperature", "top_k", "top_p", "guidance", "length", "prompt"}
     sampler = _sampler_of(name, config)
     if name in ("autoregressive", "block"):
@@ -79,7 +99,7 @@ def _sampler_of(name, config):
     sampler = SAMPLERS[name][0] if config.sampler == "default" else config.sampler
     if sampler not in SAMPLERS[name]:
         raise UserError(
-            f"config.sampling.sampler={sampler} does not sample from objective {name}; "
+            f"config.sampling.sampler={sampler} does not support objective {name}; "
             f"use {', '.join(SAMPLERS[name])}, or default"
         )
     return sampler
@@ -95,7 +115,7 @@ def _masked_sampler(sampler, prediction, schedule, config) -> MaskedSampler:
         return Ordered(*stepped, order=sampler)
     if not config.eta:
         raise UserError(
-            f"config.sampling.sampler={sampler} masks tokens again by config.sampling.eta, which "
-            "is 0; set it above 0 (0.02 for remdm_cap, 0.2 for the others, say)"
+            f"config.sampling.sampler={sampler} needs config.sampling.eta above 0; use for example "
+            "0.02 for remdm_cap, 0.2 for the others"
         )
     return Remasking(*stepped, kind=sampler.removeprefix("remdm_"), eta=config.eta)

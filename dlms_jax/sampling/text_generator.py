@@ -1,4 +1,4 @@
-"""TextGenerator: prompts -> texts, by the samplers of one network, for any of its weights."""
+"""TextGenerator: samples text from prompts, with any weights of one network."""
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
@@ -21,68 +21,116 @@ from dlms_jax.sampling.settings import make_sampler, settings_of
 
 
 class TextGenerator:
-    """Fills texts. Each sampler is compiled once, for whatever weights it is called with."""
+    """Generates text. Each sampler is compiled once and takes the weights as an argument."""
 
     def __init__(
-        self, config: Config, objective: Objective, tokenizer: Tokenizer, mesh: Mesh,
+        self,
+        config: Config,
+        objective: Objective,
+        tokenizer: Tokenizer,
+        mesh: Mesh,
         make_denoise: Callable[[Any], Denoiser],
-    ):  # fmt: skip
-        """make_denoise: params -> Denoiser. Raises UserError where config.sampling does not fit
-        the objective."""
+    ):
+        """Makes a generator.
+
+        Args:
+          config: the config of the run.
+          objective: its objective.
+          tokenizer: its tokenizer.
+          mesh: devices that share the rows of a batch.
+          make_denoise: params -> Denoiser.
+
+        Raises:
+          UserError: config.sampling does not fit the objective.
+        """
         self.config, self.objective, self.tokenizer, self.mesh = config, objective, tokenizer, mesh
         self._make_denoise = make_denoise
         self._compiled = functools.lru_cache(self._compile)
         make_sampler(config.objective.name, objective, config.sampling)
 
     def samples(
-        self, params: Any, prompts: Sequence[str], length: int | None = None, seed: int = 0,
+        self,
+        params: Any,
+        prompts: Sequence[str],
+        length: int | None = None,
+        seed: int = 0,
         **sampling,
-    ) -> list[str]:  # fmt: skip
-        """Returns a text for each prompt: the prompt and what follows it, as `after` says."""
+    ) -> list[str]:
+        """Returns a text for each prompt: the prompt and its continuation.
+
+        Args:
+          params: the network's weights.
+          prompts: the prompts.
+          length: tokens to generate; None: see `after`.
+          seed: seed of all draws.
+          **sampling: settings of config.sampling to change.
+        """
         rows = [self.after(prompt, length) for prompt in prompts]
         return self.fill(params, rows, seed, **sampling)
 
     def after(self, prompt: str, length: int | None = None) -> list[str | int]:
-        """Returns the pieces of a prompt and `length` tokens to fill after it; where None, as many
-        as the config says and the context has room for."""
+        """Returns the pieces of a prompt followed by a hole.
+
+        Args:
+          prompt: the text.
+          length: tokens in the hole. None: config.sampling.length, or what fits the context.
+
+        Raises:
+          UserError: the length is below 1.
+        """
         if length is None:
             room = self.config.data.sequence_length - 1 - len(self.tokenizer.encode(prompt))
             length = max(1, min(self.config.sampling.length, room))
         if length < 1:
-            raise UserError(f"a length of {length} leaves nothing to write; use 1 or more")
+            raise UserError(f"length={length} should be at least 1")
         return [prompt, length]
 
     def sampling(self, **settings) -> SamplingConfig:
-        """Returns config.sampling with some settings changed; None leaves one as it is."""
+        """Returns config.sampling with some settings changed; None keeps a setting.
+
+        Raises:
+          UserError: a setting is invalid, or the sampler does not read it.
+        """
         given = {name: value for name, value in settings.items() if value is not None}
         sampling = dataclasses.asdict(self.config.sampling) | given
         sampling = from_dict({"sampling": sampling}).sampling
         objective = self.config.objective.name
         for name in given.keys() - settings_of(objective, sampling):
             raise UserError(
-                f"{name} plays no part in sampler={sampling.sampler} of objective {objective}; "
+                f"{name} has no effect on sampler={sampling.sampler} of objective {objective}; "
                 "leave it out"
             )
         return sampling
 
     def stream(
-        self, params: Any, rows: Sequence[Sequence[str | int]], num: int = 1, seed: int = 0,
-        every: int | None = None, class_name: str | None = None, **sampling,
-    ) -> Iterator[Canvas]:  # fmt: skip
-        """Yields the canvases as they fill in.
+        self,
+        params: Any,
+        rows: Sequence[Sequence[str | int]],
+        num: int = 1,
+        seed: int = 0,
+        every: int | None = None,
+        class_name: str | None = None,
+        **sampling,
+    ) -> Iterator[Canvas]:
+        """Yields the canvas during sampling, and when it is full.
 
         Args:
-            params: the network's weights.
-            rows: the pieces of each text: given text, and numbers of tokens to fill.
-            num: samples of each text; they stand together. Sample i of a text depends on its pieces
-                and (seed, i) only, not on the other rows.
-            seed: of all draws.
-            every: yields every `every` steps; None: at the end only.
-            class_name: a corpus of config.data.mixture to write like.
-            **sampling: settings of config.sampling to change.
+          params: the network's weights.
+          rows: the pieces of each text: given texts, and numbers of tokens to fill.
+          num: samples per text; those of one text are adjacent rows. Sample i of a text depends
+            only on its pieces and (seed, i), not on the other rows.
+          seed: seed of all draws.
+          every: steps between canvases. None: only the last one.
+          class_name: a corpus of config.data.mixture, whose style the samples take.
+          **sampling: settings of config.sampling to change.
+
+        Raises:
+          UserError: an argument is invalid.
         """
         if num < 1 or not rows:
-            raise UserError(f"{num} samples of {len(rows)} texts were asked for; ask for 1 or more")
+            raise UserError(
+                f"{num} samples of {len(rows)} texts: both numbers should be at least 1"
+            )
         seed = SETTINGS["evaluation.seed"].check(seed, "seed")
         sampler, start, advance = self._compiled(self.sampling(**sampling))
         pieces = [row for row in rows for _ in range(num)]
@@ -103,13 +151,17 @@ class TextGenerator:
                 return
 
     def fill(self, params: Any, rows, seed: int = 0, **sampling) -> list[str]:
-        """Returns the text of each row, filled as `stream` does."""
+        """Returns the text of each row; the arguments are those of `stream`."""
         *_, canvas = self.stream(params, rows, seed=seed, **sampling)
         return self.texts(canvas)
 
     def texts(self, canvas: Canvas, unfilled: str = "") -> list[str]:
-        """Returns the text of each canvas, up to the first EOS in a hole; `unfilled` stands for
-        each hole still open."""
+        """Returns the text of each row, up to the first EOS in a hole.
+
+        Args:
+          canvas: the canvas.
+          unfilled: shown in place of each hole that is still open.
+        """
         rows = zip(canvas.tokens_BxL, canvas.holes_BxL, strict=True)
         return [self._text(tokens_L, holes_L, unfilled) for tokens_L, holes_L in rows]
 
@@ -126,19 +178,19 @@ class TextGenerator:
         return text + t.decode(run)
 
     def _class_id(self, name):
-        """Returns the number of a class, from 1; 0 for none."""
+        """Returns the id of a class, from 1; 0 without a class."""
         if name is None:
             return 0
         names = list(self.config.data.mixture) if self.config.model.classes else []
         if name not in names:
             raise UserError(
-                f"this model has no class {name!r}; "
-                + (f"its classes are {', '.join(names)}" if names else "it has none")
+                f"unknown class {name!r}; "
+                + (f"use one of {', '.join(names)}" if names else "this model has no classes")
             )
         return names.index(name) + 1
 
     def _compile(self, sampling):
-        """Returns (sampler, its `start`, `run_sampler`); the latter two take the weights first."""
+        """Returns (sampler, start, advance); both functions are compiled and take the weights."""
         sampler = make_sampler(self.config.objective.name, self.objective, sampling)
 
         @jax.jit

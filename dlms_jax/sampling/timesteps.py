@@ -1,4 +1,4 @@
-"""The times of the steps of a reverse process."""
+"""The timesteps of a reverse process."""
 
 from typing import Literal
 
@@ -11,16 +11,20 @@ Spacing = Literal["uniform", "cosine", "quantile"]
 
 
 def times(spacing: Spacing, schedule: Schedule, steps: int, i) -> tuple[jax.Array, jax.Array]:
-    """Returns (t, s): the time at which step i of `steps` begins, and s < t at which it ends."""
+    """Returns (t, s), the start and end of step i of `steps`, with s < t; see `time`."""
     return time(spacing, schedule, steps, i), time(spacing, schedule, steps, i + 1)
 
 
 def time(spacing: Spacing, schedule: Schedule, steps: int, i) -> jax.Array:
-    """Returns t_i, which falls from exactly 1 at i=0 to exactly 0 at i=steps; i may be an array.
+    """Returns t_i, which falls from exactly 1 at i=0 to exactly 0 at i=steps.
 
-    uniform: equal steps of t. cosine: t_i = cos(pi/2 i/steps), small steps near 1, where most is
-    still unknown (MaskGIT, arXiv 2202.04200). quantile: equal steps of the share of noise
-    1 - alpha(t), so that each step of masked diffusion reveals equally many tokens.
+    Args:
+      spacing: "uniform": equal steps of t. "cosine": t_i = cos(pi/2 i/steps), with small steps near
+        t=1, where most tokens are unknown (MaskGIT, arXiv 2202.04200). "quantile": equal steps of
+        1 - alpha(t), so that each step of masked diffusion reveals the same number of tokens.
+      schedule: the noise schedule, which "quantile" reads.
+      steps: the number of steps.
+      i: an index or an array of them.
     """
     left = (steps - jnp.asarray(i)) / steps
     if spacing == "uniform":

@@ -1,6 +1,7 @@
-"""MANY RUNS -> ONE CONCLUSION: each study trains several models, measures them, and writes tables.
+"""Studies: each trains several models, measures them, and writes tables.
 
-A study is given what trains and what loads a model (trainer.py and model.py stand above it).
+The functions that train and load a model are arguments, because this package must not import
+trainer.py and model.py.
 """
 
 from dlms_jax.studies.family import FamilySettings, run_family

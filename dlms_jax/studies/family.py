@@ -1,8 +1,8 @@
-"""The family side by side: a small model of each process, all with the same text, tokens and time.
+"""The family study: compares a small model of each process on the same text, tokens and time.
 
-Each recipe gets an equal share of the minutes as training time: its steps are decided beforehand
-from a measured step, and kept, so that a study that was killed goes on where it stopped. Then each
-is judged by its own bound on held-out text, and by its samples.
+Each recipe gets an equal share of the minutes as training time. Its number of steps follows from a
+measured step and is saved before training, so that an interrupted study resumes. Then each model is
+measured by its bound on held-out text and by its samples.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,19 +35,24 @@ from dlms_jax.studies.tables import Drawn, Member
 from dlms_jax.terminal import say
 
 _LOG = "study.json"
-_EVALUATIONS = 12  # in each run, which the curves are drawn through
-_WARMUP = 0.1  # of the steps, at most
-# What a recipe may change after its run began: how a trained model is looked at.
+_EVALUATIONS = 12  # evaluations in each run: the points of its curve
+_WARMUP = 0.1  # longest warm-up, as a share of the steps
+# Sections that may change after a run began, because they do not affect training.
 _FREE = ("sampling", "evaluation", "checkpoint", "mesh")
-# What of config.sampling the study decides by itself.
+# Settings of config.sampling that the study sets itself.
 _OWN = ("length", "steps", "temperature", "prompt")
 
 
 @dataclasses.dataclass(frozen=True)
 class FamilySettings:
-    """minutes: the training time of all recipes together. steps: of the samplers; a block model's
-    are shared out among its blocks. num: samples of each. temperature: 1 is the model's own
-    distribution."""
+    """Settings of the family study.
+
+    Attributes:
+      minutes: training time of all recipes together.
+      steps: numbers of sampling steps; a block model divides them among its blocks.
+      num: samples per recipe and number of steps.
+      temperature: of sampling; 1 is the model's own distribution.
+    """
 
     minutes: float
     steps: tuple[int, ...] = (8, 32, 128)
@@ -56,17 +61,32 @@ class FamilySettings:
 
 
 def run_family(
-    recipes: Mapping[str, Config], only: tuple[str, ...], settings: FamilySettings,
-    workdir: pathlib.Path, out: pathlib.Path,
-    train: Callable[[pathlib.Path, Config], dict[str, float]], load: Callable[[pathlib.Path], Any],
+    recipes: Mapping[str, Config],
+    only: tuple[str, ...],
+    settings: FamilySettings,
+    workdir: pathlib.Path,
+    out: pathlib.Path,
+    train: Callable[[pathlib.Path, Config], dict[str, float]],
+    load: Callable[[pathlib.Path], Any],
     console: Console,
-) -> list[Member]:  # fmt: skip
-    """Returns what was found of each recipe, the best bound first; writes tables and a figure.
+) -> list[Member]:
+    """Runs the study, writes tables and a figure, and returns the results, the best bound first.
 
-    recipes: all of the family, by name; only: those to run. train: (workdir, config) -> the final
-    metrics of a run, which it finishes where it was begun (trainer.Trainer). load: workdir -> the
-    trained model.DiffusionLM. The autoregressive recipe judges the samples, where it is trained.
-    Raises UserError where the workdir holds runs of another budget or of other recipes.
+    Samples are scored by the autoregressive recipe if it has been trained.
+
+    Args:
+      recipes: all recipes of the family, by name.
+      only: the names of those to run.
+      settings: the study's settings.
+      workdir: the folder of the runs.
+      out: the folder of the tables and the figure.
+      train: (workdir, config) -> final metrics; it starts or resumes a run (trainer.Trainer).
+      load: workdir -> the trained model.DiffusionLM.
+      console: prints progress and the tables.
+
+    Raises:
+      UserError: the recipes differ in text or tokenizer, or the workdir holds runs with another
+        training time or other recipes.
     """
     _check_comparable(recipes)
     log = _Log(workdir / _LOG)
@@ -106,27 +126,34 @@ def run_family(
 
 def ways_to_sample(
     config: Config, settings: FamilySettings, length: int
-) -> list[tuple[int, dict[str, Any]]]:  # fmt: skip
-    """Returns (steps in all, settings for DiffusionLM.stream) of each row of the table.
+) -> list[tuple[int, dict[str, Any]]]:
+    """Returns (total steps, settings for DiffusionLM.stream) for each row of the table.
 
-    The settings are the recipe's own, whatever the checkpoint has, but for temperature and steps.
-    A sampler that takes a step a token has one way. A block model takes at least a step a block, so
-    that some numbers of steps are too few for it.
+    The settings come from the recipe, except for temperature and steps. A sampler that takes one
+    step per token has one row. A block model takes at least one step per block, so it skips numbers
+    of steps that are too small.
+
+    Args:
+      config: the recipe.
+      settings: the study's settings.
+      length: tokens per sample.
     """
     used = settings_of(config.objective.name, config.sampling)
     shared = {name: getattr(config.sampling, name) for name in used - set(_OWN)}
     shared["temperature"] = settings.temperature
     if "steps" not in used:
         return [(length, shared)]
-    # Blocks begin at BOS.
+    # Blocks are aligned to BOS.
     blocks = -(-(length + 1) // config.block.size) if traits_of(config).order == "blocks" else 1
     each = sorted({steps // blocks for steps in settings.steps} - {0})
     return [(blocks * steps, shared | {"steps": steps}) for steps in each]
 
 
 class _Log:
-    """What a study has decided and finished, by recipe, in a file that is always whole. A recipe
-    whose folder was deleted is begun anew."""
+    """The decisions and results of a study by recipe, in a file that is written atomically.
+
+    A recipe whose folder was deleted starts again.
+    """
 
     def __init__(self, path: pathlib.Path):
         self._path = path
@@ -144,23 +171,23 @@ class _Log:
         return self._recipes.get(name, {})
 
     def put(self, name: str, **what):
-        """Adds to what is known of a recipe."""
+        """Adds entries to a recipe's record."""
         self._recipes[name] = self[name] | what | {"format": FORMAT}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self._path, self._recipes)
         self._folder(name).mkdir(exist_ok=True)
 
     def check(self, name: str, config: Config, share: float, number: int):
-        """Raises UserError where a run of the recipe was begun with another share or recipe."""
+        """Raises UserError if the recipe's run has another training time or other settings."""
         begun, workdir = self[name], self._folder(name)
         if not begun:
             if workdir.exists():
-                raise UserError(f"{workdir} was not begun by this study; use another --workdir")
+                raise UserError(f"{workdir} was not created by this study; use another --workdir")
             return
-        where = f"{workdir} was begun"
+        where = f"{workdir} was started"
         if abs(begun["share"] - share) > 0.01 * share:
             raise UserError(
-                f"{where} with {begun['share'] / 60:.3g} minutes, now it would get "
+                f"{where} with {begun['share'] / 60:.3g} minutes of training, not "
                 f"{share / 60:.3g}; use --minutes={begun['share'] * number / 60:.6g}, or another "
                 "--workdir, or delete it"
             )
@@ -172,7 +199,7 @@ class _Log:
         if changed:
             raise UserError(
                 f"{where} with another recipe ({', '.join(changed)}); use another --workdir, or "
-                "delete it to train it anew"
+                "delete it to train it again"
             )
 
     def _folder(self, name: str) -> pathlib.Path:
@@ -186,25 +213,25 @@ def _check_comparable(recipes: Mapping[str, Config]):
         for key, one, other in changed_settings(recipes[first], recipes[name]):
             if key.split(".")[0] in ("data", "tokenizer"):
                 raise UserError(
-                    f"config.{key} is {one!r} in {first} and {other!r} in {name}; recipes of a "
-                    "study read the same text as the same tokens"
+                    f"config.{key} is {one!r} in {first} and {other!r} in {name}; all recipes of a "
+                    "study need the same data and tokenizer settings"
                 )
 
 
 def _decide_steps(recipes, dataset: Dataset, share: float, log: _Log, console: Console):
-    """Keeps, for each recipe that was not begun, the steps that its share of the time holds."""
+    """Saves the number of steps of each new recipe, from its share of the time."""
     new = {name: config for name, config in recipes.items() if not log[name]}
     if not new:
         return
     say(console, f"measuring the training step of {', '.join(new)} ...")
     for name, seconds in pace.seconds_per_step(new, dataset).items():
         steps = max(1, round(share / seconds))
-        say(console, f"{name}: {seconds:.3f} s a step, so {steps} steps")
+        say(console, f"{name}: {seconds:.3f} s per step, so {steps} steps")
         log.put(name, share=share, steps=steps, step_seconds=seconds, config=new[name].to_dict())
 
 
 def _with_steps(config: Config, steps: int) -> Config:
-    """Returns a recipe for a number of steps, evaluated and saved a few times on the way."""
+    """Returns a recipe with a number of steps, and evaluations and checkpoints during training."""
     every = max(1, steps // _EVALUATIONS)
     replace = dataclasses.replace
     warmup = min(config.optimizer.warmup_steps, int(_WARMUP * steps))
@@ -218,7 +245,7 @@ def _with_steps(config: Config, steps: int) -> Config:
 
 
 def _references(dataset: Dataset, num: int, length: int, twin):
-    """Returns the measure, and what it says of held-out text and of tokens drawn by frequency."""
+    """Returns (the metrics, {name: Drawn} of held-out text and of tokens drawn by frequency)."""
     tokenizer, rows = dataset.tokenizer, dataset.heldout.rows
     samples, others = heldout_samples(rows, num, length, tokenizer)
     training = [split.rows.take(slice(None)) for split in dataset.train]
@@ -234,8 +261,10 @@ def _references(dataset: Dataset, num: int, length: int, twin):
 
 
 def _draw(lm, num: int, length: int, sampling: dict[str, Any]):
-    """Returns (samples, seconds a sample) of `num` texts without a prompt, drawn in two batches:
-    the first compiles, the second is timed."""
+    """Returns (samples, seconds per sample) of `num` texts without a prompt.
+
+    They are drawn in two batches. The first compiles, the second is timed.
+    """
     samples = []
     for seed, number in enumerate((num - num // 2, num // 2)):
         begun = time.perf_counter()

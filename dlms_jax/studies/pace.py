@@ -1,5 +1,8 @@
-"""How long a training step takes: from it a time budget becomes a number of steps, before training,
-so that learning-rate schedules end where the budget does."""
+"""Times the training steps of several configs.
+
+A study converts its time budget to a number of steps before training, so that learning-rate
+schedules end when the time does.
+"""
 
 import time
 
@@ -12,19 +15,19 @@ from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.parallel.mesh import local_rows, make_mesh, to_global
 from dlms_jax.training.assembly import assemble
 
-_ROUNDS, _STEPS = 5, 6  # each config takes so many steps a round
+_ROUNDS, _STEPS = 5, 6  # rounds, and steps of each config per round
 
 
 def seconds_per_step(configs: dict[str, Config], dataset: Dataset) -> dict[str, float]:
-    """Returns the mean time of a training step of each config, on the dataset's batches.
+    """Returns the mean seconds of a training step of each config, on the dataset's batches.
 
-    They take turns, so that a machine whose speed drifts is as fast for one as for another. The
-    mean, not the median: a step of Gaussian diffusion is longer when its coin asks for two passes.
-    What the steps learn is thrown away.
+    The configs take turns, so that a drift in the machine's speed affects all of them. It is the
+    mean, not the median, because self-conditioning makes random steps of Gaussian diffusion longer.
+    The trained weights are discarded.
     """
     steppers = {name: _Stepper(config, dataset) for name, config in configs.items()}
     for stepper in steppers.values():
-        stepper.run(2)  # compiles; the second is the first on a state that a step returned
+        stepper.run(2)  # compiles; the second step is the first one on a state that a step returned
     spent = dict.fromkeys(configs, 0.0)
     for _ in range(_ROUNDS):
         for name, stepper in steppers.items():
@@ -33,7 +36,7 @@ def seconds_per_step(configs: dict[str, Config], dataset: Dataset) -> dict[str, 
 
 
 class _Stepper:
-    """The train step of a config, with its state and place in the data."""
+    """The train step of a config, with its state and its position in the data."""
 
     def __init__(self, config: Config, dataset: Dataset):
         self._mesh = make_mesh(config.mesh)
@@ -44,7 +47,7 @@ class _Stepper:
         self._done = 0
 
     def run(self, steps: int) -> float:
-        """Takes steps; returns the seconds that they took together."""
+        """Takes steps and returns their total time in seconds."""
         begun = time.perf_counter()
         for _ in range(steps):
             rows = to_global(self._batches[self._done], self._mesh)

@@ -1,4 +1,4 @@
-"""What the family study found, as CSV, Markdown and a figure."""
+"""The results of the family study as CSV, Markdown and a figure."""
 
 from collections.abc import Mapping, Sequence
 import csv
@@ -18,12 +18,19 @@ from dlms_jax.evaluation.quality import Quality, Sample
 from dlms_jax.files import write_text, written_whole
 from dlms_jax.terminal import printable, say, with_unit
 
-_EXAMPLES = 3  # texts shown of each row of the table
+_EXAMPLES = 3  # texts per row of the table
 
 
 class Drawn(NamedTuple):
-    """Samples drawn in one way. steps, seconds (a sample): None of text that no model wrote.
-    twin: of the samples under the autoregressive model; None where there is none."""
+    """Samples that were drawn in one way, with their metrics.
+
+    Attributes:
+      steps: sampling steps; None for reference text.
+      seconds: per sample; None for reference text.
+      quality: the metrics.
+      twin: the loss under the autoregressive model; None without such a model.
+      samples: the samples.
+    """
 
     steps: int | None
     seconds: float | None
@@ -33,8 +40,18 @@ class Drawn(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A trained recipe. step_seconds: the median in training. curve: (tokens, training seconds,
-    held-out bits/byte) of the evaluations on the way."""
+    """A trained recipe.
+
+    Attributes:
+      name: of the recipe.
+      process: objective and network.
+      parameters: number of parameters.
+      steps, tokens: of the training.
+      step_seconds: the median in training.
+      bits_per_byte, stderr, nats_per_token: the bound on held-out text.
+      curve: (tokens, training seconds, held-out bits/byte) of each evaluation during training.
+      drawn: its samples, by number of steps.
+    """
 
     name: str
     process: str
@@ -50,20 +67,32 @@ class Member(NamedTuple):
 
 
 def write(
-    out: pathlib.Path, members: Sequence[Member], references: Mapping[str, Drawn], settings,
-    share: float, console: Console,
-):  # fmt: skip
+    out: pathlib.Path,
+    members: Sequence[Member],
+    references: Mapping[str, Drawn],
+    settings,
+    share: float,
+    console: Console,
+):
     """Writes table.csv, table.md, samples.md and family.png to a folder, and prints the tables.
 
-    members: in the order to show them. references: texts that no model wrote, by name. settings: a
-    family.FamilySettings. share: the seconds of training of each.
+    Args:
+      out: the folder.
+      members: the recipes, in the order of the tables.
+      references: reference texts by name.
+      settings: a family.FamilySettings.
+      share: training seconds of each recipe.
+      console: prints the tables.
+
+    Raises:
+      UserError: the folder cannot be written.
     """
     bounds, samples = bound_table(members), sample_table(members, references)
     about = (
         f"`python -m dlms_jax.experiment family --minutes {settings.minutes:g}`: "
-        f"{share / 60:.3g} minutes of training each, on {hardware()}. Samples: {settings.num} a "
-        f"row, without a prompt, temperature {settings.temperature:g}; seconds a sample in batches "
-        f"of {settings.num // 2}, compiled."
+        f"{share / 60:.3g} minutes of training each, on {hardware()}. {settings.num} samples per "
+        f"row, without a prompt, temperature {settings.temperature:g}; seconds per sample in "
+        f"batches of {settings.num // 2}, without compilation."
     )
     page = f"{about}\n\n{markdown(*bounds)}\n\n{markdown(*samples)}\n"
     try:
@@ -78,7 +107,7 @@ def write(
         table = Table(*header)
         for row in rows:
             table.add_row(*row)
-        # Too narrow a terminal would cut the cells: there each row is a line of text.
+        # A narrow terminal would cut cells, so the table is printed as Markdown there.
         wide = console.options.update_width(1000)
         fits = Measurement.get(console, wide, table).maximum <= console.width
         console.print(table) if fits else say(console, markdown(header, rows))
@@ -86,15 +115,16 @@ def write(
 
 
 def hardware() -> str:
-    """Returns the devices, and on CPUs how many cores they share."""
+    """Returns a description of the devices; for CPUs, the number of cores."""
     kind, number = jax.devices()[0].device_kind, jax.device_count()
     return f"{os.cpu_count()} CPU cores" if kind == "cpu" else f"{number} {kind}"
 
 
 def bound_table(members: Sequence[Member]):
-    """Returns (header, rows) of text: what each model learned in its time."""
-    header = ("recipe", "process", "parameters", "ms a step", "steps", "tokens", "bits/byte",
-              "nats/token")  # fmt: skip
+    """Returns (header, rows) of text: the bound of each model and its training."""
+    header = (
+        "recipe", "process", "parameters", "ms/step", "steps", "tokens", "bits/byte", "nats/token"
+    )  # fmt: skip
     return header, [
         (m.name, m.process, f"{m.parameters:,}", f"{1000 * m.step_seconds:.0f}", f"{m.steps:,}",
          f"{with_unit(m.tokens)}".strip(), f"{m.bits_per_byte:.3f} +- {m.stderr:.3f}",
@@ -104,9 +134,9 @@ def bound_table(members: Sequence[Member]):
 
 
 def sample_table(members: Sequence[Member], references: Mapping[str, Drawn]):
-    """Returns (header, rows) of text: what each model writes, beside text that none wrote."""
+    """Returns (header, rows) of text: the metrics of the references and of each model's samples."""
     header = (
-        "recipe", "steps", "s/sample", "twin, bits/byte", "nats/token", "entropy", "top token",
+        "recipe", "steps", "s/sample", "AR bits/byte", "nats/token", "entropy", "top token",
         "distinct 1", "2", "3", "unigrams", "bigrams", "words", "tokens",
     )  # fmt: skip
     rows = []
@@ -126,10 +156,11 @@ def sample_table(members: Sequence[Member], references: Mapping[str, Drawn]):
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table of text in Markdown."""
+    """Returns a table in Markdown."""
     lines = [header, ["-"] * len(header), *rows]
-    return "\n".join("|" + "|".join(f" {cell} ".replace("  ", " ") for cell in line) + "|"
-                     for line in lines)  # fmt: skip
+    return "\n".join(
+        "|" + "|".join(f" {cell} ".replace("  ", " ") for cell in line) + "|" for line in lines
+    )
 
 
 def _all_drawn(members, references):
@@ -141,12 +172,16 @@ def _all_drawn(members, references):
 
 
 def _write_csv(path: pathlib.Path, members, references):
-    """Writes one row a way of sampling, with its model's bound; a model without samples has one."""
+    """Writes a row per `Drawn` with its model's bound; a model without samples has one row."""
     of_model = tuple(f for f in Member._fields if f not in ("curve", "drawn"))
     of_samples = (
-        "sampling_steps", "seconds_per_sample", "twin_bits_per_byte", "twin_nats_per_token",
-        "sample_tokens", *(field.name for field in dataclasses.fields(Quality)[1:]),
-    )  # fmt: skip
+        "sampling_steps",
+        "seconds_per_sample",
+        "twin_bits_per_byte",
+        "twin_nats_per_token",
+        "sample_tokens",
+        *(field.name for field in dataclasses.fields(Quality)[1:]),
+    )
     rows = [{"name": name, **_sample_cells(d)} for name, d in references.items()]
     for member in members:
         model = {f: getattr(member, f) for f in of_model}
@@ -162,9 +197,11 @@ def _write_csv(path: pathlib.Path, members, references):
 
 def _sample_cells(drawn: Drawn) -> dict[str, object]:
     cells = {
-        "sampling_steps": drawn.steps, "seconds_per_sample": drawn.seconds, **vars(drawn.quality)
-    }  # fmt: skip
-    cells["sample_tokens"] = cells.pop("tokens")  # a model's tokens are those it was trained on
+        "sampling_steps": drawn.steps,
+        "seconds_per_sample": drawn.seconds,
+        **vars(drawn.quality),
+    }
+    cells["sample_tokens"] = cells.pop("tokens")  # "tokens" of a model are its training tokens
     if drawn.twin:
         cells["twin_bits_per_byte"] = drawn.twin.bits_per_byte
         cells["twin_nats_per_token"] = drawn.twin.nats_per_token
@@ -172,7 +209,7 @@ def _sample_cells(drawn: Drawn) -> dict[str, object]:
 
 
 def _examples(members, references) -> str:
-    """Returns, in Markdown, the first samples of each way, beside their agreement with text."""
+    """Returns the first samples of each `Drawn` with their agreement with text, in Markdown."""
     parts = []
     for name, d in _all_drawn(members, references):
         q = d.quality
@@ -180,18 +217,18 @@ def _examples(members, references) -> str:
         parts.append(
             f"## {title}\n\nAgreement with held-out text: unigrams {q.unigram_agreement:.2f}, "
             f"bigrams {q.bigram_agreement:.2f}; known words {q.known_words:.0%}; entropy "
-            f"{q.entropy:.2f} nats a token."
+            f"{q.entropy:.2f} nats per token."
         )
         for sample in d.samples[:_EXAMPLES]:
             text = printable(sample.text.decode("utf-8", "replace")) + "<EOS>" * sample.ended
-            # Indented, for a fence could end inside the text.
+            # Indented, because a text could contain a fence.
             parts.append("\n".join("    " + line for line in text.split("\n")))
             parts.append("---")
     return "\n\n".join(parts) + "\n"
 
 
 def draw_figure(path: pathlib.Path, members: Sequence[Member]):
-    """Draws held-out bits/byte against tokens, and against training seconds, as a PNG."""
+    """Draws held-out bits/byte over tokens and over training seconds, as a PNG."""
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(11, 4.5), layout="constrained")
@@ -200,10 +237,16 @@ def draw_figure(path: pathlib.Path, members: Sequence[Member]):
     ):
         for member in members:
             x = [point[column] for point in member.curve]
-            axis.plot(x, [bits for *_, bits in member.curve], marker="o", markersize=3,
-                      linewidth=1, label=member.name)  # fmt: skip
+            axis.plot(
+                x,
+                [bits for *_, bits in member.curve],
+                marker="o",
+                markersize=3,
+                linewidth=1,
+                label=member.name,
+            )
         axis.set_xlabel(label)
-        axis.set_ylabel("held-out bits/byte, in training")
+        axis.set_ylabel("held-out bits/byte during training")
         axis.grid(alpha=0.3)
     figure.axes[0].legend()
     with written_whole(path) as temporary:

@@ -77,10 +77,12 @@ def test_an_old_name_gets_one_line_that_gives_the_new_one(renamed, tmp_path):
 def test_steps_of_any_table_run_in_order():
     steps = {0: lambda data: data | {"b": data["a"]}, 1: lambda data: data | {"c": data["b"] + 1}}
     assert upgrade({"a": 1}, 2, steps, "x") == {"a": 1, "b": 1, "c": 2, "format": 2}
-    assert "x has format 0, which is no longer read" in one_line(upgrade, {}, 2, {1: dict}, "x")
+    assert "x has format 0, which is no longer supported" in one_line(
+        upgrade, {}, 2, {1: dict}, "x"
+    )
     for nonsense in ("1", -1, 1.0, True, None):
-        assert "is not a format" in one_line(upgrade, {"format": nonsense}, 1, {}, "x")
-    assert "is not a format" in one_line(upgrade, [], 1, {}, "x")
+        assert "has the invalid format" in one_line(upgrade, {"format": nonsense}, 1, {}, "x")
+    assert "has the invalid format" in one_line(upgrade, [], 1, {}, "x")
 
 
 def test_every_renamed_setting_has_a_home():
@@ -132,7 +134,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused_and_left_alone(run, one_devi
     (folder / "rest").mkdir()  # so that it could be resumed
     rewrite(folder / "metadata/metadata", lambda data: data | {"format": FORMAT + 1})
     expected = (
-        f"{folder} has format {FORMAT + 1}, and this version of dlms_jax reads up to format "
+        f"{folder} has format {FORMAT + 1}, but this version of dlms_jax reads formats up to "
         f"{FORMAT}; update dlms_jax"
     )
     assert one_line(open_checkpoint, run) == expected

@@ -261,8 +261,8 @@ def test_an_existing_folder_is_not_overwritten(command, source, exported, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--shard-size", "5XB"], "--shard-size=5XB is not a size"),
-        (["--shard-size", "0"], "--shard-size=0 is not a size"),
+        (["--shard-size", "5XB"], "--shard-size=5XB should be a size"),
+        (["--shard-size", "0"], "--shard-size=0 should be a size"),
         (["--ema"], "no moving average"),
         (["--layout", "sdar"], "--layout sdar cannot hold"),
         (["--chat-template", "nowhere.jinja"], "nowhere.jinja cannot be read"),

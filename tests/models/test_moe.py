@@ -245,14 +245,14 @@ def test_sizes_of_all_and_of_active_parameters():
     ("settings", "said"),
     [
         ({"model__experts_per_token": 5}, "experts_per_token=5 should be at most .*experts=4"),
-        ({"model__experts_per_token": 1}, "nothing teaches the router"),
-        ({"model__name": "unet"}, "experts=4 is for config.model.name=transformer"),
-        ({"model__prompt_encoder": "cross_attention"}, "experts=4 is for"),
+        ({"model__experts_per_token": 1}, "router gets no gradient"),
+        ({"model__name": "unet"}, "experts=4 needs config.model.name=transformer"),
+        ({"model__prompt_encoder": "cross_attention"}, "experts=4 needs config.model.name"),
         ({"mesh__expert": 3}, "experts=4 is not a multiple of config.mesh.expert=3"),
         ({"model__experts": 0, "mesh__expert": 2}, "mesh.expert=2 splits experts"),
         *[
             ({"model__routing": "expert_choice", "objective__name": name, "block__context": seen},
-             f"objective.name={name} must not see")
+             f"objective.name={name} they are not all visible")
             for name, seen in (("autoregressive", "bidirectional"), ("block", "causal"),
                                   ("block", "bidirectional"))
         ],

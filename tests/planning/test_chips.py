@@ -9,11 +9,11 @@ from dlms_jax.planning.chips import CHIPS, parse_topology
 @pytest.mark.parametrize(
     ("text", "slices", "message"),
     [
-        ("v9:2x2", 1, "'v9' is no chip of v5e, v5p, v6e"),
-        ("v5e", 1, "a chip and its slice, as v5e:4x4"),
-        ("v5e:4by4", 1, "a chip and its slice"),
-        ("v5e:0x4", 1, "a chip and its slice"),
-        ("v5p:4x4", 1, "3 sides, as v5p:4x4x4"),
+        ("v9:2x2", 1, "unknown chip 'v9'; use one of v5e, v5p, v6e"),
+        ("v5e", 1, "a chip and a slice, such as v5e:4x4"),
+        ("v5e:4by4", 1, "a chip and a slice"),
+        ("v5e:0x4", 1, "a chip and a slice"),
+        ("v5p:4x4", 1, "3 sides: v5p:4x4x4"),
         ("v6e:4x4x4", 1, "2 sides"),
         ("v5e:3x4", 1, "should be even"),
         ("v6e:32x32", 1, "at most 256 chips"),

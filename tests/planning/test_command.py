@@ -30,9 +30,9 @@ def run(capsys, *arguments):
 
 def test_without_the_compiler_all_is_estimated_and_a_line_says_so(capsys):
     out = run(capsys, TINY, "--topology=v5e:2x4")
-    assert "by formula alone" in out and "pip install -e '.[plan]'" in out
+    assert "by formula only" in out and "pip install -e '.[plan]'" in out
     for word in ("parameters", "gradients", "HBM of a v5e", "fits:", "all-reduce", "MFU",
-                 "chip-hours", "tokens a day", "assumptions", "advice:"):  # fmt: skip
+                 "chip-hours", "tokens per day", "assumptions", "advice:"):  # fmt: skip
         assert word in out, word
     assert "8 chip(s) (data 8" in out
     assert max(map(len, out.splitlines())) < 170 and "\x1b" not in out
@@ -53,7 +53,7 @@ def test_json_has_the_same_and_adds_up(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--topology=v7:4x4"], "is no chip of"),
+        (["--topology=v7:4x4"], "unknown chip 'v7'; use one of"),
         (["--topology=v5p:4x4"], "3 sides"),
         (["--topology=v5e:4x8"], "use a multiple of 32"),
         (["--topology=v5e:2x4", "--config.mesh.tensor=3"], "does not fit 8 device"),
@@ -62,7 +62,7 @@ def test_json_has_the_same_and_adds_up(capsys):
          "multiple of 2"),
         (["--topology=v5e:2x4", "--config.model.widht=3"], "did you mean config.model.width?"),
         (["--topology=v5e:2x4", "--config.tokenizer.name=hf"], "needs config.tokenizer.path"),
-        (["--topology=v5e:2x4", "--fast"], "is no option"),
+        (["--topology=v5e:2x4", "--fast"], "unknown option --fast"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_planned_is_one_line(arguments, message, capsys):
@@ -128,8 +128,8 @@ def test_a_program_that_cannot_be_read_keeps_its_memory(monkeypatch, capsys):
     monkeypatch.setattr(compiling, "tpu_devices", lambda topology: jax.devices())
     monkeypatch.setattr(compiling, "compile_step", lambda program, topology: compiled)
     out = run(capsys, TINY, "--topology=v5e:2x4")
-    assert "sent and moved is by formula: INTERNAL: RET_CHECK failure" in out
-    assert "fits: 81.2% left" in out and "all-reduce" in out
+    assert "network and HBM traffic are by formula: INTERNAL: RET_CHECK failure" in out
+    assert "fits: 81.2% free" in out and "all-reduce" in out
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ def test_reading_a_damaged_checkpoint_names_it_and_its_neighbours(two_saved, one
     folder = two_saved / checkpoint.FOLDER / "2"
     shutil.rmtree(folder / "params")
     shutil.rmtree(folder / "ema")
-    with pytest.raises(UserError, match=r"checkpoints/2 cannot be read.*beside it are steps 1"):
+    with pytest.raises(UserError, match=r"checkpoints/2 cannot be read.*other steps: 1"):
         checkpoint.Checkpoint(folder, {}).load_params(abstract(state_at(2, one_device).params))
 
 

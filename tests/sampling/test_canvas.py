@@ -36,7 +36,7 @@ def test_too_long_for_the_context_is_one_line():
     with pytest.raises(UserError, match=r"3 tokens.*10 to fill.*context of 12.*9 tokens or fewer"):
         make_canvas([[1], ["ab", 10]], T, context=12)
     make_canvas([[1], ["ab", 9]], T, context=12)
-    with pytest.raises(UserError, match="a longer context"):
+    with pytest.raises(UserError, match="a model with a longer context"):
         make_canvas([["abcdef", 1]], T, context=5)
 
 

@@ -235,7 +235,7 @@ def test_a_changed_sampler_is_used_though_the_checkpoint_has_another(bench, corp
 
 def test_a_run_of_something_else_is_not_taken_for_the_studys(bench):
     (bench.workdir / "masked").mkdir(parents=True)
-    with pytest.raises(UserError, match="not begun by this study"):
+    with pytest.raises(UserError, match="not created by this study"):
         bench.run()
 
 
@@ -452,9 +452,12 @@ def test_the_recipes_differ_in_process_alone():
         (["--minutes", "5", "--steps", "8,,2"], "each of --steps= should be a whole number"),
         (["--minutes", "5", "--steps", "0"], "--steps=0"),
         (["--minutes", "5", "--temperature", "-1"], "--temperature=-1"),
-        (["--minutes", "5", "--only", "masked,blok4"], "'blok4' is none of autoregressive"),
-        (["--minutes", "5", "--only", ""], "'' is none of"),
-        (["--minutes", "5", "--recipes", "nowhere"], "nowhere holds no recipe"),
+        (
+            ["--minutes", "5", "--only", "masked,blok4"],
+            "unknown recipe 'blok4'; use autoregressive",
+        ),
+        (["--minutes", "5", "--only", ""], "unknown recipe ''; use"),
+        (["--minutes", "5", "--recipes", "nowhere"], "nowhere has no recipe"),
     ],
 )
 def test_wrong_flags_end_with_status_2_and_one_line(arguments, message, tmp_path, capsys):

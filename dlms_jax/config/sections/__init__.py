@@ -1,4 +1,4 @@
-"""The sections of a config: each setting with its default, meaning, range and what it decides."""
+"""The sections of a config: all settings with default, meaning and range."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -18,10 +18,21 @@ from dlms_jax.config.sections.training import (
 from dlms_jax.config.setting import Setting, setting, settings_in
 
 __all__ = [
-    "BlockConfig", "CheckpointConfig", "Config", "DataConfig", "EvaluationConfig",
-    "GaussianConfig", "MeshConfig", "ModelConfig", "ObjectiveConfig", "OptimizerConfig", "SETTINGS",
-    "SamplingConfig", "TokenizerConfig", "TrainingConfig",
-]  # fmt: skip
+    "BlockConfig",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "GaussianConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "SETTINGS",
+    "SamplingConfig",
+    "TokenizerConfig",
+    "TrainingConfig",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +41,7 @@ class Config:
 
     name: str = setting(
         "base", "Name of the run. Its default workdir is runs/NAME.", changeable=True
-    )  # fmt: skip
+    )
     objective: ObjectiveConfig = ObjectiveConfig()
     gaussian: GaussianConfig = GaussianConfig()
     block: BlockConfig = BlockConfig()

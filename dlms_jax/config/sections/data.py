@@ -1,4 +1,4 @@
-"""What is read, and how text becomes tokens."""
+"""Settings of the corpus and the tokenizer."""
 
 import dataclasses
 from typing import Literal
@@ -8,16 +8,16 @@ from dlms_jax.config.setting import ABOVE_0, AT_LEAST_0, AT_LEAST_1, SEED, SHARE
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """How text becomes tokens. A prepared dataset has its own tokenizer, and these must agree."""
+    """The tokenizer. If data.corpus is a prepared dataset, these settings must agree with it."""
 
     name: Literal["bytes", "bpe", "sentencepiece", "hf"] = setting(
         "bytes",
-        "The kind of tokenizer: bytes, byte-level BPE, SentencePiece, or that of a Hugging Face "
+        "The kind of tokenizer: bytes, byte-level BPE, SentencePiece, or one from a Hugging Face "
         "file.",
     )
     vocab_size: int = setting(
         8192,
-        "Tokens of a bpe or sentencepiece tokenizer that is trained, special ones included.",
+        "Vocabulary size of a trained bpe or sentencepiece tokenizer, special tokens included.",
         AT_LEAST_1,
     )
     path: str = setting(
@@ -26,7 +26,7 @@ class TokenizerConfig:
         "sentencepiece tokenizer is trained on the text.",
     )
     algorithm: Literal["unigram", "bpe"] = setting(
-        "unigram", "How a sentencepiece tokenizer is trained."
+        "unigram", "Algorithm that trains a sentencepiece tokenizer."
     )
     pad_token: str = setting(
         "", "The padding token. Empty: the one that the tokenizer's file names, else a new one."
@@ -51,8 +51,8 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The text. A prepared dataset (a folder with dataset.json) has its own sequence_length,
-    packing, heldout_fraction and seed, and these must agree."""
+    """The text and how rows are made of it. If data.corpus is a prepared dataset (a folder with
+    dataset.json), sequence_length, packing, heldout_fraction and seed must agree with it."""
 
     corpus: str = setting(
         "python-prose",
@@ -60,45 +60,45 @@ class DataConfig:
     )
     mixture: dict[str, float] = setting(
         {},
-        "Corpora with their weights, in place of data.corpus. Rows are taken in proportion to the "
+        "Corpora with their weights, instead of data.corpus. Rows are drawn in proportion to the "
         "weights.",
         ABOVE_0,
     )
     sequence_length: int = setting(
-        512, "Tokens in a row: how many the model sees at once, BOS included.", Range(2)
+        512, "Tokens in a row, BOS included: the context length of the model.", Range(2)
     )
     packing: Literal["concat", "best-fit"] = setting(
         "concat",
-        "How documents fill rows: one after the other, cut where a row ends, or cut only where "
-        "they are longer than a row.",
+        "How documents fill rows. concat: one after the other, cut at the end of a row. best-fit: "
+        "whole, cut only if they are longer than a row.",
     )
     heldout_fraction: float = setting(
-        0.05, "Share of the documents that are held out, chosen by a hash of their text.",
+        0.05,
+        "Share of the documents that are held out, chosen by a hash of their text.",
         Range(0, 1, low_open=True, high_open=True),
-    )  # fmt: skip
-    seed: int = setting(
-        0, "Seed of the order of documents, and of the corpus `synthetic`.", SEED
-    )  # fmt: skip
+    )
+    seed: int = setting(0, "Seed of the order of documents, and of the corpus `synthetic`.", SEED)
     max_unique_tokens: int = setting(
-        0, "Train on this many tokens, the first ones of a corpus, again and again. 0: on all.",
+        0,
+        "Number of tokens, from the start of a corpus, that training repeats. 0: all.",
         AT_LEAST_0,
-    )  # fmt: skip
+    )
     max_epochs: int = setting(
         0,
-        "Epochs that training may see of a corpus: a run whose steps ask for more is refused. "
+        "Largest number of epochs over a corpus. A run whose steps need more is refused. "
         "0: no limit.",
-        AT_LEAST_0, changeable=True,
-    )  # fmt: skip
+        AT_LEAST_0,
+        changeable=True,
+    )
     random_length_probability: float = setting(
-        0.0, "Probability that a row is cut to a random length, at least 2 tokens (LLaDA: 0.01).",
+        0.0,
+        "Probability that a row is cut to a random length, at least 2 tokens (LLaDA: 0.01).",
         SHARE,
-    )  # fmt: skip
+    )
     synthetic_documents: int = setting(
-        20_000, "Documents of the corpus `synthetic`.", AT_LEAST_1
-    )  # fmt: skip
-    text_field: str = setting(
-        "text", "Field that holds the text, in JSON lines, CSV and Parquet."
-    )  # fmt: skip
+        20_000, "Number of documents in the corpus `synthetic`.", AT_LEAST_1
+    )
+    text_field: str = setting("text", "Field that holds the text, in JSON lines, CSV and Parquet.")
     tfds_directory: str = setting(
         "",
         "Folder where TensorFlow Datasets are prepared, for data.corpus=tfds:DATASET/SPLIT. Empty: "
@@ -107,13 +107,15 @@ class DataConfig:
     )
     invalid_utf8: Literal["strict", "replace", "skip", "keep"] = setting(
         "strict",
-        "What to do with bytes that are not UTF-8: stop with an error, write U+FFFD, leave the "
-        "text out, or keep them.",
+        "What to do with bytes that are not UTF-8: stop with an error, replace them by U+FFFD, "
+        "skip the text, or keep them.",
     )
     prefetch: int = setting(
         8, "Batches that are prepared ahead of the train step.", AT_LEAST_1, changeable=True
     )
     workers: int = setting(
-        0, "Processes that prepare batches. 0: a thread of the training process.", AT_LEAST_0,
+        0,
+        "Processes that prepare batches. 0: a thread of the training process.",
+        AT_LEAST_0,
         changeable=True,
-    )  # fmt: skip
+    )

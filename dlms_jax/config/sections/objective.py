@@ -1,4 +1,4 @@
-"""What is learned: the objective, and what only Gaussian or block diffusion has."""
+"""Settings of the objective, and those of only Gaussian or block diffusion."""
 
 import dataclasses
 from typing import Literal
@@ -12,7 +12,7 @@ _MASKED = ("masked",)
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """What the model learns: one of the diffusions, or the autoregressive baseline."""
+    """The training objective: a diffusion process or the autoregressive baseline."""
 
     name: Literal["masked", "uniform", "gaussian", "block", "autoregressive"] = setting(
         "masked",
@@ -24,29 +24,30 @@ class ObjectiveConfig:
         setting(
             "linear",
             "How the noise grows with the time t from 0 to 1. Masked, uniform and block diffusion "
-            "have linear, cosine and polynomial; Gaussian diffusion has all but polynomial, and "
-            "fits learned, warped and gumbel during training.",
-            shapes=_GAUSSIAN, computes=_GAUSSIAN,
+            "support linear, cosine and polynomial. Gaussian diffusion supports all but "
+            "polynomial; learned, warped and gumbel are fitted during training.",
+            shapes=_GAUSSIAN,
+            computes=_GAUSSIAN,
         )
-    )  # fmt: skip
+    )
     schedule_power: float = setting(
         2.0, "Power of objective.schedule=polynomial: alpha(t) = 1 - t^power.", ABOVE_0
     )
     mask_share: float = setting(
         0.0,
-        "Uniform diffusion: share of the noise that is the mask token (GIDD). The rest is any "
-        "token of a text, each with the same probability.",
+        "Uniform diffusion: share of the noise that is the mask token (GIDD). The rest is uniform "
+        "over all other tokens of text.",
         BELOW_1,
     )
     prompt_drop: float = setting(
         0.1,
-        "Probability that a training step hides the prompts and the class of a row. Guidance needs "
-        "a model that has learned to predict without them.",
+        "Probability that a training step hides the prompts and the class of a row, as guidance "
+        "needs.",
         BELOW_1,
     )
     random_context: float = setting(
         0.0,
-        "Probability that a training step gives a random part of a document as context and scores "
+        "Probability that a training step uses a random part of a document as context and scores "
         "only the rest.",
         SHARE,
     )
@@ -69,28 +70,32 @@ class GaussianConfig:
     """Gaussian diffusion on embeddings. gamma is the log of noise to signal, -log SNR."""
 
     embedding_size: int = setting(
-        128, "Numbers in the embedding of a token, which the noise is added to.", AT_LEAST_1,
+        128,
+        "Size of a token's embedding, to which noise is added.",
+        AT_LEAST_1,
         shapes=_GAUSSIAN,
-    )  # fmt: skip
+    )
     embedding_file: str = setting(
         "",
-        "A .npy file with an embedding for each token (tokens x gaussian.embedding_size), which "
-        "training does not change. Empty: embeddings are learned.",
+        "A .npy file with fixed embeddings of all tokens (tokens x gaussian.embedding_size). "
+        "Empty: embeddings are learned.",
     )
     gamma_min: float = setting(
-        -6.0, "gamma at t = 0. A learned schedule starts with it.", computes=_GAUSSIAN
+        -6.0, "gamma at t = 0; of a learned schedule, the initial value.", computes=_GAUSSIAN
     )
     gamma_max: float = setting(
-        6.0, "gamma at t = 1. A learned schedule starts with it.", computes=_GAUSSIAN
+        6.0, "gamma at t = 1; of a learned schedule, the initial value.", computes=_GAUSSIAN
     )
     head: Literal["logits", "embedding"] = setting(
-        "logits", "What the network predicts: logits of tokens, or a vector in embedding space.",
-        shapes=_GAUSSIAN, computes=_GAUSSIAN,
-    )  # fmt: skip
+        "logits",
+        "What the network predicts: logits of tokens, or a vector in embedding space.",
+        shapes=_GAUSSIAN,
+        computes=_GAUSSIAN,
+    )
     parameterisation: Literal["x0", "noise", "v", "score"] = setting(
         "x0",
-        "What the vector of gaussian.head=embedding stands for, and in what the error of "
-        "gaussian.loss=score_matching is measured.",
+        "The quantity that gaussian.head=embedding predicts, and of which "
+        "gaussian.loss=score_matching measures the error.",
         computes=_GAUSSIAN,
     )
     loss: Literal["score_matching", "bound", "cross_entropy"] = setting(
@@ -99,9 +104,10 @@ class GaussianConfig:
         "tokens.",
     )
     self_conditioning: bool = setting(
-        True, "Whether the network also reads its own earlier estimate of the clean embeddings.",
+        True,
+        "Whether the network also reads its own earlier estimate of the clean embeddings.",
         shapes=_GAUSSIAN,
-    )  # fmt: skip
+    )
 
 
 @dataclasses.dataclass(frozen=True)

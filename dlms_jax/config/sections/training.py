@@ -1,4 +1,4 @@
-"""How the weights are trained, on which devices, and when they are saved."""
+"""Settings of the optimizer, the training loop, the mesh and checkpoints."""
 
 import dataclasses
 from typing import Literal
@@ -18,7 +18,7 @@ _AXIS = Range(1, also=-1)
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """How gradients change the weights."""
+    """The optimizer and its learning rate."""
 
     name: Literal["adamw", "muon"] = setting(
         "adamw",
@@ -26,92 +26,97 @@ class OptimizerConfig:
     )
     peak_learning_rate: float = setting(
         2e-4, "Learning rate of AdamW after the warm-up.", AT_LEAST_0
-    )  # fmt: skip
+    )
     muon_learning_rate: float = setting(
         0.02, "Learning rate of Muon after the warm-up.", AT_LEAST_0
-    )  # fmt: skip
+    )
     schedule: Literal["cosine", "constant", "wsd"] = setting(
         "cosine",
-        "The learning rate after the warm-up: half a cosine, constant, or constant and then a "
-        "linear decay (warm-up, stable, decay).",
+        "The learning rate after the warm-up. cosine: half a cosine. constant. wsd: constant, then "
+        "a linear decay (warm-up, stable, decay).",
     )
     warmup_steps: int = setting(
         1000, "Steps in which the learning rate rises to its peak.", AT_LEAST_0
-    )  # fmt: skip
+    )
     decay_fraction: float = setting(
-        0.2, "Share of all steps in which the learning rate of wsd falls.", SHARE
+        0.2, "Share of all steps in which the learning rate of wsd decays.", SHARE
     )
     final_fraction: float = setting(
         0.1, "Learning rate at the last step of cosine and wsd, as a share of the peak.", SHARE
     )
     weight_decay: float = setting(
-        0.1, "Weight decay of matrices, times the learning rate.", AT_LEAST_0
-    )  # fmt: skip
+        0.1, "Weight decay of matrices; multiplied by the learning rate.", AT_LEAST_0
+    )
     b1: float = setting(0.9, "Decay rate of AdamW's mean of gradients.", BELOW_1)
     b2: float = setting(0.95, "Decay rate of AdamW's mean of squared gradients.", BELOW_1)
     epsilon: float = setting(
         1e-8, "Number that AdamW adds to the root of the mean square.", AT_LEAST_0
-    )  # fmt: skip
+    )
     clip_norm: float = setting(
-        1.0, "Largest norm of the gradient of all weights; a longer one is scaled down. 0: off.",
+        1.0,
+        "Largest norm of the gradient; a longer gradient is scaled down. 0: off.",
         AT_LEAST_0,
-    )  # fmt: skip
+    )
     moments: Literal["float32", "bfloat16"] = setting(
         "float32",
-        "Type of the optimizer's moments. bfloat16 takes half the memory and rounds them at "
-        "random, so that they are right on average.",
+        "Type of the optimizer's moments. bfloat16 takes half the memory; its stochastic rounding "
+        "is unbiased.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """The loop over steps."""
+    """The training loop."""
 
     steps: int = setting(200_000, "Training steps in all.", AT_LEAST_1, changeable=True)
     batch_size: int = setting(
-        64, "Rows of a step, on all devices and in all accumulation steps together.", AT_LEAST_1
+        64, "Rows of a step, over all devices and accumulation steps together.", AT_LEAST_1
     )
     accumulation_steps: int = setting(
-        1, "Parts of a batch whose gradients are computed one after the other, to save memory.",
-        AT_LEAST_1, changeable=True,
-    )  # fmt: skip
+        1,
+        "Parts into which a batch is split; their gradients are computed in turn, to save memory.",
+        AT_LEAST_1,
+        changeable=True,
+    )
     seed: int = setting(
-        0, "Seed of the first weights, of the order of rows and of the corruption.", SEED
+        0, "Seed of the initial weights, of the order of rows and of the corruption.", SEED
     )
     start_from: str = setting(
         "",
-        "A run's workdir, or one of its checkpoints/STEP: training starts with its weights (the "
-        "moving average where it has one) and its tokenizer. Empty: random weights.",
+        "A run's workdir, or one of its checkpoints/STEP. Training starts with its weights (the "
+        "moving average if it has one) and its tokenizer. Empty: random weights.",
     )
     ema_decay: float = setting(
-        0.0, "Decay rate, per step, of a moving average of the weights. 0: none is kept.", BELOW_1
+        0.0, "Decay rate, per step, of the moving average of the weights. 0: no average.", BELOW_1
     )
-    log_every: int = setting(
-        50, "Steps between rows of metrics.csv.", AT_LEAST_1, changeable=True
-    )  # fmt: skip
+    log_every: int = setting(50, "Steps between rows of metrics.csv.", AT_LEAST_1, changeable=True)
     spike_factor: float = setting(
         0.0,
-        "A step is skipped when its loss or gradient norm is above this many times the median of "
-        "the last 64 good steps. 0: only when it is not finite.",
-        Range(1, low_open=True, also=0), changeable=True,
-    )  # fmt: skip
+        "A step is skipped if its loss or gradient norm exceeds this factor times the median of "
+        "the last 64 good steps. 0: only if it is not finite.",
+        Range(1, low_open=True, also=0),
+        changeable=True,
+    )
     max_skipped_steps: int = setting(
-        20, "Skipped steps in a row after which the run goes back to its last checkpoint.",
-        AT_LEAST_1, changeable=True,
-    )  # fmt: skip
+        20,
+        "Consecutive skipped steps after which the run goes back to its last checkpoint.",
+        AT_LEAST_1,
+        changeable=True,
+    )
     max_rollbacks: int = setting(
-        3, "How often a run goes back to a checkpoint before it stops.", AT_LEAST_0, changeable=True
+        3, "Rollbacks to a checkpoint before the run stops.", AT_LEAST_0, changeable=True
     )
     watchdog_minutes: float = setting(
         30.0,
         "Minutes without a finished step after which the stacks of all processes are printed. "
         "0: never.",
-        AT_LEAST_0, changeable=True,
-    )  # fmt: skip
+        AT_LEAST_0,
+        changeable=True,
+    )
     watchdog_exit: bool = setting(
         False,
-        "Whether a run without a finished step for training.watchdog_minutes ends with status 76, "
-        "for a launcher to start it again.",
+        "Whether a run without a finished step for training.watchdog_minutes exits with status 76, "
+        "so that a launcher restarts it.",
         changeable=True,
     )
     goodput_job: str = setting(
@@ -121,64 +126,70 @@ class TrainingConfig:
         changeable=True,
     )
     deterministic: bool = setting(
-        False, "Refuse devices that may compute other bits when the run is repeated.",
+        False,
+        "Refuse devices on which a repeated run may not be bit-identical.",
         changeable=True,
-    )  # fmt: skip
+    )
     loss_implementation: Literal["fused", "plain"] = setting(
         "fused",
-        "How the loss is computed: fused makes logits only of the positions that it scores, chunk "
-        "by chunk; plain makes all.",
+        "How the loss is computed. fused: logits of only the scored positions, chunk by chunk. "
+        "plain: all logits at once.",
         changeable=True,
     )
     loss_chunk_size: int = setting(
         1024,
-        "Positions whose logits a device holds at once, with training.loss_implementation=fused.",
-        AT_LEAST_1, changeable=True,
-    )  # fmt: skip
+        "Positions per chunk of training.loss_implementation=fused, on each device.",
+        AT_LEAST_1,
+        changeable=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis of the mesh; one axis may be -1, which takes the rest."""
+    """Devices along each axis of the mesh. One axis may be -1, which takes all other devices."""
 
     data: int = setting(
-        -1, "Copies of the weights, which share the rows of a batch.", _AXIS, changeable=True
+        -1, "Replicas of the weights, which share the rows of a batch.", _AXIS, changeable=True
     )
     fsdp: int = setting(
-        1, "Devices that share the rows of a batch, and split weights and optimizer state.", _AXIS,
+        1,
+        "Devices that share the rows of a batch and shard weights and optimizer state.",
+        _AXIS,
         changeable=True,
-    )  # fmt: skip
-    tensor: int = setting(
-        1, "Devices that split each layer's matrices.", _AXIS, changeable=True
-    )  # fmt: skip
+    )
+    tensor: int = setting(1, "Devices that shard each layer's matrices.", _AXIS, changeable=True)
     expert: int = setting(
-        1, "Devices that split the experts of each layer, and share the rows of a batch.", _AXIS,
+        1,
+        "Devices that share the rows of a batch and shard the experts of each layer.",
+        _AXIS,
         changeable=True,
-    )  # fmt: skip
-    sequence: int = setting(
-        1, "Devices that split the positions of a row.", _AXIS, changeable=True
-    )  # fmt: skip
+    )
+    sequence: int = setting(1, "Devices that split the positions of a row.", _AXIS, changeable=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When the state of a run is saved, and which checkpoints are kept."""
+    """When a run saves its state, and which checkpoints it keeps."""
 
     every: int = setting(5000, "Steps between checkpoints.", AT_LEAST_1, changeable=True)
     keep_latest: int = setting(
-        2, "How many of the latest checkpoints are kept.", AT_LEAST_1, changeable=True
-    )  # fmt: skip
+        2, "Number of latest checkpoints to keep.", AT_LEAST_1, changeable=True
+    )
     keep_best: int = setting(
-        1, "How many of the checkpoints with the best held-out bound are kept as well.", AT_LEAST_0,
+        1,
+        "Number of checkpoints with the best held-out bound to keep as well.",
+        AT_LEAST_0,
         changeable=True,
-    )  # fmt: skip
+    )
     local_directory: str = setting(
         "",
-        "A folder on a disk or RAM disk of each machine, for saves between checkpoints. "
+        "A folder on a local disk or RAM disk of each machine, for saves between checkpoints. "
         "Empty: none.",
         changeable=True,
     )
     local_every: int = setting(
-        0, "Steps between saves to checkpoint.local_directory. 0: none.", AT_LEAST_0,
+        0,
+        "Steps between saves to checkpoint.local_directory. 0: none.",
+        AT_LEAST_0,
         changeable=True,
-    )  # fmt: skip
+    )

@@ -1,1 +1,1 @@
-"""WHICH POSITIONS, HOW MANY, WHICH CACHE: orders of masked diffusion, blocks, left to right."""
+"""Decoding orders: by confidence, block by block, left to right; and the key-value cache."""

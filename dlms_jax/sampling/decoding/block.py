@@ -1,5 +1,4 @@
-"""Block after block, left to right, each filled by masked diffusion: how block diffusion samples
-(BD3-LM, arXiv 2503.09573)."""
+"""Block diffusion: fills blocks left to right, each by masked diffusion (arXiv 2503.09573)."""
 
 import dataclasses
 from typing import NamedTuple
@@ -16,8 +15,12 @@ from dlms_jax.sampling.sampler import SamplerState, advance, begin, choose_rows
 
 
 class BlockState(NamedTuple):
-    """SamplerState.extra. block_B: the number of the block that each row fills. inner: the inner
-    sampler's state, whose canvas is that block."""
+    """SamplerState.extra of a BlockSampler.
+
+    Attributes:
+      block_B: the index of each row's current block.
+      inner: the inner sampler's state, whose canvas is that block.
+    """
 
     block_B: jax.Array
     inner: SamplerState
@@ -25,16 +28,16 @@ class BlockState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class BlockSampler:
-    """Fills blocks of `size` tokens, aligned from BOS, by the steps of an `inner` sampler for each.
+    """Fills blocks of `size` tokens from left to right, each with an `inner` sampler.
 
-    The network reads a block after the finished ones before it. Each row has its own block, at
-    first that of its first hole. Holes may stand before given text, but later blocks are not seen.
-    A row ends with the block where a hole got EOS: the holes after it get EOS.
+    Blocks are aligned to BOS. Each row starts at the block of its first hole. The network reads the
+    current block and the finished ones before it; given text in later blocks is not visible. A row
+    ends with the block in which a hole gets EOS, and its later holes get EOS.
 
-    With `cache` a step reads one block of each row. A block that is full is read once more, as a
-    step of its own, so that its keys and values are those of its text; so is one without holes
-    after the first hole. Without `cache` a step reads the whole canvas. Under guidance the
-    unconditional rows hold the mask in place of the prompt, and have their own keys and values.
+    With `cache` a step reads one block of each row. A full block takes one more step, which
+    computes the keys and values of its final tokens. So does a block without holes after
+    the first hole. Without `cache` a step reads the whole canvas. With guidance, the unconditional
+    rows have masks in place of the prompt, and their own keys and values.
     """
 
     inner: MaskedSampler
@@ -42,8 +45,11 @@ class BlockSampler:
     cache: bool = True
 
     def num_steps(self, canvas: Canvas) -> int:
-        """Returns the steps of the row that takes most: the inner ones of its blocks with holes,
-        and with `cache` one to read each block from the first of these to the last but one."""
+        """Returns the largest number of steps that a row may need.
+
+        It counts the inner steps of the blocks with holes. With `cache` it adds one step for each
+        block from the first of these up to, but not including, the last.
+        """
         whole = canvas._replace(holes_BxL=np.ones((1, self.size), bool))
         holes_BxL = np.asarray(self._padded(canvas.holes_BxL))
         holes_BxN = holes_BxL.reshape(len(holes_BxL), -1, self.size).any(axis=2)
@@ -55,8 +61,7 @@ class BlockSampler:
         return int(steps_B.max(initial=0))
 
     def start(self, denoise: Denoiser, canvas: Canvas, keys_B) -> SamplerState:
-        """Returns the state before the first block with a hole; with `cache`, after one pass over
-        the canvas."""
+        """Returns the state at the first block with a hole; `cache` costs one pass."""
         state = begin(canvas, keys_B)
         block_B = jnp.argmax(state.holes_BxL, axis=1) // self.size
         state = state._replace(extra=self._open(denoise, state, block_B))
@@ -69,7 +74,7 @@ class BlockSampler:
     def step(self, denoise: Denoiser, state: SamplerState) -> SamplerState:
         block_B, inner = state.extra
         start_B, end_B = block_B * self.size, (block_B + 1) * self.size
-        # Full blocks are read at t=0, as clean; nothing is left to fill in them.
+        # Full blocks are read at t=0, as clean text; they have no open hole.
         full_B = inner.done_B
         t_B = jnp.where(full_B, 0.0, self.inner.time(inner))
         inputs = self._inputs(state, t_B, jnp.where(full_B, end_B, start_B))
@@ -96,14 +101,14 @@ class BlockSampler:
         return advance(state._replace(cache=cache), tokens_BxL, done_B, blocks)
 
     def _open(self, denoise, state, block_B) -> BlockState:
-        """Returns the inner sampler's first state on a block of each row."""
+        """Returns the inner sampler's initial state on a block of each row."""
         canvas = columns(jax.tree.map(self._padded, state.canvas), block_B * self.size, self.size)
-        # By the block's number: draws do not depend on how many blocks the prompt fills.
+        # The key depends on the block's index, not on the number of blocks that the prompt fills.
         keys_B = jax.vmap(jax.random.fold_in)(state.keys_B, block_B)
         return BlockState(block_B, self.inner.start(denoise, canvas, keys_B))
 
     def _inputs(self, state, t_B, finished_B):
-        """Returns (tokens_BxL, t_BxL, layout) of whole blocks, clean before place `finished`."""
+        """Returns (tokens_BxL, t_BxL, layout) of whole blocks, clean before position finished_B."""
         tokens_BxL, layout = jax.tree.map(self._padded, (state.tokens_BxL, state.layout))
         place_BxL = jnp.broadcast_to(jnp.arange(tokens_BxL.shape[1])[None], tokens_BxL.shape)
         clean_BxL = place_BxL < finished_B[:, None]
@@ -111,12 +116,12 @@ class BlockSampler:
         return tokens_BxL, jnp.where(clean_BxL, 0.0, t_B[:, None]), layout
 
     def _put(self, x_BxL, part_BxC, start_B):
-        """Returns x_BxL with the columns of a block of each row replaced."""
+        """Returns x_BxL with one block of each row replaced."""
         put = jax.vmap(jax.lax.dynamic_update_slice_in_dim, in_axes=(0, 0, 0, None))
         return put(self._padded(x_BxL), part_BxC, start_B, 0)[:, : x_BxL.shape[1]]
 
     def _padded(self, x):
-        """Returns x_BxL.. padded (by segment 0) to whole blocks; x_B as it is."""
+        """Returns x_BxL.. padded with 0 to whole blocks; x_B unchanged."""
         if x.ndim == 1:
             return x
         return jnp.pad(x, [(0, 0), (0, -x.shape[1] % self.size)] + [(0, 0)] * (x.ndim - 2))

@@ -1,4 +1,4 @@
-"""Reading some columns of each row, with a cache of keys and values or without."""
+"""Runs the network on some columns of each row, with or without a key-value cache."""
 
 from typing import Any
 
@@ -14,16 +14,22 @@ from dlms_jax.sampling.prediction import Prediction
 def filled_cache(
     denoise: Denoiser, prediction: Prediction, tokens_BxL, t_BxL, layout: Layout
 ) -> Any:
-    """Returns a cache of a whole canvas, after one pass, of 2B rows under guidance.
+    """Returns the keys and values of a whole canvas after one pass, of 2B rows with guidance.
 
-    Holes are read too: samplers read them again, filled, before anything sees them. Raises
-    UserError for a network without a cache.
+    Holes are included; samplers read them again when they are filled, before they become visible.
+
+    Args:
+      denoise: the network.
+      prediction: with or without guidance.
+      tokens_BxL: the canvas.
+      t_BxL: times in 0..1.
+      layout: the layout of the rows.
+
+    Raises:
+      UserError: the network has no cache.
     """
     if denoise.cached is None:
-        raise UserError(
-            "this network keeps no keys and values of what it has read; set "
-            "config.sampling.cache=False"
-        )
+        raise UserError("this network has no key-value cache; set config.sampling.cache=False")
     inputs = with_unconditional(prediction, tokens_BxL, t_BxL, layout)
     rows, length = inputs[0].shape
     cache = denoise.cached.empty(rows, length)
@@ -31,11 +37,30 @@ def filled_cache(
 
 
 def read_columns(
-    denoise: Denoiser, prediction: Prediction, tokens_BxL, t_BxL, layout: Layout, start_B,
-    number: int, cache: Any,
-):  # fmt: skip
-    """Returns (logits_BxCxV, those of the unconditional pass or None, cache) at `number` columns of
-    each row from its start on. With cache=None the network reads the whole canvas."""
+    denoise: Denoiser,
+    prediction: Prediction,
+    tokens_BxL,
+    t_BxL,
+    layout: Layout,
+    start_B,
+    number: int,
+    cache: Any,
+):
+    """Returns logits at some columns of each row, and the updated cache.
+
+    Args:
+      denoise: the network.
+      prediction: with or without guidance.
+      tokens_BxL: the canvas.
+      t_BxL: times in 0..1.
+      layout: the layout of the rows.
+      start_B: the first column of each row.
+      number: C, the number of columns.
+      cache: keys and values. None: the network reads the whole canvas.
+
+    Returns:
+      (logits_BxCxV, logits_BxCxV of the unconditional pass or None, cache).
+    """
     *inputs, layout, start_B = with_unconditional(prediction, tokens_BxL, t_BxL, layout, start_B)
     if cache is None:
         logits_BxCxV = columns(denoise.logits(*inputs, layout), start_B, number)
@@ -46,6 +71,6 @@ def read_columns(
 
 
 def columns(tree: Any, start_B, number: int) -> Any:
-    """Returns `number` columns of each row of a pytree of x_BxL.., from its start on; x_B stays."""
+    """Returns a pytree with columns start_B to start_B + number of x_BxL..; x_B is unchanged."""
     take = jax.vmap(lambda x, start: jax.lax.dynamic_slice_in_dim(x, start, number))
     return jax.tree.map(lambda x: x if x.ndim == 1 else take(x, start_B), tree)

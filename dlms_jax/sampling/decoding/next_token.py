@@ -1,4 +1,4 @@
-"""Left to right, one token a step: how an autoregressive model samples."""
+"""Autoregressive sampling: left to right, one token per step."""
 
 import dataclasses
 
@@ -16,30 +16,33 @@ from dlms_jax.sampling.sampler import SamplerState, advance, begin
 
 @dataclasses.dataclass(frozen=True)
 class NextToken:
-    """Draws each hole from the prediction at the position before it, from the row's first hole on.
+    """Fills holes from left to right, each with a draw from the prediction one position before.
 
-    A row ends at its first EOS in a hole: the holes after it get EOS. With `cache` a step reads one
-    position, else the whole canvas. Under guidance the unconditional rows read the mask in place of
-    the prompt.
+    A row ends at its first EOS in a hole, and its later holes get EOS. With `cache` a step reads
+    one position, otherwise the whole canvas. With guidance, the unconditional rows have masks in
+    place of the prompt.
     """
 
     prediction: Prediction
     cache: bool = True
 
     def num_steps(self, canvas: Canvas) -> int:
-        """Returns the number of holes of the row that has most; raises UserError for text after a
-        hole."""
+        """Returns the largest number of holes in a row.
+
+        Raises:
+          UserError: a row has given text after a hole.
+        """
         holes_BxL = np.asarray(canvas.holes_BxL)
         text_BxL = (np.asarray(canvas.layout.segments_BxL) > 0) & ~holes_BxL
         if (np.logical_or.accumulate(holes_BxL, axis=1) & text_BxL).any():
             raise UserError(
                 "an autoregressive model writes left to right and cannot fill holes before given "
-                "text; use a masked model, or --prompt"
+                "text; use a masked model or --prompt"
             )
         return int(holes_BxL.sum(axis=1).max(initial=0))
 
     def start(self, denoise: Denoiser, canvas: Canvas, keys_B) -> SamplerState:
-        """Returns the state before the first hole; with `cache`, after one pass over the canvas."""
+        """Returns the state at the first hole; `cache` costs one pass."""
         state = begin(canvas, keys_B)
         if not self.cache:
             return state
@@ -66,5 +69,5 @@ class NextToken:
 
 
 def _inputs(state):
-    """Returns (tokens_BxL, t_BxL, layout). The network is told t=0, as in training."""
+    """Returns (tokens_BxL, t_BxL, layout), with t=0 as in training."""
     return state.tokens_BxL, jnp.zeros(state.tokens_BxL.shape, jnp.float32), state.layout

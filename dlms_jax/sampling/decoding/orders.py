@@ -1,4 +1,4 @@
-"""Masked diffusion in an order that the network chooses: its surest tokens are revealed first."""
+"""Masked diffusion that reveals the tokens first of which the network is most certain."""
 
 import dataclasses
 from typing import Literal
@@ -14,18 +14,21 @@ Order = Literal["confidence", "margin", "entropy"]
 
 @dataclasses.dataclass(frozen=True)
 class Ordered(SteppedSampler):
-    """Each step reveals the masked tokens of a row that score highest, the leftmost of equals
-    (MaskGIT, arXiv 2202.04200; LLaDA, 2502.09992). As many stay masked as the schedule says: the
-    row's holes times 1 - alpha, rounded. With fewer holes than steps some steps reveal none.
+    """Each step reveals the masked tokens with the highest scores, the leftmost among equals.
 
-    A token is drawn first, then scored. The scores, all of the prediction after guidance but before
-    temperature and cuts, are
-    confidence: the probability of the token drawn;
-    margin: the probability of the most probable symbol minus that of the next (arXiv 2502.06768);
-    entropy: minus the entropy.
+    See MaskGIT (arXiv 2202.04200) and LLaDA (2502.09992). The number of tokens that stay masked is
+    the number of holes times 1 - alpha, rounded. If a row has fewer holes than steps, some steps
+    reveal no token.
 
-    One token a step, margin and entropy follow the chain rule in some order, and are exact;
-    confidence prefers likely texts in any number of steps. At temperature 0 nothing is random.
+    A token is drawn first, then scored with the prediction after guidance, but before temperature
+    and cuts:
+
+    - confidence: the probability of the drawn token.
+    - margin: the largest probability minus the second largest (arXiv 2502.06768).
+    - entropy: the negative entropy.
+
+    With one token per step, margin and entropy follow the chain rule in some order and are exact.
+    Confidence prefers likely texts at any number of steps. At temperature 0 nothing is random.
     """
 
     order: Order = "confidence"
@@ -53,6 +56,6 @@ class Ordered(SteppedSampler):
 
 
 def _ranks(score_BxL):
-    """Returns each place's rank in its row, 0 for the highest score, from the left among equals."""
+    """Returns each position's rank in its row: 0 for the highest score, leftmost among equals."""
     order_BxL = jnp.argsort(-score_BxL, axis=1, stable=True)
     return jnp.argsort(order_BxL, axis=1)

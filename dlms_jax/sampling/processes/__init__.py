@@ -1,1 +1,1 @@
-"""WHICH TRANSITION: the reverse processes, each a step from noisier to cleaner."""
+"""The reverse processes: samplers whose steps go from noisy to clean."""

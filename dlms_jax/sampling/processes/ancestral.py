@@ -1,4 +1,4 @@
-"""The full reverse process of masked diffusion."""
+"""Ancestral sampling of masked diffusion."""
 
 import dataclasses
 
@@ -10,19 +10,20 @@ from dlms_jax.sampling.sampler import SamplerState
 
 @dataclasses.dataclass(frozen=True)
 class Ancestral(SteppedSampler):
-    """From all holes masked at t=1 to none at t=0 (MDLM, arXiv 2406.07524, eq. 6).
+    """The reverse process of masked diffusion (MDLM, arXiv 2406.07524, eq. 6).
 
-    A masked token is revealed, between t and s < t, with probability 1 - (1-alpha_s)/(1-alpha_t),
-    and then drawn from the prediction. Whether and which are two draws: one Gumbel-max over both in
-    float32 would lower the temperature (arXiv 2409.02908). Exact in the limit of many steps.
+    All holes are masked at t=1 and none at t=0. A step from t to s < t reveals a masked token with
+    probability 1 - (1 - alpha_s) / (1 - alpha_t) and draws it from the prediction. These are two
+    separate draws: a single Gumbel-max over both in float32 would lower the temperature
+    (arXiv 2409.02908). The sampler is exact in the limit of many steps.
     """
 
     stop_at_eos: bool = True
 
     def update(self, state: SamplerState, logits_BxLxV, without_BxLxV=None) -> SamplerState:
         t_B, s_B = self.times(state)
-        # Exactly 1 at the last step, where 1 - alpha_s is 0, so that no mask remains; 1 - alpha_t
-        # may be too small for float32.
+        # Exactly 1 at the last step, where 1 - alpha_s is 0, so that no mask remains. 1 - alpha_t
+        # may underflow in float32.
         tiny = jnp.finfo(jnp.float32).tiny
         share_B = 1 - self.schedule.masked(s_B) / jnp.maximum(self.schedule.masked(t_B), tiny)
         uniform_BxL = self.uniform(state, state.tokens_BxL.shape[1])

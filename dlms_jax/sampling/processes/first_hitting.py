@@ -1,4 +1,4 @@
-"""Masked diffusion one token at a time, exactly: the first-hitting sampler (arXiv 2409.02908)."""
+"""The first-hitting sampler of masked diffusion: exact, one token per step (arXiv 2409.02908)."""
 
 import dataclasses
 
@@ -14,12 +14,12 @@ from dlms_jax.sampling.sampler import SamplerState, begin
 
 @dataclasses.dataclass(frozen=True)
 class FirstHitting(MaskedSampler):
-    """Each step goes to the time at which the reverse process reveals the row's next token, and
-    reveals one, chosen at random: the process itself, without the error of steps of a given length.
+    """Each step moves to the time at which the next token of the row is revealed.
 
-    With n tokens masked while the share of masks falls from m, each is revealed at a share uniform
-    in (0, m), and the next at the greatest of these: m u^(1/n). A row takes as many steps as it has
-    holes.
+    The token is chosen at random. Unlike steps of fixed length, this has no discretization error.
+    With n masked tokens and a share m of masks, each token is revealed at a share that is uniform
+    in (0, m). The next one is revealed at the largest of these shares, m u^(1/n) with u uniform in
+    (0, 1). A row takes one step per hole.
     """
 
     stop_at_eos: bool = True
@@ -44,8 +44,7 @@ class FirstHitting(MaskedSampler):
         return reveal(state, tokens_BxL, self.prediction, self.stop_at_eos, share_B)
 
     def _next(self, state):
-        """Returns (chosen_BxL, share_B): the token that each row reveals next, and the share of
-        masks at which it does."""
+        """Returns (chosen_BxL, share_B): each row's next token, and the share of masks there."""
         masked_BxL = self.masked(state)
         number_B = masked_BxL.sum(axis=1)
         which_B, when_B = self.uniform(state, 2).T

@@ -1,4 +1,4 @@
-"""What the samplers of masked diffusion share."""
+"""Base classes of the samplers of masked diffusion."""
 
 import dataclasses
 
@@ -18,8 +18,8 @@ from dlms_jax.sampling.timesteps import Spacing, times
 class MaskedSampler:
     """A sampler whose step is one pass of the network over a canvas with masks in its open holes.
 
-    The step has two halves, so that a `BlockSampler` can run the network in its own way: `time` is
-    what the network is told, `update` uses its logits.
+    A step has two halves, `time` before the network and `update` after it, so that a `BlockSampler`
+    can run the network in its own way.
     """
 
     prediction: Prediction
@@ -37,24 +37,24 @@ class MaskedSampler:
         return self.update(state, *predict(denoise, self.prediction, *inputs))
 
     def time(self, state: SamplerState) -> jax.Array:
-        """Returns t_B of the rows' steps."""
+        """Returns t_B, the times that the network reads."""
         raise NotImplementedError
 
     def update(self, state: SamplerState, logits_BxLxV, without_BxLxV=None) -> SamplerState:
-        """Returns the state after a step, from the logits that `predict` returns."""
+        """Returns the state after a step, from the logits that `guidance.predict` returns."""
         raise NotImplementedError
 
     def masked(self, state: SamplerState) -> jax.Array:
-        """Returns masked_BxL: the holes that hold nothing yet."""
+        """Returns masked_BxL: True for holes that are still masked."""
         return state.holes_BxL & (state.tokens_BxL == self.prediction.vocabulary.mask_id)
 
     def draw(self, state: SamplerState, log_p_BxLxV, stream: int) -> jax.Array:
-        """Returns drawn_BxL, a symbol for each place."""
+        """Returns drawn_BxL, a token for each position."""
         keys_B = row_keys(state.keys_B, state.step_B, stream)
         return jax.vmap(self.prediction.draw)(keys_B, log_p_BxLxV)
 
     def uniform(self, state: SamplerState, *shape: int) -> jax.Array:
-        """Returns uniform draws, [B, *shape]."""
+        """Returns uniform draws of shape [B, *shape]."""
         return row_uniform(state.keys_B, state.step_B, shape, stream=0)
 
 
@@ -72,18 +72,22 @@ class SteppedSampler(MaskedSampler):
         return self.times(state)[0]
 
     def times(self, state: SamplerState) -> tuple[jax.Array, jax.Array]:
-        """Returns (t_B, s_B) at which the rows' steps begin and end."""
+        """Returns (t_B, s_B), the start and end of each row's step."""
         return times(self.spacing, self.schedule, self.steps, state.step_B)
 
 
 def reveal(
     state: SamplerState, tokens_BxL, prediction: Prediction, stop_at_eos: bool, extra=None
 ) -> SamplerState:
-    """Returns the state after a step that revealed `tokens_BxL` and masked nothing again; rows
-    without a mask are done.
+    """Returns the state after a step that reveals tokens; rows without a mask are done.
 
-    stop_at_eos: rows with EOS in a hole and no masked hole before it are done too, for their text
-    ends at the first EOS in a hole; their later holes get EOS.
+    Args:
+      state: the state before the step.
+      tokens_BxL: the new tokens; the mask id where a hole stays masked.
+      prediction: its vocabulary gives the ids.
+      stop_at_eos: also finish rows that have EOS in a hole and no masked hole before it. Their
+        later holes get EOS.
+      extra: the new `SamplerState.extra`.
     """
     mask_id, eos_id = prediction.vocabulary.mask_id, prediction.vocabulary.eos_id
     if stop_at_eos:

@@ -1,4 +1,4 @@
-"""Masked diffusion that masks some written tokens again, and so can correct them: ReMDM."""
+"""ReMDM: masked diffusion that masks some written tokens again, so that it can correct them."""
 
 import dataclasses
 from typing import Literal
@@ -10,32 +10,34 @@ from dlms_jax.sampling.canvas import Canvas
 from dlms_jax.sampling.processes.masked import SteppedSampler
 from dlms_jax.sampling.sampler import SamplerState, advance, begin
 
-# alpha is 0 at t=1, and 1 - alpha may be too small for float32 near t=0.
+# alpha is 0 at t=1, and 1 - alpha may underflow in float32 near t=0.
 _TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
 @dataclasses.dataclass(frozen=True)
 class Remasking(SteppedSampler):
-    """The reverse process that masks a written token again with probability sigma (ReMDM, arXiv
-    2503.00307). Between t and s, a masked one is revealed with probability
-    1 - (1 - alpha_s - sigma alpha_t) / (1 - alpha_t); so, if all have the same sigma, the share of
-    masks is that of the process without remasking. With limit = min(1, (1-alpha_s) / alpha_t):
+    """A reverse process that masks written tokens again (ReMDM, arXiv 2503.00307).
 
-    cap: sigma = min(eta, limit).
-    rescale: sigma = eta limit.
-    confidence: sigma = eta limit times a softmax, over the row's written holes, of minus the
-        probability that each token had when it was written (after guidance, before temperature and
-        cuts). Masked tokens are revealed as with sigma = 0, as in the paper.
+    A step from t to s masks a written token with probability sigma, and reveals a masked token with
+    probability 1 - (1 - alpha_s - sigma alpha_t) / (1 - alpha_t). If all tokens have the same
+    sigma, the share of masks is that of the process without remasking. The kinds, with
+    limit = min(1, (1 - alpha_s) / alpha_t):
 
-    eta lies in 0..1; 0 is the process without remasking. Given tokens are never masked. limit is 0
-    at the last step, so that no mask remains.
+    - cap: sigma = min(eta, limit).
+    - rescale: sigma = eta limit.
+    - confidence: sigma = eta limit softmax(-p) over the row's written holes, where p is the
+      probability that a token had when it was written (after guidance, before temperature and
+      cuts). Masked tokens are revealed as with sigma = 0, as in the paper.
+
+    eta is in 0..1; 0 turns remasking off. Given tokens are never masked. The limit is 0 at the last
+    step, so that no mask remains.
     """
 
     kind: Literal["cap", "rescale", "confidence"] = "cap"
     eta: float = 0.0
 
     def start(self, denoise: Denoiser, canvas: Canvas, keys_B) -> SamplerState:
-        """Returns the state at t=1; its `extra` is the probability that each written token had."""
+        """Returns the state at t=1; its `extra` is p_BxL, the probabilities of written tokens."""
         return begin(canvas, keys_B, jnp.zeros(canvas.tokens_BxL.shape))
 
     def update(self, state: SamplerState, logits_BxLxV, without_BxLxV=None) -> SamplerState:
@@ -59,7 +61,7 @@ class Remasking(SteppedSampler):
         return advance(state, tokens_BxL, done_B, jnp.where(revealed_BxL, p_BxL, state.extra))
 
     def _sigma(self, t_Bx1, s_Bx1, written_BxL, p_BxL):
-        """Returns sigma_BxL: the probability that a written token is masked again."""
+        """Returns sigma_BxL, the probability that a written token is masked again."""
         alpha_Bx1 = jnp.maximum(self.schedule.alpha(t_Bx1), _TINY)
         limit_Bx1 = jnp.minimum(1.0, self.schedule.masked(s_Bx1) / alpha_Bx1)
         if self.kind == "cap":

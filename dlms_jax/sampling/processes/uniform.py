@@ -1,17 +1,19 @@
-"""The reverse processes of uniform diffusion, whose noise may in part be the mask.
+"""The reverse processes of uniform diffusion, whose noise may partly be masks.
 
-q(x_t = y | x_0) = alpha_t 1[y = x_0] + (1 - alpha_t) pi(y); pi gives the mask `mask_share` and each
-symbol of text an equal part of the rest. The network gives p = p(x_0 at a place | all other places
-at t), so qbar_t = alpha_t p + (1 - alpha_t) pi is the law of the place's own x_t given the others.
-Two identities spare the posterior over the vocabulary and differences of nearly equal numbers. Of a
-place that holds z at time t:
+The forward process is q(x_t = y | x_0) = alpha_t 1[y = x_0] + (1 - alpha_t) pi(y). The noise pi
+gives the mask the probability `mask_share` and every text token an equal part of the rest.
 
-- With probability r = (1 - alpha_t) pi(z) / qbar_t(z) it holds noise, and x_0 is a draw of p; else
-  x_0 = z.
-- With a = alpha_t / alpha_s, qbar_t = a qbar_s + (1 - a) pi: with probability (1 - a) pi(z) /
-  qbar_t(z) it jumped to z between s and t, and x_s is a draw of qbar_s; else x_s = z.
+The network predicts p = p(x_0 at a position | x_t at all other positions). So the distribution of
+x_t at the position given the others is qbar_t = alpha_t p + (1 - alpha_t) pi. For a position that
+holds z at time t, two identities avoid both the posterior over the vocabulary and cancellation:
 
-Guidance, temperature and cuts change p. The network is told the time of each token, 0 where given.
+- z is noise with probability r = (1 - alpha_t) pi(z) / qbar_t(z). Then x_0 is a draw from p;
+  otherwise x_0 = z.
+- With a = alpha_t / alpha_s, qbar_t = a qbar_s + (1 - a) pi. So the position jumped to z between s
+  and t with probability (1 - a) pi(z) / qbar_t(z). Then x_s is a draw from qbar_s; otherwise
+  x_s = z.
+
+Guidance, temperature and cuts change p. The network reads the time of each token, 0 if it is given.
 """
 
 import dataclasses
@@ -30,20 +32,22 @@ from dlms_jax.sampling.timesteps import Spacing, times
 
 @dataclasses.dataclass(frozen=True)
 class UniformAncestral:
-    """The reverse process in `steps` steps, exact in the limit of many (D3PM, arXiv 2107.03006;
-    UDLM, 2412.10193; with masks GIDD, 2503.04482)."""
+    """Ancestral sampling of uniform diffusion, exact in the limit of many steps.
+
+    See D3PM (arXiv 2107.03006), UDLM (2412.10193) and, for noise with masks, GIDD (2503.04482).
+    """
 
     prediction: Prediction
     schedule: Schedule
     steps: int
     spacing: Spacing = "uniform"
-    mask_share: float = 0.0  # of the noise; less than 1
+    mask_share: float = 0.0  # share of masks in the noise; less than 1
 
     def num_steps(self, canvas: Canvas) -> int:
         return self.steps
 
     def start(self, denoise: Denoiser, canvas: Canvas, keys_B) -> SamplerState:
-        """Returns the canvas with noise in its holes."""
+        """Returns the state with noise in the holes."""
         noise_keys_B = row_keys(keys_B, self.steps, 0)  # no step has this number
         noise = jax.vmap(self._noise, in_axes=(0, None))
         noise_BxL = noise(noise_keys_B, canvas.tokens_BxL.shape[1])
@@ -64,7 +68,7 @@ class UniformAncestral:
         """Returns a row's x_s."""
         whether_key, which_key = jax.random.split(key)
         masked_t, masked_s = self.schedule.masked(t), self.schedule.masked(s)
-        # (1 - a) / (1 - alpha_t): 1 where s is 0.
+        # (1 - a) / (1 - alpha_t); it is 1 at s=0.
         share = (masked_t - masked_s) / ((1 - masked_s) * masked_t)
         jumped_L = jax.random.uniform(whether_key, z_L.shape) < share * self.is_noise(
             z_L, log_p_LxV, t
@@ -80,7 +84,13 @@ class UniformAncestral:
         return self.prediction.log_p(*predict(denoise, self.prediction, *inputs))
 
     def is_noise(self, z_L, log_p_LxV, t):
-        """Returns r, the probability that a place holds noise: 1 where it holds the mask."""
+        """Returns r_L, the probability that a position of a row is noise; 1 for masks.
+
+        Args:
+          z_L: the row's tokens.
+          log_p_LxV: the prediction.
+          t: the row's time.
+        """
         masked, v = self.schedule.masked(t), self.prediction.vocabulary
         if self.prediction.temperature == 0:
             p_L = (z_L == jnp.argmax(log_p_LxV, axis=-1)).astype(jnp.float32)
@@ -90,7 +100,7 @@ class UniformAncestral:
         return jnp.where(z_L == v.mask_id, 1.0, noise / ((1 - masked) * p_L + noise))
 
     def _noisy(self, key, log_p_LxV, s):
-        """Returns draws of qbar_s."""
+        """Returns draws from qbar_s."""
         whether_key, clean_key, noise_key = jax.random.split(key, 3)
         clean_L = self.prediction.draw(clean_key, log_p_LxV)
         noise_L = self._noise(noise_key, clean_L.shape[0])
@@ -98,7 +108,7 @@ class UniformAncestral:
         return jnp.where(noise, noise_L, clean_L)
 
     def _noise(self, key, length):
-        """Returns draws of pi."""
+        """Returns draws from pi."""
         whether_key, which_key = jax.random.split(key)
         text_L = jax.random.choice(which_key, self.prediction.vocabulary.text_ids(), (length,))
         masks_L = jax.random.uniform(whether_key, (length,)) < self.mask_share
@@ -107,11 +117,12 @@ class UniformAncestral:
 
 @dataclasses.dataclass(frozen=True)
 class UniformDDIM(UniformAncestral):
-    """The discrete analogue of DDIM (arXiv 2010.02502, appendix A): x_s is x_t with probability
-    sigma, or new noise, else a draw of x_0.
+    """The discrete analogue of DDIM (arXiv 2010.02502, appendix A).
 
-    sigma = (1 - eta) (1 - alpha_s) / (1 - alpha_t) gives x_s the right law when x_t and x_0 have
-    theirs. eta 0: tokens move to predictions or stay; eta 1: all noise is drawn again.
+    x_s is x_t with probability sigma, new noise with probability eta (1 - alpha_s), and otherwise a
+    draw of x_0. With sigma = (1 - eta) (1 - alpha_s) / (1 - alpha_t), x_s has the right marginal if
+    x_t and x_0 have theirs. With eta=0 tokens stay or move to predictions; with eta=1 all noise is
+    new.
     """
 
     eta: float = 0.0
@@ -122,8 +133,9 @@ class UniformDDIM(UniformAncestral):
         uniform = lambda key: jax.random.uniform(key, z_L.shape)  # noqa: E731
         clean_L = jnp.where(
             uniform(clean_key) < self.is_noise(z_L, log_p_LxV, t),
-            self.prediction.draw(which_key, log_p_LxV), z_L,
-        )  # fmt: skip
+            self.prediction.draw(which_key, log_p_LxV),
+            z_L,
+        )
         # (1 - alpha_s) - (1 - alpha_t) sigma = eta (1 - alpha_s) is new noise.
         renewed = self.eta * masked_s
         sigma = (1 - self.eta) * masked_s / masked_t
@@ -134,12 +146,11 @@ class UniformDDIM(UniformAncestral):
 
 @dataclasses.dataclass(frozen=True)
 class PredictorCorrector(UniformAncestral):
-    """After each ancestral step to s, draws one random hole of the row again from qbar_s,
-    `corrector_steps` times.
+    """After each ancestral step to s, redraws one random hole per row, `corrector_steps` times.
 
-    That is a step of Gibbs sampling. It leaves q_s as it is, and so corrects the error of too long
-    a step: a corrector in the sense of arXiv 2205.14987, but without the error of its time steps.
-    Each is one more pass of the network.
+    The redraw from qbar_s is a Gibbs step. Its stationary distribution is q_s, so it reduces the
+    error of long steps. It is a corrector in the sense of arXiv 2205.14987, but without
+    discretization error. Each redraw takes one more pass of the network.
     """
 
     corrector_steps: int = 1
@@ -155,7 +166,7 @@ class PredictorCorrector(UniformAncestral):
         return jax.lax.fori_loop(0, self.corrector_steps, correct, tokens_BxL)
 
     def correct(self, denoise: Denoiser, state: SamplerState, keys_B, s_B) -> jax.Array:
-        """Returns tokens_BxL with one hole of each row drawn again at level s."""
+        """Returns tokens_BxL with one hole of each row redrawn at time s_B from keys_B."""
         log_p_BxLxV = self._log_p(denoise, state, s_B)
 
         def row(key, z_L, holes_L, log_p_LxV, s):
