@@ -19,9 +19,9 @@ _FORMATS = ("native", "qwen3", "a2d", "sdar", "megadlms", "llada", "dream")
 _ROLES = ("pad", "bos", "eos", "mask")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m dlms_jax.convert",
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -111,9 +111,14 @@ def _bytes(text: str) -> int:
 
 
 @command_line
-def main(argv=None):
-    """Runs the command; argv: its arguments, None for those of the process."""
-    arguments = _parser().parse_args(argv)
+def main(argv=None, prog="python -m dlms_jax.convert"):
+    """Runs the command.
+
+    Args:
+      argv: its arguments; None: those of the process.
+      prog: how it was called, for --help and messages.
+    """
+    arguments = _parser(prog).parse_args(argv)
     (_to_torch if arguments.command == "to-torch" else _from_torch)(arguments)
 
 

@@ -24,18 +24,18 @@ def optional_import(module: str, extra: str):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"this needs {module} ({error}): pip install -e '.[{extra}]'") from None
+        raise UserError(f"this needs {module} ({error}): pip install 'dlms_jax[{extra}]'") from None
 
 
 def command_line(main):
     """Returns `main` with user errors reported as one line and exit status 2."""
 
     @functools.wraps(main)
-    def wrapped(argv=None):
+    def wrapped(argv=None, **options):
         failed = []  # errors in background threads; libraries raise them here as well
         report_thread, threading.excepthook = threading.excepthook, failed.append
         try:
-            main(argv)
+            main(argv, **options)
             return
         except UserError as error:
             failed.clear()

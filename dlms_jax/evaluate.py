@@ -16,10 +16,15 @@ from dlms_jax.errors import command_line
 
 
 @command_line
-def main(argv=None):
-    """Runs the command; argv: its arguments, None for those of the process."""
+def main(argv=None, prog="python -m dlms_jax.evaluate"):
+    """Runs the command.
+
+    Args:
+      argv: its arguments; None: those of the process.
+      prog: how it was called, for --help and messages.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m dlms_jax.evaluate",
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -12,6 +12,7 @@ import pathlib
 import sys
 
 from dlms_jax.config import SETTINGS, add_option, load_config
+from dlms_jax.config.bundled import recipe_folder
 from dlms_jax.errors import UserError, command_line
 
 STOPPED = 75  # exit status of a study that was stopped and saved (EX_TEMPFAIL)
@@ -28,11 +29,9 @@ for example at another temperature.
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="python -m dlms_jax.experiment", description=__doc__, formatter_class=raw
-    )
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=raw)
     studies = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
     family = studies.add_parser(
         "family", help="compare all processes", description=_FAMILY, formatter_class=raw
@@ -87,9 +86,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @command_line
-def main(argv=None):
-    """Runs the command; argv: its arguments, None for those of the process."""
-    arguments = _parser().parse_args(argv)
+def main(argv=None, prog="python -m dlms_jax.experiment"):
+    """Runs the command.
+
+    Args:
+      argv: its arguments; None: those of the process.
+      prog: how it was called, for --help and messages.
+    """
+    arguments = _parser(prog).parse_args(argv)
     if not 0 < arguments.minutes < math.inf:
         raise UserError(f"--minutes={arguments.minutes:g} should be above 0")
     if arguments.num < 2:
@@ -98,7 +102,7 @@ def main(argv=None):
         )
     parse = SETTINGS["sampling.steps"].parse
     steps = tuple(parse(text, "each of --steps") for text in arguments.steps.split(","))
-    recipes, only = _recipes(arguments.recipes, arguments.only)
+    recipes, only = _recipes(recipe_folder(arguments.recipes), arguments.only)
 
     from rich.console import Console  # after the checks: importing JAX takes seconds
 

@@ -24,17 +24,26 @@ STOPPED = 75  # exit status of a run that was stopped and saved (EX_TEMPFAIL: ru
 
 
 @command_line
-def main(argv=None):
-    """Runs the command; argv: its arguments, None for those of the process."""
+def main(argv=None, prog="python -m dlms_jax.main"):
+    """Runs the command.
+
+    Args:
+      argv: its arguments; None: those of the process.
+      prog: how it was called, for --help and messages.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m dlms_jax.main",
+        prog=prog,
         description=__doc__,
         epilog="settings and their defaults, which recipes change:\n\n" + settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config", metavar="FILE", help="a recipe, configs/*.py")
+    what.add_argument(
+        "--config",
+        metavar="RECIPE",
+        help="a recipe: a file, or a name that dlms recipes lists",
+    )
     what.add_argument("--resume", metavar="DIR", help="continue this run with its own settings")
     parser.add_argument("--workdir", metavar="DIR", help="the run's directory (default: runs/NAME)")
     parser.add_argument(

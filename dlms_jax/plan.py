@@ -4,8 +4,8 @@
     python -m dlms_jax.plan --config=configs/large.py --topology=v6e:16x16 --slices=2 \\
         --config.mesh.data=2 --json
 
-If the TPU compiler is installed (pip install -e '.[plan]'), this compiles the train step of a run
-for the topology. Otherwise it estimates by formula. It reads no corpus and downloads nothing.
+If the TPU compiler is installed (pip install 'dlms_jax[plan]'), this compiles the train step of a
+run for the topology. Otherwise it estimates by formula. It reads no corpus and downloads nothing.
 docs/scale.md explains what is counted and what is assumed.
 """
 
@@ -21,17 +21,27 @@ from dlms_jax.planning.environment import have_libtpu, set_environment
 
 
 @command_line
-def main(argv=None):
-    """Runs the command; argv: its arguments, None for those of the process."""
+def main(argv=None, prog="python -m dlms_jax.plan"):
+    """Runs the command.
+
+    Args:
+      argv: its arguments; None: those of the process.
+      prog: how it was called, for --help and messages.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m dlms_jax.plan",
+        prog=prog,
         description=__doc__,
         epilog="settings of the recipe: --config.KEY=VALUE, as for dlms_jax.main",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--config", required=True, metavar="FILE", help="a recipe, configs/*.py")
+    add(
+        "--config",
+        required=True,
+        metavar="RECIPE",
+        help="a recipe: a file, or a name that dlms recipes lists",
+    )
     add("--topology", required=True, metavar="CHIP:SIDES", help="v5e:4x4, v5p:4x4x4, v6e:8x8, ...")
     add("--slices", type=int, default=1, metavar="N", help="number of such slices (default: 1)")
     add("--json", action="store_true", help="print everything as JSON, in bytes and seconds")

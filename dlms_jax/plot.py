@@ -65,10 +65,15 @@ def draw_curves(
 
 
 @command_line
-def main(argv=None):
-    """Runs the command; argv: its arguments, None for those of the process."""
+def main(argv=None, prog="python -m dlms_jax.plot"):
+    """Runs the command.
+
+    Args:
+      argv: its arguments; None: those of the process.
+      prog: how it was called, for --help and messages.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m dlms_jax.plot",
+        prog=prog,
         description="Draws the loss, held-out bound, learning rate and gradient norm of runs.",
     )
     parser.add_argument("workdirs", nargs="+", type=pathlib.Path, help="the workdir of each run")

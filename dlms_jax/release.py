@@ -17,9 +17,9 @@ from dlms_jax.errors import command_line
 _FORMATS = ("native", "qwen3")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m dlms_jax.release",
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -87,9 +87,14 @@ def _options(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 
 @command_line
-def main(argv=None):
-    """Runs the command; argv: its arguments, None for those of the process."""
-    arguments = _parser().parse_args(argv)
+def main(argv=None, prog="python -m dlms_jax.release"):
+    """Runs the command.
+
+    Args:
+      argv: its arguments; None: those of the process.
+      prog: how it was called, for --help and messages.
+    """
+    arguments = _parser(prog).parse_args(argv)
 
     from rich.console import Console  # after argparse: importing JAX takes seconds
 

@@ -31,9 +31,9 @@ _SAMPLING = (
 )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m dlms_jax.sample",
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -76,9 +76,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @command_line
-def main(argv=None):
-    """Runs the command; argv: its arguments, None for those of the process."""
-    arguments = _parser().parse_args(argv)
+def main(argv=None, prog="python -m dlms_jax.sample"):
+    """Runs the command.
+
+    Args:
+      argv: its arguments; None: those of the process.
+      prog: how it was called, for --help and messages.
+    """
+    arguments = _parser(prog).parse_args(argv)
     if arguments.infill is not None and arguments.length is not None:
         raise UserError("--length needs --prompt; for holes, use --hole or {12}")
     if arguments.infill is None and arguments.hole is not None:

@@ -178,7 +178,11 @@ def test_the_package_was_found():
 
 def test_every_folder_has_its_place():
     folders = {name.split("/")[0] for name in SOURCES if "/" in name}
-    assert folders - set(LEVEL_OF) == {"prepare"}  # a command with a file for each of its own
+    # A command with a file for each of its own, and what tests use, which nothing else imports.
+    assert folders - set(LEVEL_OF) == {"prepare", "testing"}
+    for name, source in SOURCES.items():
+        if not name.startswith("testing/"):
+            assert "testing" not in concepts_used(source, name, {"testing"}), name
 
 
 def test_imports_point_one_way():

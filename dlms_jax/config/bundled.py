@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import os
 import pathlib
 
 from dlms_jax.errors import UserError
@@ -32,7 +33,7 @@ def recipe_file(recipe: str) -> pathlib.Path:
       UserError: there is neither.
     """
     path = pathlib.Path(recipe)
-    if path.is_file():
+    if os.path.isfile(recipe):  # False, not an error, for a name that is too long
         return path
     known = recipes()
     name = recipe.removeprefix("configs/").removesuffix(".py")

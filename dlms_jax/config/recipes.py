@@ -2,10 +2,10 @@
 
 import dataclasses
 import difflib
-import pathlib
 import runpy
 from typing import TYPE_CHECKING, Any
 
+from dlms_jax.config.bundled import recipe_file
 from dlms_jax.config.formats import new_name
 from dlms_jax.config.sections import SETTINGS, Config
 from dlms_jax.config.setting import Setting
@@ -35,9 +35,7 @@ def load_config(recipe: str, overrides: dict[str, str] | None = None) -> Config:
     Raises:
       UserError: the file is not a recipe, or a setting is invalid.
     """
-    path = pathlib.Path(recipe)
-    if not path.is_file():
-        raise UserError(f"--config={recipe}: no such file; the recipes are configs/*.py")
+    path = recipe_file(recipe)
     try:
         namespace = runpy.run_path(str(path))
         settings = namespace["get_config"]() if "get_config" in namespace else None

@@ -138,7 +138,7 @@ def _why_not(verify: bool | None) -> str:
     """Returns why there is no comparison with PyTorch; "" if there is one."""
     installed = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     if verify and not installed:
-        raise UserError("--verify needs torch and transformers: pip install -e '.[torch]'")
+        raise UserError("--verify needs torch and transformers: pip install 'dlms_jax[torch]'")
     if verify is False:
         return "--no-verify"
     if jax.process_count() > 1:

@@ -13,7 +13,7 @@ from dlms_jax.planning.advice import advise
 from dlms_jax.planning.memory import GIB
 from dlms_jax.planning.plan import Plan
 
-BY_FORMULA = "by formula only; to compile the step: pip install -e '.[plan]', and no --formula"
+BY_FORMULA = "by formula only; to compile the step: pip install 'dlms_jax[plan]', and no --formula"
 
 
 def show(console: Console, plan: Plan):
