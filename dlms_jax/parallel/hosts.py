@@ -154,6 +154,16 @@ def on_all(holds: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(holds)).all())
 
 
+def sum_over_processes(numbers: np.ndarray) -> np.ndarray:
+    """Returns the sum, over all processes, of arrays of one shape; uint32 wraps around.
+
+    A collective: every process must call it.
+    """
+    if jax.process_count() == 1:
+        return numbers
+    return multihost_utils.process_allgather(numbers).sum(axis=0, dtype=numbers.dtype)
+
+
 def wait_for_all(name: str):
     """Returns when every process has called it with this name."""
     multihost_utils.sync_global_devices(name)

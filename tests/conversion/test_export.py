@@ -310,7 +310,7 @@ def test_without_torch_the_report_says_what_was_not_checked(source, tmp_path, mo
     report = export(source, tmp_path / "out")
     assert report["logits"] == "not compared with PyTorch: torch or transformers is not installed"
     assert "bit for bit; logits not compared" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"pip install -e '.\[torch\]'"):
+    with pytest.raises(UserError, match=r"pip install 'dlms_jax\[torch\]'"):
         export(source, tmp_path / "again", verify=True)
 
 
