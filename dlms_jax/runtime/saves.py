@@ -17,7 +17,7 @@ class Saves:
     """Saves states with their metadata, and restores them."""
 
     def __init__(self, setup: Setup, say: Callable[[str], None]):
-        """Makes the workdir. Raises UserError where the processes do not share it."""
+        """Raises UserError if the processes do not share the workdir."""
         config, workdir = setup.config.checkpoint, setup.workdir
         workdir.mkdir(parents=True, exist_ok=True)
         hosts.check_shared(workdir)

@@ -19,6 +19,7 @@ from dlms_jax.runtime.determinism import check_deterministic
 from dlms_jax.runtime.local_saves import check_local_saves
 from dlms_jax.runtime.same_run import check_same_run
 from dlms_jax.training.assembly import Assembly, assemble
+from dlms_jax.training.first_weights import check_embeddings
 from dlms_jax.training.warm_start import Start, check_fits, find_start
 
 
@@ -36,6 +37,7 @@ class Setup:
     batches: TrainBatches
     assembly: Assembly
     start: Start | None
+    done: int
 
     @property
     def config(self) -> Config:
@@ -75,7 +77,9 @@ def set_up(config: Config, workdir: pathlib.Path) -> Setup:
     assembly = assemble(config, vocabulary_of(dataset.tokenizer), mesh)
     if start:
         check_fits(start, assembly.state.params, config)
-    return Setup(workdir, metadata, dataset, batches, assembly, start)
+    check_embeddings(assembly.network)
+    done = saved.step if saved else 0
+    return Setup(workdir, metadata, dataset, batches, assembly, start, done)
 
 
 def _check_devices(config: Config, mesh: Mesh):

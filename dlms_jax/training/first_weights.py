@@ -39,6 +39,12 @@ def with_file_embeddings(params: Any, network: Network) -> Any:
     return params | {"embed": params["embed"] | {"table": table}}
 
 
+def check_embeddings(network: Network):
+    """Raises UserError if config.gaussian.embedding_file is not a table for a network."""
+    if network.gaussian is not None and network.gaussian.embedding_file:
+        read_table(network.gaussian, network.vocab_size)
+
+
 def read_table(gaussian: GaussianConfig, rows: int) -> np.ndarray:
     """Returns table_VxE from an .npy file, padded with random rows for the unused tokens.
 
