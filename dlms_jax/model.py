@@ -24,6 +24,7 @@ from dlms_jax.diffusion import make_objective
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport, best_possible
 from dlms_jax.parallel import rules
+from dlms_jax.parallel.hardware import check_backend
 from dlms_jax.sampling import Canvas, TextGenerator, parse_infill
 
 
@@ -84,6 +85,7 @@ class DiffusionLM:
         Raises:
           UserError: there is no checkpoint, or it cannot be read.
         """
+        check_backend()
         checkpoint = open_checkpoint(path)
         config, shapes = checkpoint.portable_config, checkpoint.parameter_shapes()
         if mesh is None:

@@ -374,6 +374,11 @@ class TestSampling:
             (lambda lm: lm.evaluate(samples=0), "^samples=0 should be at least 1"),
             (lambda lm: lm.evaluate(rows=-1), "^rows=-1 should be at least 0"),
             (lambda lm: lm.evaluate(seed=-1), "^seed=-1 should be at least 0"),
+            (lambda lm: lm.evaluate(samples=2**31), "^samples=2147483648 should be at least 1 and"),
+            (lambda lm: lm.sample("x", length=10**9), "exceed the model's context of 32"),
+            (lambda lm: lm.infill("a {1000000000}"), "a hole of 100000000... tokens exceeds"),
+            (lambda lm: lm.infill("a {" + "9" * 5000 + "}"), "exceeds any context"),
+            (lambda lm: list(lm.stream([["x", 3]], num=10**9)), "1000000000 samples need about"),
         ],
     )
     def test_what_cannot_be_sampled_or_evaluated_is_one_line(self, lm, call, message):

@@ -1,9 +1,11 @@
 """What a run is made of: built once, and checked before anything is written or compiled."""
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from dlms_jax.checkpoints.checkpoint import newest_readable, versions
@@ -12,7 +14,7 @@ from dlms_jax.data.feed.dataset import Dataset, build_dataset
 from dlms_jax.data.feed.loader import TrainBatches, train_batches
 from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.errors import UserError, optional_import
-from dlms_jax.parallel import hosts
+from dlms_jax.parallel import hardware, hosts
 from dlms_jax.parallel.mesh import check_rows, local_rows, make_mesh
 from dlms_jax.runtime.checkpoint_manager import check_resumable
 from dlms_jax.runtime.determinism import check_deterministic
@@ -55,6 +57,7 @@ def set_up(config: Config, workdir: pathlib.Path) -> Setup:
       UserError: the devices, the data, the checkpoint to start from or the run in the workdir do
         not fit the config.
     """
+    hardware.check_backend()
     mesh = make_mesh(config.mesh)
     _check_devices(config, mesh)
     check_resumable(workdir)
@@ -78,6 +81,7 @@ def set_up(config: Config, workdir: pathlib.Path) -> Setup:
     if start:
         check_fits(start, assembly.state.params, config)
     check_embeddings(assembly.network)
+    _check_state(assembly)
     done = saved.step if saved else 0
     return Setup(workdir, metadata, dataset, batches, assembly, start, done)
 
@@ -90,8 +94,26 @@ def _check_devices(config: Config, mesh: Mesh):
     if config.model.quantization != "none":
         optional_import("qwix", "quant")
     check_rows(mesh, training.batch_size // training.accumulation_steps, "training.batch_size")
+    rows = training.batch_size // jax.process_count()
+    hardware.check_memory(
+        16 * rows * config.data.sequence_length,
+        f"the rows of config.training.batch_size={training.batch_size}",
+        "lower it",
+    )
     if config.checkpoint.local_directory:
         check_local_saves(config.checkpoint, mesh)
+
+
+def _check_state(assembly: Assembly):
+    """Raises UserError if a device has no memory for its part of the state."""
+    leaves = jax.tree.leaves(assembly.state)
+    parts = [math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves]
+    shared = jax.local_device_count() if jax.default_backend() == "cpu" else 1
+    hardware.check_memory(
+        sum(parts) * shared,
+        "the weights and the optimizer's state of this model",
+        "use a smaller config.model, or more devices with config.mesh.fsdp",
+    )
 
 
 def _metadata(

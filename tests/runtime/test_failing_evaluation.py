@@ -55,6 +55,8 @@ def test_training_continues_and_stops_saved_after_three(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "settings, words",
     [
+        ({"training__batch_size": 8 * 10**11}, "the rows of config.training.batch_size=8"),
+        ({"model__width": 10**6}, "the weights and the optimizer's state of this model need about"),
         ({"sampling__prompt": "x" * 100}, "config.sampling.prompt does not fit"),
         ({"gaussian__embedding_file": "nowhere.npy", "objective__name": "gaussian"}, "nowhere.npy"),
     ],
