@@ -30,6 +30,7 @@ class Setup:
     None if they are random, or if the run resumes.
     """
 
+    mesh: Mesh
     workdir: pathlib.Path
     metadata: dict[str, Any]
     dataset: Dataset
@@ -40,10 +41,6 @@ class Setup:
     @property
     def config(self) -> Config:
         return self.assembly.config
-
-    @property
-    def mesh(self) -> Mesh:
-        return self.assembly.mesh
 
 
 def set_up(config: Config, workdir: pathlib.Path) -> Setup:
@@ -59,7 +56,7 @@ def set_up(config: Config, workdir: pathlib.Path) -> Setup:
     saved = newest_readable(workdir)
     start = None if saved else find_start(config, workdir)
     origin = start.checkpoint if start else saved  # its tokenizer is the run's
-    if config.training.start_from:
+    if config.training.start_from and origin:
         config = dataclasses.replace(config, tokenizer=origin.config.tokenizer)
     if saved:
         check_same_run(config, saved.metadata, workdir)
@@ -75,7 +72,7 @@ def set_up(config: Config, workdir: pathlib.Path) -> Setup:
     assembly = assemble(config, vocabulary_of(dataset.tokenizer), mesh)
     if start:
         check_fits(start, assembly.state.params, config)
-    return Setup(workdir, metadata, dataset, batches, assembly, start)
+    return Setup(mesh, workdir, metadata, dataset, batches, assembly, start)
 
 
 def _check_devices(config: Config, mesh: Mesh):
