@@ -264,8 +264,8 @@ def readable(step_folder: pathlib.Path) -> Iterator[None]:
     except NewerFormatError:
         raise
     except Exception as error:  # Orbax and TensorStore raise various errors on damaged files
-        others = {step_of(p) for p in step_folders(step_folder.parent)} - {step_of(step_folder)}
-        others = ", ".join(map(str, sorted(others)))
+        steps = {step_of(p) for p in step_folders(step_folder.parent)} - {step_of(step_folder)}
+        others = ", ".join(map(str, sorted(steps)))
         raise UserError(
             f"the checkpoint {step_folder} cannot be read ({first_line(error)})"
             + (f"; other steps: {others}" if others else "")

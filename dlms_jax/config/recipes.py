@@ -104,16 +104,17 @@ def _setting(key: str, value: Any) -> Setting:
 
 def _build(cls: type, settings: dict[str, Any], prefix: str):
     """Returns a section, or the whole config, from a nested dict."""
-    sections = {f.name: f.type for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.type)}
+    types = {field.name: field.type for field in dataclasses.fields(cls)}
     values = {}
     for name, value in settings.items():
         key = prefix + name
-        if name in sections:
+        section = types.get(name)
+        if isinstance(section, type) and dataclasses.is_dataclass(section):
             if not isinstance(value, dict):
                 raise UserError(
                     f"config.{key} is a section, not a setting; it was set to {value!r}"
                 )
-            values[name] = _build(sections[name], value, f"{key}.")
+            values[name] = _build(section, value, f"{key}.")
         else:
             setting = _setting(key, value)
             if "." in name:

@@ -112,8 +112,10 @@ class BoundEvaluator:
             batch, row_B = to_global((batch, row_B), self._mesh)
             measured.append(self._step(params, batch, row_B, key))
         nats, tokens, sizes, counts = zip(*jax.device_get(measured), strict=True)
-        per_row = (np.concatenate(x)[:number].astype(np.float64) for x in (nats, tokens, sizes))
-        return self._report(*per_row, np.sum(counts, axis=0, dtype=np.int64))
+        nats_R, tokens_R, bytes_R = (
+            np.concatenate(x)[:number].astype(np.float64) for x in (nats, tokens, sizes)
+        )
+        return self._report(nats_R, tokens_R, bytes_R, np.sum(counts, axis=0, dtype=np.int64))
 
     def protocol(self) -> str:
         """Returns a sentence that says how the numbers are computed."""

@@ -88,6 +88,7 @@ class Checkpoints:
 
     def save_locally(self, step: int, state: TrainState, left_out: int):
         """Starts to save to the machines' own disks; returns as soon as the state is copied."""
+        assert self._local is not None  # only a run with local saves calls it
         with self._writable(self._local.folder):
             self._local.save(step, state, left_out)
 

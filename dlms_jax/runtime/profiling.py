@@ -65,7 +65,7 @@ class Profile:
 
     def after(self, step: int, results):
         """Ends the trace if `step` was the last to be traced, once its results are there."""
-        if self._runs and step >= self._steps[1]:
+        if self._steps and self._runs and step >= self._steps[1]:
             jax.block_until_ready(results)
             self._stop(f"steps {self._steps[0]}-{self._steps[1]}")
 

@@ -29,10 +29,19 @@ from dlms_jax.training.warm_start import Start, check_fits, find_start
 class Setup:
     """A run before its first step.
 
-    metadata: what its checkpoints say of it. start: the checkpoint whose weights it starts from;
-    None if they are random, or if the run resumes.
+    Attributes:
+      mesh: the device mesh.
+      workdir: the run's folder.
+      metadata: what is saved beside the arrays of its checkpoints.
+      dataset: the text, split and packed.
+      batches: which rows form the batch of each step.
+      assembly: objective, network, optimizer and state.
+      start: the checkpoint whose weights it starts from; None if they are random, or if the run
+        resumes.
+      done: the step of the checkpoint that it resumes from; 0 if it is new.
     """
 
+    mesh: Mesh
     workdir: pathlib.Path
     metadata: dict[str, Any]
     dataset: Dataset
@@ -44,10 +53,6 @@ class Setup:
     @property
     def config(self) -> Config:
         return self.assembly.config
-
-    @property
-    def mesh(self) -> Mesh:
-        return self.assembly.mesh
 
 
 def set_up(config: Config, workdir: pathlib.Path) -> Setup:
@@ -64,7 +69,7 @@ def set_up(config: Config, workdir: pathlib.Path) -> Setup:
     saved = newest_readable(workdir)
     start = None if saved else find_start(config, workdir)
     origin = start.checkpoint if start else saved  # its tokenizer is the run's
-    if config.training.start_from:
+    if config.training.start_from and origin:
         config = dataclasses.replace(config, tokenizer=origin.config.tokenizer)
     if saved:
         check_same_run(config, saved.metadata, workdir)
@@ -83,7 +88,7 @@ def set_up(config: Config, workdir: pathlib.Path) -> Setup:
     check_embeddings(assembly.network)
     _check_state(assembly)
     done = saved.step if saved else 0
-    return Setup(workdir, metadata, dataset, batches, assembly, start, done)
+    return Setup(mesh, workdir, metadata, dataset, batches, assembly, start, done)
 
 
 def _check_devices(config: Config, mesh: Mesh):

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 import re
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.diffusion import Layout
+from dlms_jax.diffusion.protocol import Array
 from dlms_jax.errors import UserError
 
 _PAD_TO = 64  # canvases of similar length share one compiled program
@@ -24,8 +24,8 @@ class Canvas(NamedTuple):
       layout: the layout of the rows.
     """
 
-    tokens_BxL: jax.Array
-    holes_BxL: jax.Array
+    tokens_BxL: Array
+    holes_BxL: Array
     layout: Layout
 
 
@@ -94,7 +94,7 @@ def parse_infill(template: str, default: int) -> list[str | int]:
     Raises:
       UserError: the template has no hole.
     """
-    pieces = []
+    pieces: list[str | int] = []
     for number, piece in enumerate(re.split(r"\{(\d*)\}", template)):
         if number % 2:
             if len(piece) > _LONGEST_NUMBER:

@@ -93,8 +93,8 @@ class TextGenerator:
           UserError: a setting is invalid, or the sampler does not read it.
         """
         given = {name: value for name, value in settings.items() if value is not None}
-        sampling = dataclasses.asdict(self.config.sampling) | given
-        sampling = from_dict({"sampling": sampling}).sampling
+        changed = dataclasses.asdict(self.config.sampling) | given
+        sampling = from_dict({"sampling": changed}).sampling
         objective = self.config.objective.name
         for name in given.keys() - settings_of(objective, sampling):
             raise UserError(

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 import numpy as np
 
 from dlms_jax.config import GaussianConfig
@@ -11,9 +10,10 @@ from dlms_jax.denoiser import initial_params
 from dlms_jax.errors import UserError
 from dlms_jax.models import Network
 from dlms_jax.parallel import rules
+from dlms_jax.parallel.mesh import AnyMesh
 
 
-def random_params(network: Network, mesh: Mesh, seed: int) -> Any:
+def random_params(network: Network, mesh: AnyMesh, seed: int) -> Any:
     """Returns random parameters on a mesh; each device computes only its own part."""
 
     def begin():
