@@ -26,6 +26,7 @@ from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport, best_possible
 from dlms_jax.parallel import rules
 from dlms_jax.parallel.hardware import check_backend
 from dlms_jax.sampling import Canvas, TextGenerator, parse_infill
+from dlms_jax.terminal import with_unit
 
 
 class DiffusionLM:
@@ -73,6 +74,12 @@ class DiffusionLM:
             mesh,
             lambda params: make_denoiser(config, self.network, params, self.objective, mesh),
         )
+
+    def __repr__(self) -> str:
+        number = sum(x.size for x in jax.tree.leaves(self.params))
+        where = self.metadata.get("path", "not saved")
+        kind = f"{self.config.objective.name} {self.config.model.name}"
+        return f"DiffusionLM({kind}, {with_unit(number)}parameters, {where})"
 
     @classmethod
     def load_checkpoint(cls, path: str, mesh: Mesh | None = None) -> "DiffusionLM":

@@ -164,7 +164,8 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
 def test_a_finished_run_is_not_trained_further(uninterrupted):
     workdir, config, metrics, _ = uninterrupted
     before = (workdir / "metrics.csv").read_text()
-    again, _ = run(workdir, config)
+    again, printed = run(workdir, config)
+    assert f"{workdir} has finished its 6 steps; raise config.training.steps" in printed
     assert again == metrics and (workdir / "metrics.csv").read_text() == before
     assert Trainer(console=Console(file=io.StringIO())).resume(workdir) == metrics
 

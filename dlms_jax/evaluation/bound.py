@@ -47,6 +47,11 @@ class BoundReport:
         """Returns the share of the unigram entropy that the model saves."""
         return 1 - self.nats_per_token / self.unigram_nats
 
+    @property
+    def beside_unigram(self) -> str:
+        """Returns `below_unigram` in words, such as "36.0% below" or "5.7% above"."""
+        return f"{abs(self.below_unigram):.1%} {'below' if self.below_unigram >= 0 else 'above'}"
+
 
 class BoundEvaluator:
     """Evaluates a network with any weights, with one compiled program."""

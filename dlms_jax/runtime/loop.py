@@ -1,5 +1,6 @@
 """The loop over training steps, and what happens between them."""
 
+import shlex
 from typing import NamedTuple
 
 from rich.console import Console
@@ -186,5 +187,5 @@ class Loop:
         self._saves.checkpoints.wait()
         raise Interrupted(
             f"{signal}: saved step {self._saves.checkpoints.latest_step()}; resume with: "
-            f"python -m dlms_jax.main --resume={self._setup.workdir}"
+            f"python -m dlms_jax.main --resume={shlex.quote(str(self._setup.workdir))}"
         )

@@ -72,6 +72,10 @@ class Run:
             if int(state.step) < setup.config.training.steps:
                 state = self._train(state)
             else:
+                self._say(
+                    f"{setup.workdir} has finished its {setup.config.training.steps} steps; raise "
+                    "config.training.steps to train further"
+                )
                 self._goodput.begin(int(state.step))
                 self._saves.checkpoints.finish()
             return self._sum_up(state)
