@@ -35,6 +35,13 @@ def test_logits_in_bfloat16(name, tmp_path):
             for framework in (ours, theirs):
                 found = np.asarray(framework.logits(inputs, t_BxL, rows))
                 columns = min(found.shape[-1], expected.shape[-1])
-                apart = np.abs(found[..., :columns] - expected[..., :columns])[valid_BxL].max()
-                share = apart / np.abs(expected[valid_BxL]).max()
-                assert 1e-4 < share < BOUND  # not float32, and no worse than bfloat16
+                apart = np.abs(found[..., :columns] - expected[..., :columns])[valid_BxL]
+                share_T = apart.max(axis=-1) / np.abs(expected[valid_BxL]).max()
+                assert share_T.max() > 1e-4  # not float32
+                assert (share_T >= BOUND).sum() <= rerouted(name, len(share_T))
+
+
+def rerouted(name: str, tokens: int) -> int:
+    """Returns how many tokens may go to other experts than in float32, where two nearly tie: 2% to
+    4% were measured. Their logits are those of another path through the network."""
+    return 1 + tokens // 20 if "experts" in name else 0
