@@ -15,6 +15,7 @@ pod and under SLURM they find one another. Elsewhere, give each process its numb
 """
 
 import argparse
+import math
 import sys
 
 from dlms_jax.config import load_config, settings_help
@@ -66,6 +67,8 @@ def main(argv=None, prog="python -m dlms_jax.main"):
     )
     arguments, rest = parser.parse_known_args(argv)
     overrides = read_overrides(rest)
+    if not 0 < arguments.startup_timeout < math.inf:
+        raise UserError(f"--startup_timeout={arguments.startup_timeout:g} should be above 0")
     if arguments.resume and (overrides or arguments.workdir):
         raise UserError(
             "--resume takes the directory and settings from the run; to change a setting, "

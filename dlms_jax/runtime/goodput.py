@@ -11,6 +11,7 @@ import time
 
 import jax
 
+from dlms_jax.errors import UserError
 from dlms_jax.files import written_whole
 
 # start: until the first step (data, restoring). compile: the first step. step: later steps that are
@@ -82,12 +83,22 @@ class Goodput:
 
 
 def read_goodput(path: pathlib.Path) -> list[dict[str, float]]:
-    """Returns the rows of a goodput.csv; none if there is no file."""
+    """Returns the rows of a goodput.csv; none if there is no file.
+
+    Raises:
+      UserError: it is damaged.
+    """
     if not path.is_file():
         return []
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{column: float(row.get(column) or 0.0) for column in COLUMNS} for row in rows]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [{column: float(row.get(column) or 0.0) for column in COLUMNS} for row in rows]
+    except (ValueError, csv.Error) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} is damaged ({reason}); move it away: it only counts where time went"
+        ) from None
 
 
 def totals(rows: list[dict[str, float]]) -> tuple[dict[str, float], float, float]:

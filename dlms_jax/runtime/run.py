@@ -17,7 +17,7 @@ from dlms_jax.runtime.loop import Loop
 from dlms_jax.runtime.profiling import Profile, check_profile
 from dlms_jax.runtime.run_log import RunLog
 from dlms_jax.runtime.saves import Saves
-from dlms_jax.runtime.setup import set_up
+from dlms_jax.runtime.setup import set_up, text_of
 from dlms_jax.runtime.watchdog import Watchdog
 from dlms_jax.terminal import say
 from dlms_jax.training.state import TrainState
@@ -46,6 +46,7 @@ class Run:
         self._console, self._profile_steps = console, profile_steps
         self._goodput = make_goodput(workdir, config.training.goodput_job, self._say)
         self._cache = keep_compiled(workdir)
+        self._say(f"reading {text_of(config)} ...")
         self._setup = set_up(config, workdir)
         check_profile(profile_steps, self._setup.done, config.training.steps)
         self._heldout = HeldOut(self._setup)

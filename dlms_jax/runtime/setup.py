@@ -77,7 +77,7 @@ def set_up(config: Config, workdir: pathlib.Path) -> Setup:
     metadata = _metadata(config, dataset, start, saved.metadata if saved else {})
     if saved and saved.metadata["data"] != metadata["data"]:
         raise UserError(
-            f"{_text_of(config)} is not what the run in {workdir} was trained on (its fingerprint "
+            f"{text_of(config)} is not what the run in {workdir} was trained on (its fingerprint "
             "differs; another Python or changed files?); use another --workdir"
         )
     batches = train_batches(dataset, config, local_rows(mesh, config.training.batch_size))
@@ -153,6 +153,7 @@ def _check_epochs(batches: TrainBatches, dataset: Dataset, config: Config):
             )
 
 
-def _text_of(config: Config) -> str:
+def text_of(config: Config) -> str:
+    """Returns the name of the text that a run is trained on."""
     mixture = config.data.mixture
     return f"the mixture of {', '.join(mixture)}" if mixture else f"the corpus {config.data.corpus}"

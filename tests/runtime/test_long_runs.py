@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dlms_jax.errors import UserError
 from dlms_jax.runtime import compiled, report
 from dlms_jax.runtime.determinism import check_deterministic
 from dlms_jax.runtime.goodput import KINDS, Goodput, read_goodput, totals
@@ -183,3 +182,13 @@ def test_the_summary_shows_where_the_time_went(tmp_path):
         "0:32: start 31%, compile 12%, step 31%, repeated 6%, data 12%, checkpoint 6%; 2 starts, "
         "1:30 between them"
     )
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"begun,step\nyesterday,1\n", b'"' + b"x" * 200_000 + b'"\n1\n']
+)
+def test_a_damaged_goodput_file_is_named(content, tmp_path):
+    (tmp_path / "goodput.csv").write_bytes(content)
+    with pytest.raises(UserError, match="goodput.csv is damaged .*move it away") as error:
+        read_goodput(tmp_path / "goodput.csv")
+    assert "\n" not in str(error.value)
