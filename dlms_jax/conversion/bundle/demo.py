@@ -111,14 +111,16 @@ def make_environment(name: str, requirements: str) -> pathlib.Path:
 def write_texts(prompts: list[str], length: int, seed: int) -> list[str]:
     """Returns a text for each prompt, sampled by PyTorch from the weights in model/."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(
         HERE / "model", padding_side="left", trust_remote_code=True
     )
-    model = AutoModelForCausalLM.from_pretrained(HERE / "model", trust_remote_code=True)
+    described = json.loads((HERE / "model" / "config.json").read_text(encoding="utf-8"))
+    kind = AutoModelForMaskedLM if "auto_map" in described else AutoModelForCausalLM
+    model = kind.from_pretrained(HERE / "model", trust_remote_code=True)
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
     torch.manual_seed(seed)
     model.generation_config.do_sample = True
