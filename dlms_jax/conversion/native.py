@@ -26,7 +26,7 @@ def native_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     """Returns the keys of a DLMConfig (pytorch/configuration_dlms.py), except for `gaussian`."""
     m, objective = config.model, config.objective
     classes = {"AutoModelForMaskedLM": "modeling_dlms.DLMForDiffusion"}
-    if objective.name == "autoregressive":  # the logits of others do not predict the next token
+    if traits_of(config).order == "left_to_right":  # others do not predict the next token
         classes["AutoModelForCausalLM"] = classes["AutoModelForMaskedLM"]
     return {
         "architectures": ["DLMForDiffusion"],
