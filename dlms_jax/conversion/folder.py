@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import hashlib
 import json
 import pathlib
 import shutil
@@ -14,6 +15,7 @@ from dlms_jax.files import UNFINISHED, sha256_of, write_json
 from dlms_jax.terminal import say
 
 CHECKSUMS = "SHA256SUMS"
+DIGEST = "sha256"  # the key of a JSON object that has the SHA-256 of its other keys
 
 
 def save_json(path: pathlib.Path, data: Any):
@@ -36,7 +38,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); download it again") from None
     if not isinstance(data, dict):
         raise UserError(f"{path} is not a JSON object; download it again")
@@ -111,25 +113,35 @@ def files_of(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     return {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
 
 
-def write_checksums(folder: pathlib.Path, files: Mapping[str, pathlib.Path]):
+def digests_of(files: Mapping[str, pathlib.Path]) -> dict[str, str]:
+    """Returns the SHA-256 of each file, by its name.
+
+    Raises:
+      UserError: a file cannot be read.
+    """
+    found = {}
+    for name, path in files.items():
+        try:
+            found[name] = sha256_of(path)
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}); if its run is still training, wait for "
+                "it to end"
+            ) from None
+    return found
+
+
+def write_checksums(folder: pathlib.Path, digests: Mapping[str, str]):
     """Writes SHA256SUMS to a folder, in the format of `sha256sum --check`.
 
     Args:
       folder: where to write it.
-      files: the files to list, by name; they may be elsewhere.
+      digests: the SHA-256 of each file, by its name.
 
     Raises:
-      UserError: a file cannot be read, or SHA256SUMS cannot be written.
+      UserError: it cannot be written.
     """
-    lines = []
-    for name in sorted(files):
-        try:
-            lines.append(f"{sha256_of(files[name])}  {name}\n")
-        except OSError as error:
-            raise UserError(
-                f"{files[name]} cannot be read ({error.strerror}); if its run is still training, "
-                "wait for it to end"
-            ) from None
+    lines = [f"{digests[name]}  {name}\n" for name in sorted(digests)]
     with writable(folder):
         (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
@@ -138,18 +150,53 @@ def check_checksums(folder: pathlib.Path):
     """Checks every file that a folder's SHA256SUMS lists; passes if there is no SHA256SUMS.
 
     Raises:
-      UserError: a file is missing or has another checksum.
+      UserError: a file is missing, is not listed or has another checksum.
     """
     if not (folder / CHECKSUMS).is_file():
         return
-    for line in (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines():
-        expected, _, name = line.partition("  ")
-        if not (folder / name).is_file():
+    text = (folder / CHECKSUMS).read_text(encoding="utf-8", errors="replace")
+    pairs = [line.partition("  ") for line in text.splitlines()]
+    digests = {name: digest for digest, _, name in pairs}
+    check_files(folder, digests, CHECKSUMS)
+    for path in [*folder.glob("*.json"), *folder.glob("*.safetensors")]:
+        if path.name not in digests:
             raise UserError(
-                f"{folder / name}, which {CHECKSUMS} lists, is missing; download it again"
+                f"{path} is not listed in {CHECKSUMS}, which may be cut short; download it again, "
+                f"or remove {CHECKSUMS} if you changed the folder"
             )
+
+
+def check_files(folder: pathlib.Path, digests: Mapping[str, str], where: str):
+    """Checks that files have the SHA-256 that the file `where` states, by their names.
+
+    Raises:
+      UserError: a file is missing or has another checksum.
+    """
+    for name, expected in digests.items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}, which {where} lists, is missing; download it again")
         if sha256_of(folder / name) != expected:
             raise UserError(
                 f"{folder / name} is damaged or was changed: its sha256 is not the one in "
-                f"{CHECKSUMS}; download it again, or remove {CHECKSUMS} if you changed it"
+                f"{where}; download it again, or remove {where} if you changed it"
             )
+
+
+def with_digest(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns a JSON object with its DIGEST."""
+    content = {key: value for key, value in data.items() if key != DIGEST}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return content | {DIGEST: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def check_digest(data: dict[str, Any], where: pathlib.Path):
+    """Checks the DIGEST of an object in the file `where`; passes if it has none, as in older files.
+
+    Raises:
+      UserError: the object was changed.
+    """
+    if DIGEST in data and with_digest(data) != data:
+        raise UserError(
+            f"{where} is damaged or was changed: it does not have the sha256 that it states; "
+            "download it again"
+        )

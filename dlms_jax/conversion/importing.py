@@ -14,7 +14,15 @@ from dlms_jax.checkpoints.checkpoint import portable
 from dlms_jax.config import from_dict, upgrade_run
 from dlms_jax.conversion.export import METADATA_FILE, PADDING
 from dlms_jax.conversion.export_source import open_export_source
-from dlms_jax.conversion.folder import check_checksums, finished_folder, read_json
+from dlms_jax.conversion.folder import (
+    CHECKSUMS,
+    DIGEST,
+    check_checksums,
+    check_digest,
+    check_files,
+    finished_folder,
+    read_json,
+)
 from dlms_jax.conversion.formats import FORMATS
 from dlms_jax.conversion.import_plan import ImportPlan, plan_import
 from dlms_jax.conversion.names import Tensor, tensors_of
@@ -65,15 +73,20 @@ def import_model(
     console = console or Console(soft_wrap=True, quiet=not leads)
     roles = {role: token for role, token in (roles or {}).items() if token}
     with finished_folder(out, console, leads) as workdir:
-        plan, metadata = _plan(model, context, roles)
         if leads:
             check_checksums(model)
+        plan, metadata = _plan(model, context, roles)
         tokenizer = tokenizers.from_dict(metadata["tokenizer"])
         rows = vocabulary_of(tokenizer).padded_size
         reader = WeightsReader(model)
         padding = WeightsReader(model, PADDING) if (model / PADDING).is_file() else None
         tensors = list(tensors_of(plan.config, rows))
         _check_tensors(model, reader, plan, tensors)
+        digests = metadata.pop("files", {})
+        if leads and not (model / CHECKSUMS).is_file():
+            check_files(model, digests, METADATA_FILE)
+            if not digests and "imported" not in metadata:
+                say(console, f"{model} has no checksums, so damaged weights are not noticed")
         known = _known_symbols(reader, plan, tensors)
         _report_vocabulary(tokenizer, known, console)
         step = int(metadata.get("step", 0))
@@ -123,13 +136,16 @@ def _plan_own_export(
     """Returns how to import an export of ours, and the metadata of its checkpoint."""
     where = model / "config.json"
     try:
-        saved = upgrade_run(described["dlms_jax"], where)
+        saved = _current(described["dlms_jax"], where)
         config, export_format = portable(from_dict(saved["config"])), FORMATS[saved["layout"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{where}: the key dlms_jax lacks {error}; download it again") from None
     if (model / METADATA_FILE).is_file():
-        metadata = upgrade_run(read_json(model / METADATA_FILE), model / METADATA_FILE)
-        tokenizer = tokenizers.from_dict(metadata["tokenizer"])
+        metadata = _current(read_json(model / METADATA_FILE), model / METADATA_FILE)
+        try:
+            tokenizer = tokenizers.from_dict(metadata["tokenizer"])
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{model / METADATA_FILE} lacks {error}; download it again") from None
     else:  # a PyTorch program has saved the model again
         tokenizer = _read_tokenizer(model, _token_names(model, described))
         metadata = {
@@ -146,6 +162,15 @@ def _plan_own_export(
     metadata["config"] = config.to_dict()
     zeros = tuple(name for name, _ in export_format.zero_tensors(config))
     return ImportPlan(config, export_format.rename, zeros=zeros), metadata
+
+
+def _current(data: dict[str, Any], where: pathlib.Path) -> dict[str, Any]:
+    """Returns what an export of ours wrote to the file `where`, in the current format."""
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: the key dlms_jax is not a JSON object; download it again")
+    upgraded = upgrade_run(data, where)  # first: newer formats may have other digests
+    check_digest(data, where)
+    return {key: value for key, value in upgraded.items() if key != DIGEST}
 
 
 def _metadata(model: pathlib.Path, plan: ImportPlan, roles: Mapping[str, str]) -> dict[str, Any]:
