@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 from typing import Any
@@ -15,6 +17,7 @@ from dlms_jax.files import UNFINISHED, sha256_of, write_json
 from dlms_jax.terminal import say
 
 CHECKSUMS = "SHA256SUMS"
+_PATHS = (errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)  # errors of the path itself
 DIGEST = "sha256"  # the key of a JSON object that has the SHA-256 of its other keys
 
 
@@ -50,13 +53,16 @@ def writable(folder: pathlib.Path) -> Iterator[None]:
     """Turns every error of writing to a folder into a UserError of one line."""
     try:
         yield
-    except UserError:
+    except (UserError, BrokenPipeError):  # the second comes from standard output
         raise
     except Exception as error:  # safetensors raises its own kinds
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(
-            f"cannot write to {folder} ({reason}); free some disk space or check its permissions"
-        ) from None
+        hint = "give another --out"
+        if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM):
+            hint = f"check its permissions or {hint}"
+        elif getattr(error, "errno", None) not in _PATHS and not isinstance(error, ValueError):
+            hint = f"free some disk space or {hint}"
+        raise UserError(f"cannot write to {folder} ({reason}); {hint}") from None
 
 
 @contextlib.contextmanager
@@ -68,11 +74,12 @@ def unfinished_folder(path: pathlib.Path, console: Console) -> Iterator[pathlib.
     Raises:
       UserError: the folder cannot be created.
     """
-    folder, new = path.with_name(path.name + UNFINISHED), not path.parent.exists()
-    if folder.exists():
-        say(console, f"removed {folder}, which an interrupted command had left")
-        shutil.rmtree(folder)
+    folder = path.with_name(path.name + UNFINISHED)
     with writable(path.parent):
+        new = not path.parent.exists()
+        if folder.exists():
+            say(console, f"removed {folder}, which an interrupted command had left")
+            shutil.rmtree(folder)
         folder.mkdir(parents=True)
     try:
         yield folder
@@ -90,7 +97,7 @@ def finished_folder(
     """Yields a folder to write to, which is renamed to `path` if the block succeeds, else removed.
 
     Args:
-      path: the folder to create; it must not exist, or be empty.
+      path: the folder to create; it must not exist, or be empty. If it is a link, its target.
       console: where to report a leftover of an interrupted command.
       leads: whether this process creates, renames and removes the folder; if several processes
         write to it, one of them does.
@@ -98,14 +105,19 @@ def finished_folder(
     Raises:
       UserError: `path` exists and is not empty, or its parent cannot be written to.
     """
+    with writable(path):
+        str(path).encode()  # tokenizers and orbax cannot write to other paths
+        path = pathlib.Path(os.path.realpath(path))
+        free = not path.exists() or path.is_dir() and not any(path.iterdir())
     if not leads:
         yield path.with_name(path.name + UNFINISHED)
         return
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if not free or path == pathlib.Path.cwd():  # the current folder would be another one then
         raise UserError(f"{path} exists and is not empty; give another --out, or remove it")
     with unfinished_folder(path, console) as folder:
         yield folder
-        folder.rename(path)
+        with writable(path):
+            folder.rename(path)
 
 
 def files_of(folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -152,9 +164,12 @@ def check_checksums(folder: pathlib.Path):
     Raises:
       UserError: a file is missing, is not listed or has another checksum.
     """
-    if not (folder / CHECKSUMS).is_file():
+    if not (folder / CHECKSUMS).exists():
         return
-    text = (folder / CHECKSUMS).read_text(encoding="utf-8", errors="replace")
+    try:
+        text = (folder / CHECKSUMS).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{folder / CHECKSUMS} cannot be read: {error.strerror}") from None
     pairs = [line.partition("  ") for line in text.splitlines()]
     digests = {name: digest for digest, _, name in pairs}
     check_files(folder, digests, CHECKSUMS)

@@ -73,12 +73,14 @@ def import_model(
     console = console or Console(soft_wrap=True, quiet=not leads)
     roles = {role: token for role, token in (roles or {}).items() if token}
     with finished_folder(out, console, leads) as workdir:
+        described = read_json(model / "config.json")
         if leads:
             check_checksums(model)
-        plan, metadata = _plan(model, context, roles)
+        reader = WeightsReader(model)
+        _check_sizes(model, described, reader)
+        plan, metadata = _plan(model, described, context, roles)
         tokenizer = tokenizers.from_dict(metadata["tokenizer"])
         rows = vocabulary_of(tokenizer).padded_size
-        reader = WeightsReader(model)
         padding = WeightsReader(model, PADDING) if (model / PADDING).is_file() else None
         tensors = list(tensors_of(plan.config, rows))
         _check_tensors(model, reader, plan, tensors)
@@ -100,13 +102,26 @@ def import_model(
         return verify_import(source, model, plan, known, verify, console) if leads else {}
 
 
-def _plan(model, context, roles) -> tuple[ImportPlan, dict[str, Any]]:
+def _check_sizes(model: pathlib.Path, described: dict[str, Any], reader: WeightsReader):
+    """Raises UserError for sizes that the tensors cannot have, before a network is built."""
+    largest = max((size for shape in reader.shapes.values() for size in shape), default=0)
+    number = len(reader.shapes)
+    limits = {"num_hidden_layers": number, "n_layers": number, "head_dim": largest}
+    for key, limit in limits.items():
+        value = described.get(key)
+        if isinstance(value, int) and value > limit:
+            raise UserError(
+                f"{model / 'config.json'} has {key}={value}, but the files hold {number} tensors, "
+                f"whose largest axis is {largest}; download it again"
+            )
+
+
+def _plan(model, described, context, roles) -> tuple[ImportPlan, dict[str, Any]]:
     """Returns how to import a model, and the metadata of the checkpoint."""
-    described = read_json(model / "config.json")
     if "dlms_jax" not in described:
         plan = plan_import(described, str(model / "config.json"), context)
         return plan, _metadata(model, plan, roles)
-    if context or roles:
+    if context is not None or roles:
         raise UserError(
             f"{model} was exported by dlms_jax, together with its context and special tokens; omit "
             "--context and the --*-token options"
@@ -206,7 +221,7 @@ def _token_names(model: pathlib.Path, described: dict[str, Any]) -> dict[str, st
     added = read_json(model / "tokenizer.json").get("added_tokens") or []
     names = {token["id"]: token["content"] for token in added}
     ids = {role: described.get(f"{role}_token_id") for role in ROLES}
-    return {role: names[i] for role, i in ids.items() if i in names}
+    return {role: names[i] for role, i in ids.items() if isinstance(i, int) and i in names}
 
 
 def _check_tensors(model, reader: WeightsReader, plan: ImportPlan, tensors: list[Tensor]):
