@@ -2,7 +2,9 @@
 
 import functools
 import importlib
+import io
 import os
+import signal
 import sys
 import threading
 
@@ -28,27 +30,59 @@ def optional_import(module: str, extra: str):
 
 
 def command_line(main):
-    """Returns `main` with user errors reported as one line and exit status 2."""
+    """Returns `main` with user errors reported as one line and exit status 2.
+
+    An error of the operating system (no permission, a full disk) is one line too. If the reader of
+    standard output closed it, as `| head` does, the status is that of SIGPIPE.
+    """
 
     @functools.wraps(main)
     def wrapped(argv=None, **options):
         failed = []  # errors in background threads; libraries raise them here as well
         report_thread, threading.excepthook = threading.excepthook, failed.append
+        message = None
         try:
+            _encode_anything(sys.stdout)
             main(argv, **options)
+            if sys.stdout is not None:
+                sys.stdout.flush()
             return
         except UserError as error:
-            failed.clear()
-            print(f"error: {error}", file=sys.stderr)
-        except BrokenPipeError:  # `... | head` closed the pipe
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            message = str(error)
+        except BrokenPipeError:
+            _discard_output()
+            sys.exit(128 + signal.SIGPIPE)
+        except OSError as error:
+            message = one_line(error)
+            if error.filename is None:
+                _discard_output()
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
         finally:
             threading.excepthook = report_thread
-            for thread in failed:
-                report_thread(thread)
+            if message is None:
+                for thread in failed:
+                    report_thread(thread)
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 
     return wrapped
+
+
+def one_line(error: OSError) -> str:
+    """Returns an error of the operating system in one line, with the path if it is known."""
+    reason = (error.strerror or str(error) or type(error).__name__).splitlines()[0]
+    return f"{error.filename or 'standard output, or a file'}: {reason}"
+
+
+def _encode_anything(stream):
+    """Makes a stream write escapes for characters that its encoding lacks."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_output():
+    """Sends what is left in the buffer of standard output to nowhere; else Python reports it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

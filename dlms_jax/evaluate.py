@@ -62,7 +62,7 @@ def main(argv=None, prog="python -m dlms_jax.evaluate"):
         "bits/byte": f"{bound.bits_per_byte:.4f} +- {bound.stderr:.4f} (standard error over rows)",
         "perplexity": f"{bound.perplexity:.3f} per token",
         "unigram entropy": f"{bound.unigram_nats:.4f} nats/token; "
-        f"the model is {bound.below_unigram:.1%} below",
+        f"the model is {bound.beside_unigram}",
         "best possible": f"{best:.4f} bits/byte for the synthetic language" if best else "",
         "protocol": bound.protocol,
     }.items():

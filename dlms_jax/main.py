@@ -113,15 +113,16 @@ def read_overrides(arguments: list[str]) -> dict[str, str]:
       UserError: an argument has another form.
     """
     overrides = {}
-    arguments = iter(arguments)
-    for argument in arguments:
+    rest = iter(arguments)
+    for argument in rest:
         key, equals, text = argument.partition("=")
         if not key.startswith("--config."):
             raise UserError(f"unknown option {argument}; settings are --config.section.key=value")
         if not equals:
-            text = next(arguments, None)
-            if text is None or text.startswith("--"):
+            following = next(rest, None)
+            if following is None or following.startswith("--"):
                 raise UserError(f"{argument} has no value; write {argument}=VALUE")
+            text = following
         overrides[key.removeprefix("--config.")] = text
     return overrides
 

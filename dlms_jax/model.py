@@ -24,7 +24,9 @@ from dlms_jax.diffusion import make_objective
 from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport, best_possible
 from dlms_jax.parallel import rules
+from dlms_jax.parallel.hardware import check_backend
 from dlms_jax.sampling import Canvas, TextGenerator, parse_infill
+from dlms_jax.terminal import with_unit
 
 
 class DiffusionLM:
@@ -73,6 +75,12 @@ class DiffusionLM:
             lambda params: make_denoiser(config, self.network, params, self.objective, mesh),
         )
 
+    def __repr__(self) -> str:
+        number = sum(x.size for x in jax.tree.leaves(self.params))
+        where = self.metadata.get("path", "not saved")
+        kind = f"{self.config.objective.name} {self.config.model.name}"
+        return f"DiffusionLM({kind}, {with_unit(number)}parameters, {where})"
+
     @classmethod
     def load_checkpoint(cls, path: str, mesh: Mesh | None = None) -> "DiffusionLM":
         """Returns the model of a checkpoint.
@@ -84,6 +92,7 @@ class DiffusionLM:
         Raises:
           UserError: there is no checkpoint, or it cannot be read.
         """
+        check_backend()
         checkpoint = open_checkpoint(path)
         config, shapes = checkpoint.portable_config, checkpoint.parameter_shapes()
         if mesh is None:

@@ -69,7 +69,7 @@ class Trainer:
         return self._run(checkpoint.config, workdir)
 
     def _run(self, config: Config, workdir: pathlib.Path) -> dict[str, float]:
-        metrics = Run(config, workdir, self._console).train(self._profile_steps)
+        metrics = Run(config, workdir, self._console, self._profile_steps).train()
         if hosts.is_first():
             draw_curves([workdir])
         return metrics

@@ -216,7 +216,7 @@ class TestOnATrainedRun:
             (["--prompt", "to be " * 20], "context of 32 tokens"),
             (["--infill", "no hole"], "has no hole"),
             (["--infill", "a {} b", "--length", "4"], "--length needs --prompt"),
-            (["--num", "0"], "1 or more"),
+            (["--num", "0"], "should be at least 1"),
             (["--prompt", "to", "--hole", "3"], "--hole needs --infill"),
             (["--infill", "a {} b", "--hole", "0"], "has no hole"),
         ],

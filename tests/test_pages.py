@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import architecture
+import licences
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -57,3 +58,14 @@ def test_files_of_ours_that_a_page_names_exist(page):
         if name.split("/")[0] in ("runs", "release", "dist", "data"):
             continue
         assert name in FILES or f"dlms_jax/{name}" in FILES, f"{page}: {name}"
+
+
+def test_licences_are_permissive_and_listed():
+    """What is not installed here is compared where all extras are (.ci/full)."""
+    page = (ROOT / "docs/licences.md").read_text(encoding="utf-8")
+    packages = licences.needed_by()
+    assert re.findall(r"^\| ([\w-]+) \|", page, re.MULTILINE) == ["package", *packages]
+    for package, extras in packages.items():
+        if licences.installed(package):
+            assert any(name in licences.licence_of(package) for name in licences.ALLOWED), package
+            assert licences.row(package, extras) in page, "run: python tests/licences.py"

@@ -164,7 +164,8 @@ def test_a_run_leaves_what_it_promises(uninterrupted):
 def test_a_finished_run_is_not_trained_further(uninterrupted):
     workdir, config, metrics, _ = uninterrupted
     before = (workdir / "metrics.csv").read_text()
-    again, _ = run(workdir, config)
+    again, printed = run(workdir, config)
+    assert f"{workdir} has finished its 6 steps; raise config.training.steps" in printed
     assert again == metrics and (workdir / "metrics.csv").read_text() == before
     assert Trainer(console=Console(file=io.StringIO())).resume(workdir) == metrics
 
@@ -358,15 +359,15 @@ class TestSampling:
         ("call", "message"),
         [
             (lambda lm: lm.sample("x" * 100), "context of 32 tokens"),
-            (lambda lm: lm.sample("x", length=500), "ask for 30 tokens or fewer"),
-            (lambda lm: lm.sample("x", length=0), "1 or more"),
+            (lambda lm: lm.sample("x", length=500), "use 30 tokens or fewer"),
+            (lambda lm: lm.sample("x", length=0), "length=0 should be at least 1"),
             (lambda lm: lm.sample("x", steps=0), "steps=0 should be at least 1"),
             (lambda lm: lm.sample("x", temperature=-1.0), "temperature=-1.0 should be at least 0"),
             (lambda lm: lm.sample("x", sampler="ddim"), "sampler=ddim"),
             (lambda lm: lm.sample("x", tempature=1.0), "unknown setting config.sampling.tempature"),
             (lambda lm: list(lm.stream([["x", 3]], class_name="a")), "unknown class 'a'"),
             (lambda lm: lm.infill("no hole"), "has no hole"),
-            (lambda lm: list(lm.stream([["x", 3]], num=0)), "1 or more"),
+            (lambda lm: list(lm.stream([["x", 3]], num=0)), "should be at least 1"),
             (lambda lm: lm.sample("x", seed=-1), "^seed=-1 should be at least 0"),
             (lambda lm: lm.sample("x", seed=2**32), "^seed=4294967296 should be at least 0"),
             (lambda lm: lm.sample("x", seed=1.5), "^seed=1.5 should be a whole number"),
@@ -374,6 +375,11 @@ class TestSampling:
             (lambda lm: lm.evaluate(samples=0), "^samples=0 should be at least 1"),
             (lambda lm: lm.evaluate(rows=-1), "^rows=-1 should be at least 0"),
             (lambda lm: lm.evaluate(seed=-1), "^seed=-1 should be at least 0"),
+            (lambda lm: lm.evaluate(samples=2**31), "^samples=2147483648 should be at least 1 and"),
+            (lambda lm: lm.sample("x", length=10**9), "exceed the model's context of 32"),
+            (lambda lm: lm.infill("a {1000000000}"), "a hole of 100000000... tokens exceeds"),
+            (lambda lm: lm.infill("a {" + "9" * 5000 + "}"), "exceeds any context"),
+            (lambda lm: list(lm.stream([["x", 3]], num=10**9)), "1000000000 samples need about"),
         ],
     )
     def test_what_cannot_be_sampled_or_evaluated_is_one_line(self, lm, call, message):

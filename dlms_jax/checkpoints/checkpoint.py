@@ -2,15 +2,17 @@
 
 WORKDIR/checkpoints/STEP/ holds Orbax items: params, ema (if the run keeps a moving average), rest
 (optimizer state and counters), recent (if the run detects spikes), and metadata as JSON (format,
-config, tokenizer, data fingerprints, versions, rollbacks, frozen weights). Metadata of older
-formats (config/formats.py) is migrated to the current format when it is read.
+config, tokenizer, data fingerprints, versions, rollbacks, frozen weights, and digests of all arrays
+and of itself). Metadata of older formats (config/formats.py) is migrated when it is read.
 """
 
 from collections.abc import Iterator
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
+import json
 import logging
 import pathlib
 import platform
@@ -19,6 +21,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from dlms_jax.checkpoints.digests import damaged, digests_of
 from dlms_jax.config import FORMAT, Config, NewerFormatError, from_dict, upgrade_run
 from dlms_jax.data import tokenizers
 from dlms_jax.data.tokenizers import Tokenizer
@@ -30,6 +33,7 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)
 FOLDER = "checkpoints"
 _METADATA = "metadata"
 _METADATA_0 = "about"  # its name in format 0
+_DIGEST, _DIGESTS = "sha256", "digests"  # keys of the metadata: its own digest; those of arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +84,15 @@ class Checkpoint:
 
         Args:
           abstract: the tree of `parameter_shapes`, with shardings (parallel/rules.py:abstract).
+
+        Raises:
+          UserError: they cannot be read, or an array is not the one that was saved.
         """
         with readable(self.folder):
-            return ocp.StandardCheckpointer().restore(self.weights, abstract)
+            params = ocp.StandardCheckpointer().restore(self.weights, abstract)
+            if has_digests(self.metadata) and self.config.checkpoint.verify:
+                check_arrays({self.weights.name: params}, self.metadata)
+            return params
 
 
 def portable(config: Config) -> Config:
@@ -151,12 +161,53 @@ def load_metadata(step_folder: pathlib.Path) -> dict[str, Any]:
     with readable(step_folder):
         item = _metadata_of(step_folder) or step_folder / _METADATA
         metadata = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(item)
-        return upgrade_run(metadata, step_folder)
+        current = upgrade_run(metadata, step_folder)
+        digest = metadata.pop(_DIGEST, None)  # None: an older version wrote it
+        if digest not in (None, _digest(metadata)):
+            raise UserError(f"{item} is damaged: it is not what was saved")
+        return {key: value for key, value in current.items() if key != _DIGEST}
 
 
-def metadata_item(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Returns {name: Orbax arguments} of the item that holds a checkpoint's metadata."""
-    return {_METADATA: ocp.args.JsonSave(metadata | {"format": FORMAT})}
+def checkpoint_items(arrays: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
+    """Returns the Orbax arguments of the items of a checkpoint, by name.
+
+    A collective: every process must call it, since all of them have a part of the digests.
+
+    Args:
+      arrays: trees of arrays, by the name of their folder: params, ema, rest, ...
+      metadata: what to save beside them.
+    """
+    metadata = metadata | {
+        "format": FORMAT,
+        _DIGESTS: {name: digests_of(tree) for name, tree in arrays.items()},
+    }
+    items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+    return items | {_METADATA: ocp.args.JsonSave(metadata | {_DIGEST: _digest(metadata)})}
+
+
+def check_arrays(arrays: dict[str, Any], metadata: dict[str, Any]):
+    """Checks loaded arrays by the digests in the metadata, if they have any.
+
+    A collective, as `checkpoint_items`.
+
+    Raises:
+      UserError: an array is not the one that was saved.
+    """
+    for name, tree in arrays.items():
+        saved = metadata.get(_DIGESTS, {}).get(name)
+        if saved is not None and (found := damaged(tree, saved)):
+            more = f" and {len(found) - 1} more arrays are" if len(found) > 1 else " is"
+            raise UserError(f"{name}/{found[0]}{more} damaged: not what was saved")
+
+
+def has_digests(metadata: dict[str, Any]) -> bool:
+    """Returns whether the arrays of a checkpoint can be checked."""
+    return _DIGESTS in metadata
+
+
+def _digest(metadata: dict[str, Any]) -> str:
+    text = json.dumps(metadata, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def save_weights(workdir: pathlib.Path, step: int, params: Any, metadata: dict[str, Any]):
@@ -171,7 +222,7 @@ def save_weights(workdir: pathlib.Path, step: int, params: Any, metadata: dict[s
     Raises:
       UserError: the checkpoint cannot be written.
     """
-    items = {"params": ocp.args.StandardSave(params), **metadata_item(metadata)}
+    items = checkpoint_items({"params": params}, metadata)
     folder = (workdir / FOLDER).absolute()
     try:
         with ocp.CheckpointManager(folder) as manager:
@@ -213,8 +264,8 @@ def readable(step_folder: pathlib.Path) -> Iterator[None]:
     except NewerFormatError:
         raise
     except Exception as error:  # Orbax and TensorStore raise various errors on damaged files
-        others = {step_of(p) for p in step_folders(step_folder.parent)} - {step_of(step_folder)}
-        others = ", ".join(map(str, sorted(others)))
+        steps = {step_of(p) for p in step_folders(step_folder.parent)} - {step_of(step_folder)}
+        others = ", ".join(map(str, sorted(steps)))
         raise UserError(
             f"the checkpoint {step_folder} cannot be read ({first_line(error)})"
             + (f"; other steps: {others}" if others else "")

@@ -56,12 +56,17 @@ def settings_page() -> str:
 def _sections() -> list[tuple[str, str, list[str]]]:
     """Returns (name, docstring, setting keys) of each section; the name "" is the top level."""
     of_none = [key for key in SETTINGS if "." not in key]
-    found = [("", Config.__doc__, of_none)]
+    found = [("", _docstring(Config), of_none)]
     for field in dataclasses.fields(Config):
         if dataclasses.is_dataclass(field.type):
             keys = [key for key in SETTINGS if key.startswith(f"{field.name}.")]
-            found.append((field.name, " ".join(field.type.__doc__.split()), keys))
+            found.append((field.name, _docstring(field.type), keys))
     return found
+
+
+def _docstring(section: object) -> str:
+    """Returns a section's docstring in one line."""
+    return " ".join((section.__doc__ or "").split())
 
 
 def _row(setting: Setting) -> str:

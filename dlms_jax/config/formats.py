@@ -106,7 +106,8 @@ def new_name(key: str, value: Any = None) -> tuple[str, Any] | None:
 
 def old_names(key: str) -> list[str]:
     """Returns the older names of a setting; all names are "section.name"."""
-    return [entry.old for entry in RENAMED if new_name(entry.old)[0] == key]
+    renamed = {entry.old: new_name(entry.old) for entry in RENAMED}
+    return [old for old, new in renamed.items() if new and new[0] == key]
 
 
 def _rename(data: dict[str, Any], to: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Makes a Config from a recipe file and command-line overrides."""
 
+from collections.abc import Mapping
 import dataclasses
 import difflib
 import runpy
@@ -39,8 +40,9 @@ def load_config(recipe: str, overrides: dict[str, str] | None = None) -> Config:
     try:
         namespace = runpy.run_path(str(path))
         settings = namespace["get_config"]() if "get_config" in namespace else None
-    except Exception as error:  # the recipe is the user's code
-        raise UserError(f"--config={recipe}: {type(error).__name__}: {error}") from None
+    except (Exception, SystemExit) as error:  # the recipe is the user's code
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(f"--config={recipe}: {type(error).__name__}: {reason}") from None
     if "get_config" not in namespace:
         raise UserError(f"--config={recipe}: a recipe needs a function get_config()")
     if not hasattr(settings, "to_dict") and not isinstance(settings, dict):
@@ -60,9 +62,14 @@ def load_config(recipe: str, overrides: dict[str, str] | None = None) -> Config:
 
 def to_plain(settings) -> dict[str, Any]:
     """Returns a ConfigDict, a dict or a Config as a nested dict."""
-    if isinstance(settings, Config):
+    if hasattr(settings, "to_dict"):
         return settings.to_dict()
-    return settings.to_dict() if hasattr(settings, "to_dict") else dict(settings)
+    if not isinstance(settings, Mapping):
+        raise UserError(
+            f"a config should be a Config, a ConfigDict or a dict, not {type(settings).__name__}; "
+            "load_config reads a recipe"
+        )
+    return dict(settings)
 
 
 def from_dict(settings) -> Config:
@@ -97,16 +104,17 @@ def _setting(key: str, value: Any) -> Setting:
 
 def _build(cls: type, settings: dict[str, Any], prefix: str):
     """Returns a section, or the whole config, from a nested dict."""
-    sections = {f.name: f.type for f in dataclasses.fields(cls) if dataclasses.is_dataclass(f.type)}
+    types = {field.name: field.type for field in dataclasses.fields(cls)}
     values = {}
     for name, value in settings.items():
         key = prefix + name
-        if name in sections:
+        section = types.get(name)
+        if isinstance(section, type) and dataclasses.is_dataclass(section):
             if not isinstance(value, dict):
                 raise UserError(
                     f"config.{key} is a section, not a setting; it was set to {value!r}"
                 )
-            values[name] = _build(sections[name], value, f"{key}.")
+            values[name] = _build(section, value, f"{key}.")
         else:
             setting = _setting(key, value)
             if "." in name:

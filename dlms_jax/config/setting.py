@@ -5,7 +5,7 @@ reads them for the checks, for --help and docs/settings.md, and to decide what a
 start may change.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import json
@@ -194,20 +194,22 @@ def setting(
         "changeable": changeable,
     }
     if isinstance(default, dict):
-        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+        copied: Callable[[], Any] = default.copy  # a dataclass takes no mutable default
+        return dataclasses.field(default_factory=copied, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
 @functools.cache
 def settings_in(config: type, prefix: str = "") -> Mapping[str, Setting]:
     """Returns {"section.name": Setting} of a dataclass and its sections."""
-    found, types_ = {}, typing.get_type_hints(config)
+    found: dict[str, Setting] = {}
+    types_ = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         key, type_ = prefix + field.name, types_[field.name]
-        if dataclasses.is_dataclass(type_):
+        if isinstance(type_, type) and dataclasses.is_dataclass(type_):
             found |= settings_in(type_, f"{key}.")
         else:
-            is_dict = field.default is dataclasses.MISSING
-            default = field.default_factory() if is_dict else field.default
+            factory = field.default_factory
+            default = field.default if factory is dataclasses.MISSING else factory()
             found[key] = Setting(key, type_, default, **field.metadata)
     return types.MappingProxyType(found)

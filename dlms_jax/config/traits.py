@@ -47,8 +47,12 @@ def block_traits(share: float, context: str) -> Traits:
       share: the mean share of masked positions.
       context: attention within finished blocks, "bidirectional" or "causal".
     """
-    attention = "block" if context == "bidirectional" else "block_causal"
-    return Traits(attention, copies=2, order="blocks", logits_share=share)
+    return Traits(
+        attention="block" if context == "bidirectional" else "block_causal",
+        copies=2,
+        order="blocks",
+        logits_share=share,
+    )
 
 
 def masked_share(schedule: str, power: float = 1.0) -> float:

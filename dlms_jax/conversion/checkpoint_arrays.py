@@ -1,12 +1,13 @@
 """The parameters of a checkpoint, read in parts, without the devices that wrote them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import math
 import pathlib
 
 import numpy as np
 import tensorstore
 
+from dlms_jax.checkpoints.digests import sums_of, text_of
 from dlms_jax.errors import UserError
 
 _READ_BYTES = 2**30  # bytes of a parameter that are read at a time
@@ -19,10 +20,11 @@ class CheckpointArrays:
 
     Args:
       folder: checkpoints/STEP/params, or checkpoints/STEP/ema.
+      digests: the digest of each parameter, by its path; without one it is not checked.
     """
 
-    def __init__(self, folder: pathlib.Path):
-        self._folder = folder
+    def __init__(self, folder: pathlib.Path, digests: Mapping[str, str] | None = None):
+        self._folder, self._digests = folder, digests or {}
 
     def read(self, path: str) -> np.ndarray:
         """Returns a whole parameter.
@@ -30,7 +32,9 @@ class CheckpointArrays:
         Raises:
           UserError: it is missing or damaged.
         """
-        return self._read(path, self._array(path))
+        values = self._read(path, self._array(path))
+        self._check(path, sums_of(values, (0,) * values.ndim, values.shape))
+        return values
 
     def layers(self, path: str, limit: int = _READ_BYTES) -> Iterator[np.ndarray]:
         """Yields the slices of a parameter along its first axis, reading several at a time.
@@ -43,14 +47,23 @@ class CheckpointArrays:
           limit: bytes to hold at a time; a chunk, if that is larger.
 
         Raises:
-          UserError: it is missing or damaged.
+          UserError: it is missing or damaged. Damage may be seen only after the last slice.
         """
-        array = self._array(path)
+        array, sums = self._array(path), np.zeros(2, np.uint32)
         item = array.dtype.numpy_dtype.itemsize
         held = max(limit, item * math.prod(array.chunk_layout.read_chunk.shape))
         number = max(1, array.shape[0] * held // max(item * array.size, 1))
         for start in range(0, array.shape[0], number):
-            yield from self._read(path, array[start : min(start + number, array.shape[0])])
+            part = self._read(path, array[start : min(start + number, array.shape[0])])
+            sums += sums_of(part, (start,) + (0,) * (part.ndim - 1), array.shape)
+            yield from part
+        self._check(path, sums)
+
+    def _check(self, path, sums):
+        if path in self._digests and text_of(sums) != self._digests[path]:
+            raise UserError(
+                f"{self._folder}: {path} is damaged: not what was saved; try another checkpoint"
+            )
 
     def _array(self, path):
         base = {"driver": "file", "path": f"{self._folder}/"}

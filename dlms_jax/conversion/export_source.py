@@ -55,7 +55,8 @@ class ExportSource:
     @property
     def arrays(self) -> CheckpointArrays:
         """The arrays of the weights."""
-        return CheckpointArrays(self.folder / self.item)
+        digests = self.metadata.get("digests", {}).get(self.item)
+        return CheckpointArrays(self.folder / self.item, digests)
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -75,7 +75,7 @@ def plan_import(described: dict[str, Any], where: str, context: int | None) -> I
 
 
 def _like_llama(
-    c, context, objective, qk_norm=False, qkv_bias=False, moe=False, **more
+    c, context, *, objective, qk_norm=False, qkv_bias=False, moe=False, **more
 ) -> ImportPlan:
     """Reads the keys that Llama, Qwen2, Qwen3 and their descendants share; with `moe`, also those
     of Qwen3-MoE."""
@@ -99,7 +99,7 @@ def _like_llama(
     )
     heads, layers = c["num_attention_heads"], c["num_hidden_layers"]
     bias = qkv_bias or bool(c.get("attention_bias", False))
-    zeros = ()
+    zeros: tuple[str, ...] = ()
     if bias and not qkv_bias:  # then the output projection has a bias, too
         zeros = tuple(f"model.layers.{n}.self_attn.o_proj.bias" for n in range(layers))
     model = {
@@ -158,9 +158,9 @@ def _llada(c, context) -> ImportPlan:
     return ImportPlan(config, llada_name, c.get("mask_token_id"))
 
 
-def _sdar(c, context, moe=False) -> ImportPlan:
+def _sdar(c, context, *, moe=False) -> ImportPlan:
     objective, block = {"name": "block"}, {"size": c.get("block_size", 4)}
-    found = _like_llama(c, context, objective, qk_norm=True, moe=moe, block=block)
+    found = _like_llama(c, context, objective=objective, qk_norm=True, moe=moe, block=block)
     return dataclasses.replace(found, mask_id=c.get("mask_token_id", SDAR_MASK_ID))
 
 
@@ -190,16 +190,16 @@ def _refuse(features: dict[str, Any]):
 
 _AR, _MASKED = {"name": "autoregressive"}, {"name": "masked"}
 _KINDS: dict[str, Callable[..., ImportPlan]] = {
-    "qwen3": lambda *a: _like_llama(*a, _AR, qk_norm=True),
-    "qwen3_moe": lambda *a: _like_llama(*a, _AR, qk_norm=True, moe=True),
-    "qwen2": lambda *a: _like_llama(*a, _AR, qkv_bias=True),
-    "llama": lambda *a: _like_llama(*a, _AR),
-    "a2d-qwen3": lambda *a: _like_llama(*a, _MASKED, qk_norm=True),
-    "a2d-qwen2": lambda *a: _like_llama(*a, _MASKED, qkv_bias=True),
-    "a2d-llama": lambda *a: _like_llama(*a, _MASKED),
+    "qwen3": lambda *a: _like_llama(*a, objective=_AR, qk_norm=True),
+    "qwen3_moe": lambda *a: _like_llama(*a, objective=_AR, qk_norm=True, moe=True),
+    "qwen2": lambda *a: _like_llama(*a, objective=_AR, qkv_bias=True),
+    "llama": lambda *a: _like_llama(*a, objective=_AR),
+    "a2d-qwen3": lambda *a: _like_llama(*a, objective=_MASKED, qk_norm=True),
+    "a2d-qwen2": lambda *a: _like_llama(*a, objective=_MASKED, qkv_bias=True),
+    "a2d-llama": lambda *a: _like_llama(*a, objective=_MASKED),
     "sdar": _sdar,
     "sdar_moe": lambda *a: _sdar(*a, moe=True),
-    "DiffLM": lambda *a: _like_llama(*a, _MASKED, qk_norm=True),
+    "DiffLM": lambda *a: _like_llama(*a, objective=_MASKED, qk_norm=True),
     "llada": _llada,
-    "Dream": lambda *a: _like_llama(*a, _MASKED | {"shift": True}, qkv_bias=True),
+    "Dream": lambda *a: _like_llama(*a, objective=_MASKED | {"shift": True}, qkv_bias=True),
 }

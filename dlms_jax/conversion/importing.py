@@ -191,7 +191,7 @@ def _current(data: dict[str, Any], where: pathlib.Path) -> dict[str, Any]:
 def _metadata(model: pathlib.Path, plan: ImportPlan, roles: Mapping[str, str]) -> dict[str, Any]:
     """Returns the metadata of a checkpoint that is imported from another program's model."""
     described = {} if plan.mask_id is None else {"mask_token_id": plan.mask_id}
-    tokenizer = _read_tokenizer(model, _token_names(model, described) | roles)
+    tokenizer = _read_tokenizer(model, {**_token_names(model, described), **roles})
     if plan.mask_id is not None and tokenizer.mask_id != plan.mask_id:
         raise UserError(
             f"{model}: the mask is token {plan.mask_id} for the model, but "

@@ -83,8 +83,8 @@ def tensors_of(config: Config, rows: int) -> Iterator[Tensor]:
     vocabulary = {"embed/embedding", "embed/table"}
     if gaussian is None or gaussian.head == "logits":
         vocabulary.add("lm_head/kernel")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(config, rows)):
-        path = path_string(path)
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(config, rows)):
+        path = path_string(keys)
         name, transposed = torch_name(path), path.endswith("/kernel")
         stacked = name.count("{")
         stack, shape = leaf.shape[:stacked], leaf.shape[stacked:]

@@ -155,7 +155,7 @@ class Native:
             sampler, steps = "ddim", 4
         elif not (traits.needs_time or traits.exact):
             sampler, steps = "confidence", 4
-        common = {
+        common: dict[str, Any] = {
             "sampler": sampler, "steps": steps, "temperature": 0.0, "top_k": 0,
             "top_p": 1.0, "eta": 0.0,
         }  # fmt: skip
@@ -238,7 +238,7 @@ class Stock:
 def _stock_model(config: Config, symbols: int) -> torch.nn.Module:
     """Returns a class of transformers that computes what a Transformer of ours does."""
     m = config.model
-    common = {
+    common: dict[str, Any] = {
         "vocab_size": symbols,
         "hidden_size": m.width,
         "num_hidden_layers": m.num_layers,
@@ -252,17 +252,17 @@ def _stock_model(config: Config, symbols: int) -> torch.nn.Module:
         "attn_implementation": "sdpa",
     }
     if m.experts:
-        experts = {
+        common |= {
             "num_experts": m.experts,
             "num_experts_per_tok": m.experts_per_token,
             "moe_intermediate_size": m.expert_hidden,
             "norm_topk_prob": m.normalise_routing,
         }
-        built = transformers.Qwen3MoeConfig(**common, **experts, attention_bias=m.qkv_bias)
-        return transformers.Qwen3MoeForCausalLM(built)
+        experts = transformers.Qwen3MoeConfig(**common, attention_bias=m.qkv_bias)
+        return transformers.Qwen3MoeForCausalLM(experts)
     if m.qk_norm:
-        built = transformers.Qwen3Config(**common, attention_bias=m.qkv_bias)
-        return transformers.Qwen3ForCausalLM(built)
+        dense = transformers.Qwen3Config(**common, attention_bias=m.qkv_bias)
+        return transformers.Qwen3ForCausalLM(dense)
     if m.qkv_bias:
         return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**common))
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**common))

@@ -154,7 +154,7 @@ def _unigram(tokenizer: SentencePieceTokenizer, pieces) -> dict[str, Any]:
         )
     ordinary = [i for i in every if _is_ordinary(pieces, i)]
     unknown = float(np.float32(min(map(pieces.get_score, ordinary)) - _UNKNOWN))
-    whole = {i: "".join(map(_LETTERS.get, tokenizer.decode_bytes([i]))) for i in every}
+    whole = {i: "".join(_LETTERS[byte] for byte in tokenizer.decode_bytes([i])) for i in every}
     spelled = {whole[i] for i in ordinary}
     vocab = []
     for i in every:
@@ -190,7 +190,7 @@ def _sentencepiece_bpe(tokenizer: SentencePieceTokenizer, pieces) -> dict[str, A
     mergeable = {names[i]: pieces.get_score(i) for i in sorted(ordinary - users)}
     merges = [
         (name[:cut], name[cut:])
-        for name in sorted(mergeable, key=mergeable.get, reverse=True)
+        for name in sorted(mergeable, key=mergeable.__getitem__, reverse=True)
         for cut in range(1, len(name))
         if name[:cut] in mergeable and name[cut:] in mergeable
     ]
@@ -294,11 +294,11 @@ def _check(tokenizer: Tokenizer, path: pathlib.Path) -> None:
     scores = [score for _, score in described["model"]["vocab"]] if unigram else []
     compared = zip(texts, tokenizer.encode_batch(texts), cuts, file.decode_batch(cuts), strict=True)
     for text, ours, theirs, spelled in compared:
-        bos, *theirs = theirs or [None]
-        same = theirs == ours.tolist() or unigram and _tied(theirs, ours, scores)
-        if not same or bos != tokenizer.bos_id or spelled != text:
+        ids = theirs[1:]
+        same = ids == ours.tolist() or unigram and _tied(ids, ours, scores)
+        if not same or theirs[:1] != [tokenizer.bos_id] or spelled != text:
             raise UserError(
-                f"{path}: `tokenizers` encodes the text {text!r} as {[bos, *theirs]} and decodes "
+                f"{path}: `tokenizers` encodes the text {text!r} as {theirs} and decodes "
                 f"that to {spelled!r}, but our tokenizer encodes the text as "
                 f"{[tokenizer.bos_id, *ours.tolist()]}; use another tokenizer for a release"
             )

@@ -31,7 +31,8 @@ class FrameWriter:
     def __init__(self, stream: BinaryIO, width: int):
         """width: the number of strings in a record."""
         self._stream, self._width = stream, width
-        self._strings, self._size = [], 0
+        self._strings: list[bytes] = []
+        self._size = 0
 
     def write(self, record: tuple[bytes, ...]) -> None:
         """Adds a record."""

@@ -39,7 +39,7 @@ class Rows(NamedTuple):
     class_R: np.ndarray
 
     @property
-    def cells(self) -> tuple[np.ndarray, ...]:
+    def cells(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The arrays with a value for each token: tokens, segments, positions, loss mask."""
         return self[:4]
 
@@ -71,9 +71,11 @@ def no_rows(length: int) -> Rows:
 
 def empty_rows(number: int, length: int, pad_id: int) -> Rows:
     """Returns rows that hold only padding."""
+    segments_RxL, positions_RxL = np.zeros((2, number, length), np.int32)
     return Rows(
         np.full((number, length), pad_id, np.int32),
-        *np.zeros((2, number, length), np.int32),
+        segments_RxL,
+        positions_RxL,
         np.zeros((number, length), bool),
         np.zeros(number, np.int32),
     )

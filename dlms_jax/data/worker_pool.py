@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
 from concurrent.futures.process import BrokenProcessPool
 import multiprocessing
+from multiprocessing.process import BaseProcess
 import os
 import signal
 import threading
@@ -53,7 +54,8 @@ def run_in_workers(
     calls = list(calls)
     _done, _uncounted = _processes.Value("q", 0), 0
     workers = min(workers, max(len(calls), 1))
-    executor, processes = _executor(workers), []
+    executor = _executor(workers)
+    processes: list[BaseProcess] = []
     try:
         with byte_progress(console) as progress:
             bar = progress.add_task(title, total=total)

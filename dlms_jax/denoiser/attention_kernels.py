@@ -3,19 +3,20 @@
 from collections.abc import Callable
 
 import jax
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh
 
 from dlms_jax.config import Config, traits_of
 from dlms_jax.errors import UserError
 from dlms_jax.models.attention import Visibility, attend
+from dlms_jax.models.spans import Spans
 from dlms_jax.models.splash import LONGEST_DOUBLED, TILE, splash, splash_fits
 from dlms_jax.parallel.attention import over_mesh
-from dlms_jax.parallel.mesh import SEQUENCE_AXIS, batch_shards, places_axis
+from dlms_jax.parallel.mesh import SEQUENCE_AXIS, AnyMesh, batch_shards, places_axis
 
 _BY_PLATFORM = {"tpu": "splash", "gpu": "cudnn"}
 
 
-def make_attend(config: Config, mesh: Mesh) -> Callable:
+def make_attend(config: Config, mesh: AnyMesh) -> Callable:
     """Returns the attention function (q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility) -> y_BxLxHxK.
 
     Raises:
@@ -25,7 +26,7 @@ def make_attend(config: Config, mesh: Mesh) -> Callable:
     return _splash_over(mesh) if kernel == "splash" else {"cudnn": _cudnn, "xla": attend}[kernel]
 
 
-def attention_kernel(config: Config, mesh: Mesh) -> str:
+def attention_kernel(config: Config, mesh: AnyMesh) -> str:
     """Returns the name of the attention kernel: "xla", "splash" or "cudnn".
 
     It is config.model.attention. With "auto" it is the kernel of the devices, or "xla" if the model
@@ -44,12 +45,12 @@ def attention_kernel(config: Config, mesh: Mesh) -> str:
     raise UserError(f"config.model.attention={asked} {why}, or use auto or xla")
 
 
-def _platform(mesh: Mesh | AbstractMesh) -> str:
+def _platform(mesh: AnyMesh) -> str:
     """Returns the platform of a mesh; an AbstractMesh, which has no devices, counts as TPU."""
     return "tpu" if isinstance(mesh, AbstractMesh) else mesh.devices.flat[0].platform
 
 
-def _splash_misfit(config: Config, mesh: Mesh) -> str | None:
+def _splash_misfit(config: Config, mesh: AnyMesh) -> str | None:
     """Returns why the rows of training do not fit JAX's TPU kernel, with a remedy, or None."""
     length, copies = config.data.sequence_length, traits_of(config).copies
     if config.model.name == "unet":
@@ -68,7 +69,7 @@ def _splash_misfit(config: Config, mesh: Mesh) -> str | None:
     return _heads_misfit(config, mesh)
 
 
-def _heads_misfit(config: Config, mesh: Mesh) -> str | None:
+def _heads_misfit(config: Config, mesh: AnyMesh) -> str | None:
     if config.model.kv_heads % mesh.shape["tensor"]:
         return (
             f"splits heads over the mesh, but config.model.num_kv_heads={config.model.kv_heads} is "
@@ -77,10 +78,11 @@ def _heads_misfit(config: Config, mesh: Mesh) -> str | None:
     return None
 
 
-def _cudnn_misfit(config: Config, mesh: Mesh) -> str | None:
+def _cudnn_misfit(config: Config, mesh: AnyMesh) -> str | None:
     """Returns why a model does not fit cuDNN's kernel, with a remedy, or None."""
     model, length = config.model, config.data.sequence_length
-    if _platform(mesh) != "gpu" or not _is_ampere(mesh.devices.flat[0]):
+    device = None if isinstance(mesh, AbstractMesh) else mesh.devices.flat[0]
+    if device is None or device.platform != "gpu" or not _is_ampere(device):
         return "is for NVIDIA GPUs of compute capability 8.0 (Ampere) or later; use one"
     if model.dtype != "bfloat16":
         return f"computes in bfloat16; change config.model.dtype={model.dtype}"
@@ -113,7 +115,7 @@ def _cudnn(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility: Visibility) -> jax.Array
     return attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility, "cudnn" if even else "xla")
 
 
-def _splash_over(mesh: Mesh) -> Callable:
+def _splash_over(mesh: AnyMesh) -> Callable:
     """Returns a function like `attend` that uses the splash kernel if the inputs fit it.
 
     The number of rows must divide over the mesh and the lengths must be multiples of TILE. Samplers
@@ -122,7 +124,8 @@ def _splash_over(mesh: Mesh) -> Callable:
     interpret = _platform(mesh) != "tpu"
 
     def kernel(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, of_queries, k_segments_BxS):
-        spans = of_queries._replace(k_segments_BxS=k_segments_BxS)
+        q_segments_BxL, stop_BxL, start_BxL = of_queries
+        spans = Spans(q_segments_BxL, k_segments_BxS, stop_BxL, start_BxL)
         return splash(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, spans, interpret)
 
     on_mesh = over_mesh(kernel, mesh)
@@ -131,9 +134,10 @@ def _splash_over(mesh: Mesh) -> Callable:
         rows, queries = q_BxLxHxK.shape[:2]
         here = queries // (mesh.shape[SEQUENCE_AXIS] if places_axis(mesh, queries) else 1)
         fits = splash_fits(here, k_BxSxGxK.shape[1]) and rows % batch_shards(mesh) == 0
-        if visibility.spans is None or not fits:
+        spans = visibility.spans
+        if spans is None or not fits:
             return attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility)
-        of_queries = visibility.spans._replace(k_segments_BxS=None)
-        return on_mesh(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, of_queries, visibility.spans.k_segments_BxS)
+        of_queries = spans.q_segments_BxL, spans.stop_BxL, spans.start_BxL
+        return on_mesh(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, of_queries, spans.k_segments_BxS)
 
     return run

@@ -11,16 +11,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec as P
+from jax.sharding import PartitionSpec as P
 
 from dlms_jax.models import project
-from dlms_jax.parallel.mesh import BATCH_AXES, VOCABULARY_AXIS, places_axis
+from dlms_jax.parallel.mesh import BATCH_AXES, VOCABULARY_AXIS, AnyMesh, places_axis
 
 _HEAD = P("fsdp", VOCABULARY_AXIS)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def fused_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, mesh: Mesh, chunk: int):
+def fused_nll(h_BxLxD, kernel_DxV, targets_BxL, weights_BxL, bias_V, mesh: AnyMesh, chunk: int):
     """Returns (total, nll_BxL) of `Nll` from the last hidden states.
 
     Devices run different numbers of chunks, so the loop communicates only along `tensor`, where all

@@ -1,17 +1,17 @@
 """Builds the `Denoiser` that objectives and samplers use from a network and its weights."""
 
 import jax
-from jax.sharding import Mesh
 
 from dlms_jax.config import Config
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.denoiser.cross_entropy import fused_nll
 from dlms_jax.diffusion import Cached, Denoiser, Nll, Objective, Vocabulary, shifted
 from dlms_jax.models import ROUTER, Network, head_kernel_DxV, noise_schedule, noise_table
+from dlms_jax.parallel.mesh import AnyMesh
 
 
 def make_denoiser(
-    config: Config, model: Network, params, objective: Objective, mesh: Mesh
+    config: Config, model: Network, params, objective: Objective, mesh: AnyMesh
 ) -> Denoiser:
     """Returns the Denoiser of a network.
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from dlms_jax.config import Config
 from dlms_jax.denoiser.attention_kernels import make_attend
@@ -14,10 +13,10 @@ from dlms_jax.diffusion import Layout, Noisy, schedule_size
 from dlms_jax.errors import UserError
 from dlms_jax.models import Network, Transformer, UNet, expert_outputs, gaussian_of
 from dlms_jax.parallel.experts import over_experts
-from dlms_jax.parallel.mesh import SEQUENCE_AXIS, check_length, constrain_places, make_mesh
+from dlms_jax.parallel.mesh import SEQUENCE_AXIS, AnyMesh, check_length, constrain_places, make_mesh
 
 
-def make_network(config: Config, vocab_size: int, mesh: Mesh) -> Network:
+def make_network(config: Config, vocab_size: int, mesh: AnyMesh) -> Network:
     """Returns the network of a config for a mesh.
 
     Its activations are sharded by rows and positions, its experts are distributed, and it uses the
@@ -50,11 +49,11 @@ def initial_params(model: Network, key: jax.Array) -> Any:
     """Returns a network's random initial parameters."""
     tokens_1x2 = jnp.zeros((1, 2), jnp.int32)
     layout = Layout(tokens_1x2, tokens_1x2, tokens_1x2 > 0, tokens_1x2[:, 0])
-    inputs, t_1x2 = tokens_1x2, jnp.zeros((1, 2))
+    inputs: jax.Array | Noisy = tokens_1x2
     if model.gaussian is not None:
         z_1x2xE = jnp.zeros((1, 2, model.gaussian.embedding_size))
         inputs = Noisy(z_1x2xE, z_1x2xE)
-    return model.init(key, inputs, t_1x2, layout, "full")["params"]
+    return model.init(key, inputs, jnp.zeros((1, 2)), layout, "full")["params"]
 
 
 def abstract_params(config: Config, vocab_size: int) -> Any:

@@ -3,7 +3,9 @@
 An objective uses the network only through the `Denoiser` that is passed to it (protocol.py).
 """
 
-from dlms_jax.config import Config, traits_of
+from collections.abc import Callable
+
+from dlms_jax.config import Config, ObjectiveConfig, traits_of
 from dlms_jax.diffusion import gaussian
 from dlms_jax.diffusion.annealing import Annealing
 from dlms_jax.diffusion.autoregressive import Autoregressive
@@ -24,7 +26,7 @@ from dlms_jax.diffusion.protocol import (
     Vocabulary,
     make_batch,
 )
-from dlms_jax.diffusion.schedules import Cosine, Linear, Polynomial
+from dlms_jax.diffusion.schedules import Cosine, Linear, Polynomial, Schedule
 from dlms_jax.diffusion.shift import shifted
 from dlms_jax.diffusion.uniform import Uniform
 
@@ -61,19 +63,25 @@ def make_objective(config: Config, vocabulary: Vocabulary) -> Objective:
     """Returns the objective that a config names."""
     c = config.objective
     prompts, annealing = Prompts(c.prompt_drop, c.random_context), Annealing(c.anneal_steps)
-    schedule = {
+    common = prompts, annealing
+    makers: dict[str, Callable[[], Objective]] = {
+        "masked": lambda: Masked(vocabulary, _token_schedule(c), *common),
+        "uniform": lambda: Uniform(vocabulary, _token_schedule(c), c.mask_share, *common),
+        "gaussian": lambda: Gaussian(vocabulary, config.gaussian, c.schedule, *common),
+        "block": lambda: Block(vocabulary, _token_schedule(c), config.block, *common),
+        "autoregressive": lambda: Autoregressive(vocabulary, prompts),
+    }
+    return makers[c.name]()
+
+
+def _token_schedule(config: ObjectiveConfig) -> Schedule:
+    """Returns the schedule of a process on tokens; Gaussian diffusion has its own."""
+    schedules: dict[str, Schedule] = {
         "linear": Linear(),
         "cosine": Cosine(),
-        "polynomial": Polynomial(c.schedule_power),
-    }.get(c.schedule)  # None: a schedule of Gaussian diffusion
-    common = prompts, annealing
-    return {
-        "masked": lambda: Masked(vocabulary, schedule, *common),
-        "uniform": lambda: Uniform(vocabulary, schedule, c.mask_share, *common),
-        "gaussian": lambda: Gaussian(vocabulary, config.gaussian, c.schedule, *common),
-        "block": lambda: Block(vocabulary, schedule, config.block, *common),
-        "autoregressive": lambda: Autoregressive(vocabulary, prompts),
-    }[c.name]()
+        "polynomial": Polynomial(config.schedule_power),
+    }
+    return schedules[config.schedule]
 
 
 def schedule_size(config: Config) -> int:

@@ -95,6 +95,7 @@ def in_blocks(batch: Batch, size: jax.Array | int) -> Batch:
 
 def beside_clean(layout: Layout) -> Layout:
     """Returns the layout of [x_t, x_0], given the layout of x_t."""
+    assert layout.clean_BxL is not None  # `in_blocks` sets it
     return jax.tree.map(_join, layout, layout._replace(clean_BxL=~layout.clean_BxL))
 
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.ops import segment_max, segment_sum
 
-from dlms_jax.diffusion.protocol import Layout
+from dlms_jax.diffusion.protocol import Array, Layout
 
 
-def groups(layout: Layout) -> jax.Array:
+def groups(layout: Layout) -> Array:
     """Returns groups_BxL, the tokens that share one time.
 
     These are the blocks of each document if the layout has blocks, else the documents.

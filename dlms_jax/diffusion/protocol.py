@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Array = jax.Array | np.ndarray  # outside of jit, rows may be NumPy arrays
+
 
 class Layout(NamedTuple):
     """The structure of rows: the network's inputs besides the tokens and their times.
@@ -27,13 +29,13 @@ class Layout(NamedTuple):
         kind of attention limits it.
     """
 
-    segments_BxL: jax.Array
-    positions_BxL: jax.Array
-    prompt_mask_BxL: jax.Array | None = None
-    class_B: jax.Array | None = None
-    blocks_BxL: jax.Array | None = None
-    clean_BxL: jax.Array | None = None
-    ahead_B: jax.Array | None = None
+    segments_BxL: Array
+    positions_BxL: Array
+    prompt_mask_BxL: Array | None = None
+    class_B: Array | None = None
+    blocks_BxL: Array | None = None
+    clean_BxL: Array | None = None
+    ahead_B: Array | None = None
 
 
 class Batch(NamedTuple):
@@ -236,16 +238,16 @@ class Loss(NamedTuple):
     """
 
     total: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # it hides tuple.count
     metrics: dict[str, jax.Array]
     routers: Any = None
 
 
-def example_keys(key: jax.Array, row_B: jax.Array) -> jax.Array:
+def example_keys(key: jax.Array, row_B: Array) -> jax.Array:
     """Returns one key for each row, a function only of the key and the row's global index."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, row_B)
 
 
-def example_uniform(key: jax.Array, row_B: jax.Array, length: int) -> jax.Array:
+def example_uniform(key: jax.Array, row_B: Array, length: int) -> jax.Array:
     """Returns uniform_BxL in [0, 1), drawn for each row from its own key."""
     return jax.vmap(lambda k: jax.random.uniform(k, (length,)))(example_keys(key, row_B))

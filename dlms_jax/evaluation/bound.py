@@ -47,6 +47,11 @@ class BoundReport:
         """Returns the share of the unigram entropy that the model saves."""
         return 1 - self.nats_per_token / self.unigram_nats
 
+    @property
+    def beside_unigram(self) -> str:
+        """Returns `below_unigram` in words, such as "36.0% below" or "5.7% above"."""
+        return f"{abs(self.below_unigram):.1%} {'below' if self.below_unigram >= 0 else 'above'}"
+
 
 class BoundEvaluator:
     """Evaluates a network with any weights, with one compiled program."""
@@ -112,8 +117,10 @@ class BoundEvaluator:
             batch, row_B = to_global((batch, row_B), self._mesh)
             measured.append(self._step(params, batch, row_B, key))
         nats, tokens, sizes, counts = zip(*jax.device_get(measured), strict=True)
-        per_row = (np.concatenate(x)[:number].astype(np.float64) for x in (nats, tokens, sizes))
-        return self._report(*per_row, np.sum(counts, axis=0, dtype=np.int64))
+        nats_R, tokens_R, bytes_R = (
+            np.concatenate(x)[:number].astype(np.float64) for x in (nats, tokens, sizes)
+        )
+        return self._report(nats_R, tokens_R, bytes_R, np.sum(counts, axis=0, dtype=np.int64))
 
     def protocol(self) -> str:
         """Returns a sentence that says how the numbers are computed."""

@@ -3,7 +3,7 @@
 A layout is a `diffusion.Layout`, or any object with its fields.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,11 @@ def columns(layout, start_B, number: int):
 
 
 def attend(
-    q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, visibility: Visibility, implementation: str = "xla"
+    q_BxLxHxK,
+    k_BxSxGxK,
+    v_BxSxGxK,
+    visibility: Visibility,
+    implementation: Literal["xla", "cudnn"] = "xla",
 ) -> jax.Array:
     """Returns y_BxLxHxK = softmax(q k^T / sqrt(K)) v.
 

@@ -52,7 +52,7 @@ def train_flops(config: Config, vocab_size: int, length: int) -> float:
     c, gaussian, traits = config.model, gaussian_of(config), traits_of(config)
     copies = traits.copies
     pair = 2 * c.num_heads * c.per_head  # q k^T and the sum over values
-    total = copies * c.num_layers * _layer_matrices(c, active=True)
+    total: float = copies * c.num_layers * _layer_matrices(c, active=True)
     total += c.num_layers * pair * attended_pairs(config, length)
     if c.prompt_encoder == "cross_attention":
         total += c.prompt_encoder_layers * (_layer_matrices(c, True, encoder=True) + pair * length)

@@ -50,7 +50,7 @@ def splash(
         mask_next=None,
         block_mask=needed_QxS.astype(jnp.int32)[None],
         partial_mask_blocks=None,
-        q_sequence=_packed(spans),
+        q_sequence=_packed(spans),  # type: ignore[arg-type]  # says np.ndarray, takes jax.Array
     )
     backward = forward._replace(data_next=_next(needed_QxS, axis=0)[None])
 
@@ -76,9 +76,16 @@ def splash(
         return attend(q_HxLxK, k_GxSxK, v_GxSxK, kernel.SegmentIds(q_segments_L, k_segments_S))
 
     scaled = (q_BxLxHxK * q_BxLxHxK.shape[-1] ** -0.5).astype(q_BxLxHxK.dtype)
-    arrays = (jnp.swapaxes(x, 1, 2) for x in (scaled, k_BxSxGxK, v_BxSxGxK))
+    q_BxHxLxK, k_BxGxSxK, v_BxGxSxK = (
+        jnp.swapaxes(x, 1, 2) for x in (scaled, k_BxSxGxK, v_BxSxGxK)
+    )
     y_BxHxLxK = jax.vmap(one_row)(
-        *arrays, spans.q_segments_BxL, spans.k_segments_BxS, forward.q_sequence
+        q_BxHxLxK,
+        k_BxGxSxK,
+        v_BxGxSxK,
+        spans.q_segments_BxL,
+        spans.k_segments_BxS,
+        forward.q_sequence,
     )
     return jnp.swapaxes(y_BxHxLxK, 1, 2)
 
@@ -96,7 +103,7 @@ def _packed(spans: Spans) -> jax.Array | None:
 
     In doubled rows it holds start and stop; if stop is 0 it is -start, which may need one bit more.
     """
-    if spans.start_BxL is None:
+    if spans.start_BxL is None or spans.stop_BxL is None:
         return spans.stop_BxL
     both_BxL = (spans.start_BxL << 16) | spans.stop_BxL
     return jnp.where(spans.stop_BxL == 0, -spans.start_BxL, both_BxL)

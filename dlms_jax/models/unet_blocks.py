@@ -32,7 +32,11 @@ class Resolution(NamedTuple):
     c_BxLxC: jax.Array | None
     visibility: Visibility
     rotary: tuple[jax.Array, jax.Array]
-    ahead_B = None  # not a field; `attention_mask` reads it: attention is never limited ahead
+
+    @property
+    def ahead_B(self) -> None:
+        """`attention_mask` reads it: attention is never limited ahead."""
+        return None
 
 
 def make_resolution(config: ModelConfig, layout, c_BxLxC) -> Resolution:

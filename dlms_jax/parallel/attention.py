@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 import jax
-from jax.sharding import Mesh, PartitionSpec as P
+from jax.sharding import PartitionSpec as P
 
-from dlms_jax.parallel.mesh import BATCH_AXES, places_axis
+from dlms_jax.parallel.mesh import BATCH_AXES, AnyMesh, places_axis
 
 
-def over_mesh(kernel: Callable, mesh: Mesh) -> Callable:
+def over_mesh(kernel: Callable, mesh: AnyMesh) -> Callable:
     """Returns an attention kernel that runs on all devices of a mesh.
 
     Rows are split over the batch axes, heads over `tensor`, and queries over `sequence`; every

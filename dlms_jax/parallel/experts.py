@@ -4,16 +4,16 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec as P
+from jax.sharding import PartitionSpec as P
 
-from dlms_jax.parallel.mesh import BATCH_AXES, batch_shards
+from dlms_jax.parallel.mesh import BATCH_AXES, AnyMesh, batch_shards
 
 _ROWS = P(BATCH_AXES)
 _IN, _OUT = P("expert", "fsdp", "tensor"), P("expert", "tensor", "fsdp")  # as rules.py has them
 _KERNELS = [_IN, _IN, _OUT]
 
 
-def over_experts(outputs: Callable, mesh: Mesh) -> Callable:
+def over_experts(outputs: Callable, mesh: AnyMesh) -> Callable:
     """Returns `outputs` for all devices of a mesh, as (x_BxLxD, choice, kernels) -> y_BxLxD.
 
     The devices along `expert` hold different rows and different experts. Each gathers the rows of

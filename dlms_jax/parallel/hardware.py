@@ -1,11 +1,14 @@
-"""The peak speed of this machine, and the peak memory of this run."""
+"""This machine: its devices, their speed and memory, and the peak memory of this run."""
 
+import os
 import resource
 import sys
 import time
 
 import jax
 import jax.numpy as jnp
+
+from dlms_jax.errors import UserError
 
 # Dense bfloat16 FLOP/s of one device by JAX's device_kind, from the vendors' data sheets.
 _PEAK = {
@@ -21,6 +24,42 @@ _PEAK = {
     "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H200": 989e12,
 }
+
+
+def check_backend():
+    """Raises UserError if JAX finds no device, as for a JAX_PLATFORMS that is not installed."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or ["not installed"])[0]
+        raise UserError(
+            f"JAX finds no device with JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r} "
+            f"({reason}); use JAX_PLATFORMS=cpu, or install the extra tpu or cuda12"
+        ) from None
+
+
+def check_memory(needed: int, what: str, remedy: str):
+    """Checks that a device has the memory for arrays that are about to be made.
+
+    Args:
+      needed: their bytes on one device. The CPU's devices share the memory of this machine.
+      what: what needs it, for the message.
+      remedy: what to change.
+
+    Raises:
+      UserError: it has less.
+    """
+    if needed > (memory := device_memory()):
+        raise UserError(
+            f"{what} need about {needed / 2**30:,.1f} GiB, and there are "
+            f"{memory / 2**30:,.1f} GiB; {remedy}"
+        )
+
+
+def device_memory() -> int:
+    """Returns the bytes of memory of one device: its own, or on a CPU those of this machine."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak_flops() -> tuple[float, str]:

@@ -117,26 +117,25 @@ def _detected(timeout) -> Cluster | None:
     if _on_cpu() and not slurm:  # a run on the CPU of one host of a TPU pod has no other processes
         return None
     try:
-        found = Cluster(
-            *clusters.ClusterEnv.auto_detect_unset_distributed_params(
-                None, None, None, None, "slurm" if slurm else None, int(timeout)
-            )
+        detected = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, None, "slurm" if slurm else None, int(timeout)
         )
     except RuntimeError as error:
         raise UserError(
             f"cannot detect the other processes ({error}); give --coordinator, --num_processes and "
             "--process_id"
         ) from None
-    if found.coordinator is None or found.processes == 1:
+    coordinator, processes, process, devices = detected
+    if coordinator is None or processes is None or process is None or processes == 1:
         return None
-    tasks_per_node = found.processes / int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
+    tasks_per_node = processes / int(os.environ.get("SLURM_STEP_NUM_NODES", 1))
     if slurm and tasks_per_node <= 1:  # JAX would give the only task of a node just the first GPU
-        found = found._replace(devices=None)
-    return found
+        devices = None
+    return Cluster(coordinator, processes, process, devices)
 
 
 def _on_cpu() -> bool:
-    return jax.config.jax_platforms == "cpu"
+    return jax.config.jax_platforms == "cpu"  # type: ignore[attr-defined]  # set by name
 
 
 def is_first() -> bool:
@@ -152,6 +151,16 @@ def on_all(holds: bool) -> bool:
     if jax.process_count() == 1:
         return holds
     return bool(multihost_utils.process_allgather(np.asarray(holds)).all())
+
+
+def sum_over_processes(numbers: np.ndarray) -> np.ndarray:
+    """Returns the sum, over all processes, of arrays of one shape; uint32 wraps around.
+
+    A collective: every process must call it.
+    """
+    if jax.process_count() == 1:
+        return numbers
+    return multihost_utils.process_allgather(numbers).sum(axis=0, dtype=numbers.dtype)
 
 
 def wait_for_all(name: str):

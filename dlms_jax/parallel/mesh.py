@@ -4,12 +4,13 @@ import math
 
 import jax
 from jax.experimental import mesh_utils, multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
 
 from dlms_jax.config import MeshConfig
 from dlms_jax.errors import UserError
 
+AnyMesh = Mesh | AbstractMesh  # an AbstractMesh has no devices: it is for plans
 AXES = ("data", "fsdp", "tensor", "expert", "sequence")
 BATCH_AXES = ("data", "fsdp", "expert")  # all three split the rows of a batch
 VOCABULARY_AXIS = "tensor"
@@ -85,12 +86,12 @@ def _slices(devices) -> int:
     return len({getattr(device, "slice_index", 0) for device in devices})
 
 
-def batch_shards(mesh: Mesh) -> int:
+def batch_shards(mesh: AnyMesh) -> int:
     """Returns the number of parts that the rows of a batch are split into."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def check_rows(mesh: Mesh, rows: int, key: str):
+def check_rows(mesh: AnyMesh, rows: int, key: str):
     """Checks that a number of rows divides over the mesh.
 
     Args:
@@ -109,12 +110,12 @@ def check_rows(mesh: Mesh, rows: int, key: str):
         )
 
 
-def constrain(x: jax.Array, mesh: Mesh) -> jax.Array:
+def constrain(x: jax.Array, mesh: AnyMesh) -> jax.Array:
     """Returns x, constrained to be split by rows along its first axis (inside jit)."""
     return jax.lax.with_sharding_constraint(x, batch_sharding(mesh))
 
 
-def constrain_places(x: jax.Array, mesh: Mesh, whole: bool = False) -> jax.Array:
+def constrain_places(x: jax.Array, mesh: AnyMesh, whole: bool = False) -> jax.Array:
     """Returns x[B, L, ...], constrained to be split by rows and, over `sequence`, by positions.
 
     To be called inside jit. A length that does not divide is not split, such as that of the few
@@ -134,13 +135,13 @@ def constrain_places(x: jax.Array, mesh: Mesh, whole: bool = False) -> jax.Array
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
-def places_axis(mesh: Mesh, length: int) -> str | None:
+def places_axis(mesh: AnyMesh, length: int) -> str | None:
     """Returns the mesh axis that splits rows of `length` positions; None if they are not split."""
     peers = mesh.shape[SEQUENCE_AXIS]
     return SEQUENCE_AXIS if peers > 1 and length % peers == 0 else None
 
 
-def check_length(mesh: Mesh, length: int):
+def check_length(mesh: AnyMesh, length: int):
     """Checks that rows of `length` positions divide over the axis `sequence`.
 
     Raises:
@@ -153,23 +154,23 @@ def check_length(mesh: Mesh, length: int):
         )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """Returns the sharding of arrays whose first axis is the batch."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """Returns the sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, P())
 
 
-def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
+def local_rows(mesh: AnyMesh, rows: int) -> np.ndarray:
     """Returns which rows of a global batch of `rows` rows this process holds, as sorted indices."""
     indices = batch_sharding(mesh).addressable_devices_indices_map((rows,)).values()
     return np.unique(np.concatenate([np.arange(rows)[index] for index in indices]))
 
 
-def to_global(local, mesh: Mesh):
+def to_global(local, mesh: AnyMesh):
     """Returns global arrays, of which each device holds its rows.
 
     Args:

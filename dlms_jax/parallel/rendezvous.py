@@ -1,5 +1,6 @@
 """Checks that every process has started, over the coordinator's port, before JAX uses that port."""
 
+from collections.abc import Sequence
 import contextlib
 import json
 import select
@@ -26,7 +27,7 @@ class Cluster(NamedTuple):
     coordinator: str
     processes: int
     process: int
-    devices: list[int] | None = None
+    devices: Sequence[int] | None = None
 
 
 class _Peer(NamedTuple):
@@ -89,7 +90,7 @@ def _collect(cluster, listener, deadline, timeout) -> tuple[str, list[socket.soc
         if hello is None or not isinstance(hello.get("process"), int):  # not one of our processes
             connection.close()
             continue
-        number, peer = hello["process"], _Peer(connection, hello.get("host"))
+        number, peer = hello["process"], _Peer(connection, str(hello.get("host")))
         if problem := _conflict(cluster, peers, number, peer, hello.get("of")):
             return problem, [*connections, connection]
         peers[number] = peer
@@ -114,8 +115,8 @@ def _conflict(cluster, peers, number, peer, processes) -> str:
 def _missing(cluster, peers, timeout) -> str:
     here = {0: socket.gethostname()} | {number: peer.host for number, peer in peers.items()}
     missing = [number for number in range(cluster.processes) if number not in here]
-    started = [f"{number} on {here[number]}" for number in sorted(here)]
-    started = ", ".join(started[:8] + ["..."] * (len(started) > 8))
+    names = [f"{number} on {here[number]}" for number in sorted(here)]
+    started = ", ".join(names[:8] + ["..."] * (len(names) > 8))
     return (
         f"{len(missing)} of {cluster.processes} processes did not start within {timeout:g} s: "
         f"process {', '.join(map(str, missing))} (started: {started}); start the missing ones with "

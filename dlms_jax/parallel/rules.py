@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from dlms_jax.config import MeshConfig
 from dlms_jax.errors import UserError
-from dlms_jax.parallel.mesh import make_mesh
+from dlms_jax.parallel.mesh import AnyMesh, make_mesh
 
 # The first pattern that matches the end of a path applies. The layer axis (the first) is not split.
 # `tensor` splits the columns of the first of two matmuls and the rows of the second (Megatron-LM,
@@ -69,7 +69,7 @@ def spec_of(path: str) -> P:
     raise ValueError(f"parallel/rules.py has no rule for the parameter {path}")
 
 
-def shardings(tree, mesh: Mesh):
+def shardings(tree, mesh: AnyMesh):
     """Returns the NamedSharding of every leaf of a tree of parameters.
 
     Args:
@@ -112,7 +112,7 @@ def largest_mesh(shapes, most: int) -> Mesh:
     return make_mesh(MeshConfig(data=1), jax.devices()[:1])
 
 
-def abstract(shapes, mesh: Mesh):
+def abstract(shapes, mesh: AnyMesh):
     """Returns `shapes` as ShapeDtypeStructs with shardings, into which a checkpoint is restored."""
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),

@@ -109,6 +109,7 @@ def find_collectives(
 
 def sent_by_axes(collectives: Iterable[Collective]) -> Sent:
     """Returns {axes: {kind: bytes}} that a device sends in a step."""
+    table: defaultdict[tuple[str, ...], defaultdict[str, float]]
     table = defaultdict(lambda: defaultdict(float))
     for collective in collectives:
         table[collective.axes][collective.kind] += collective.sent
@@ -165,7 +166,8 @@ def _mesh_groups(mesh: str, axes: str) -> np.ndarray:
         name: (int(before or 1), int(size or 0))
         for name, before, size in re.findall(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?", axes)
     }
-    shape, inside = [], []
+    shape: list[int] = []
+    inside: list[int] = []
     for name, size in sizes:
         before, part = wanted.get(name, (1, 1))
         part = part or size

@@ -118,7 +118,7 @@ def sent_bytes(program: Program) -> Sent:
     head = c.width * program.head_rows / mesh["tensor"]
     tokens = memory.local_tokens(program)
     forward = 2 if c.remat == "full" else 1
-    table = {}
+    table: Sent = {}
 
     def share(axis):
         return (mesh[axis] - 1) / mesh[axis]

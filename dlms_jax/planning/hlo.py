@@ -46,9 +46,9 @@ class Instruction:
         """Returns the arrays of its result; a tuple has several."""
         return _arrays(self.type)
 
-    def called(self, how: str) -> str | None:
-        """Returns the computation that an attribute (calls, body, ...) names, or None."""
-        return dict(_CALLED.findall(self.attributes)).get(how)
+    def called(self, how: str) -> str:
+        """Returns the computation that an attribute (calls, body, ...) names; "" if it has none."""
+        return dict(_CALLED.findall(self.attributes)).get(how, "")
 
     @property
     def ends(self) -> bool:
@@ -61,7 +61,7 @@ class Instruction:
 
         On TPUs a gather that overlaps with matmuls continues in their fusions.
         """
-        return self.ends or (self.called("calls") or "").startswith("async_collective_fusion")
+        return self.ends or self.called("calls").startswith("async_collective_fusion")
 
     @property
     def source(self) -> str:
@@ -122,7 +122,8 @@ class Module:
         for operand in root.operands:
             limit = condition.get(operand)
             if limit is not None and limit.kind == "constant":
-                return int(re.search(r"constant\((-?\d+)\)", limit.attributes)[1])
+                value = re.search(r"constant\((-?\d+)\)", limit.attributes)
+                return int(value[1]) if value else None
         return None
 
     def inside(self, fusion: Instruction) -> Computation:
@@ -132,7 +133,9 @@ class Module:
 
 def parse(text: str) -> Module:
     """Returns the Module of compiled.as_text()."""
-    computations, entry, current = {}, None, None
+    computations: dict[str, Computation] = {}
+    entry = ""
+    current: Computation | None = None
     for line in text.splitlines():
         if current is None:
             head = _HEAD.match(line)

@@ -73,8 +73,8 @@ def make_plan(config: Config, topology: Topology, compile_it: bool) -> Plan:
         compiled = compiling.compile_step(program, topology)
     except compiling.TooLarge as error:
         given = 0 if error.temporaries_alone else sum(model.memory.arguments.values())
-        found = model.memory._replace(temporaries={"temporaries": error.needed - given})
-        return model._replace(compiled=True, memory=found)
+        needed = model.memory._replace(temporaries={"temporaries": error.needed - given})
+        return model._replace(compiled=True, memory=needed)
     found = model._replace(
         compiled=True,
         memory=compiled.memory,

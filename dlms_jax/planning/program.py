@@ -6,7 +6,6 @@ No corpus is read and no tokenizer is trained.
 import dataclasses
 
 import jax
-from jax.sharding import AbstractMesh, Mesh
 import numpy as np
 
 from dlms_jax.config import Config
@@ -14,7 +13,7 @@ from dlms_jax.data.packing import Rows
 from dlms_jax.data.tokenizers import SPECIAL_TOKENS, make_tokenizer
 from dlms_jax.denoiser import vocabulary_of
 from dlms_jax.diffusion import Vocabulary
-from dlms_jax.parallel.mesh import batch_sharding, batch_shards, check_rows
+from dlms_jax.parallel.mesh import AnyMesh, batch_sharding, batch_shards, check_rows
 from dlms_jax.training.assembly import Assembly, assemble
 
 
@@ -51,7 +50,7 @@ class Program(Assembly):
         return self.step().lower(self.state, (), self.rows)
 
 
-def make_program(config: Config, mesh: Mesh | AbstractMesh) -> Program:
+def make_program(config: Config, mesh: AnyMesh) -> Program:
     """Returns the train step of a config on a mesh.
 
     Raises:
@@ -64,9 +63,8 @@ def make_program(config: Config, mesh: Mesh | AbstractMesh) -> Program:
     def rows(shape, dtype):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
 
-    batch = Rows(
-        *(rows(cells, np.int32) for _ in range(3)), rows(cells, bool), rows(cells[:1], np.int32)
-    )
+    tokens, segments, positions = (rows(cells, np.int32) for _ in range(3))
+    batch = Rows(tokens, segments, positions, rows(cells, bool), rows(cells[:1], np.int32))
     return Program(**vars(assemble(config, vocabulary_from(config), mesh)), rows=batch)
 
 

@@ -101,7 +101,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 def _show_memory(console: Console, plan: Plan):
     memory = plan.memory
     table = _table(console, "memory per chip", "GiB")
-    rows = dict(memory.arguments)
+    rows: dict[str, float] = dict(memory.arguments)
     if memory.padding:
         rows["padding to tiles, minus unused arguments"] = memory.padding
     rows |= memory.temporaries

@@ -131,7 +131,8 @@ def split_by_network(sent: Sent, mesh_shape: dict[str, int], slices: int) -> Sen
     """
     if slices == 1:
         return sent
-    split, between = {}, {}
+    split: Sent = {}
+    between: dict[str, float] = {}
     for axes, kinds in sent.items():
         if "data" not in axes:
             split[axes] = kinds

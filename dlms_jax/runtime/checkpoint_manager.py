@@ -13,9 +13,11 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from dlms_jax.checkpoints.checkpoint import (
     FOLDER,
+    check_arrays,
+    checkpoint_items,
     first_line,
+    has_digests,
     load_metadata,
-    metadata_item,
     step_folders,
     step_of,
 )
@@ -47,7 +49,7 @@ class Checkpoints:
           local: the saves between the checkpoints, if the run has any.
         """
         self._folder = (workdir / FOLDER).absolute()
-        self._say, self._local = say, local
+        self._say, self._local, self._verify = say, local, config.verify
         for path in sorted(self._folder.glob(f"*{_HALF_WRITTEN}*")):
             say(f"{path} was half-written when its run ended; removed")
         best = policies.BestN(
@@ -73,8 +75,7 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, metadata: dict[str, Any], bound: float | None):
         """Starts to save; returns as soon as the state is copied. bound: decides which checkpoints
         are the best; None: this one was not evaluated."""
-        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        items |= metadata_item(metadata)
+        items = checkpoint_items(_items(state), metadata)
         metrics = None if bound is None else {"bound": bound}
         needed = sum(x.nbytes for x in jax.tree.leaves(state)) // jax.process_count()
         free = shutil.disk_usage(self._folder).free
@@ -87,6 +88,7 @@ class Checkpoints:
 
     def save_locally(self, step: int, state: TrainState, left_out: int):
         """Starts to save to the machines' own disks; returns as soon as the state is copied."""
+        assert self._local is not None  # only a run with local saves calls it
         with self._writable(self._local.folder):
             self._local.save(step, state, left_out)
 
@@ -233,6 +235,10 @@ class Checkpoints:
         items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         saved = self._manager.restore(step, args=ocp.args.Composite(**items))
         metadata = load_metadata(self.path(step))
+        if not has_digests(metadata):
+            self._say(f"{self.path(step)} has no digests (an older version wrote it): not checked")
+        elif self._verify:
+            check_arrays({name: saved[name] for name in items}, metadata)
         state = TrainState(
             jax.device_put(jax.numpy.int32(step), abstract.step.sharding),
             saved["params"],

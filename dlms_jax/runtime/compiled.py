@@ -17,12 +17,14 @@ def keep_compiled(workdir: pathlib.Path) -> pathlib.Path | None:
     process uses the user's cache, shared by all runs, and several processes use the workdir, which
     their machines share.
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not jax.config.jax_compilation_cache_dir:
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # set by name
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and not folder:
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        folder = cache / "dlms_jax" if jax.process_count() == 1 else workdir.absolute()
-        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    folder = jax.config.jax_compilation_cache_dir
-    return pathlib.Path(folder) if folder and jax.config.jax_enable_compilation_cache else None
+        own = cache / "dlms_jax" if jax.process_count() == 1 else workdir.absolute()
+        folder = str(own / "compiled")
+        jax.config.update("jax_compilation_cache_dir", folder)
+    enabled = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]  # set by name
+    return pathlib.Path(folder) if folder and enabled else None
 
 
 class CacheHits:

@@ -108,7 +108,8 @@ class GoogleGoodput(Goodput):
     def _heard(self, record: logging.LogRecord) -> bool:
         """Drops what the sending thread logs; reports its first error."""
         if record.levelno >= logging.ERROR:
-            self._failed(_line(record.exc_info[1]) if record.exc_info else record.getMessage())
+            error = record.exc_info[1] if record.exc_info else None
+            self._failed(_line(error) if error else record.getMessage())
         return False
 
     def _failed(self, why: str):

@@ -3,9 +3,10 @@
 import functools
 
 from dlms_jax.denoiser import make_denoiser
+from dlms_jax.errors import UserError
 from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
 from dlms_jax.runtime.setup import Setup
-from dlms_jax.sampling import TextGenerator
+from dlms_jax.sampling import TextGenerator, make_canvas
 from dlms_jax.training.state import TrainState
 
 
@@ -13,7 +14,7 @@ class HeldOut:
     """Evaluates the states of one run, with programs that are compiled once."""
 
     def __init__(self, setup: Setup):
-        """Raises UserError where config.sampling does not fit the objective."""
+        """Raises UserError if config.sampling does not fit the objective or the context."""
         config, assembly, tokenizer = setup.config, setup.assembly, setup.dataset.tokenizer
         objective, mesh = assembly.objective, setup.mesh
         denoise = functools.partial(
@@ -22,6 +23,11 @@ class HeldOut:
         self._config, self._rows = config, setup.dataset.heldout.rows
         self._evaluate = BoundEvaluator(config, assembly.network, objective, tokenizer, mesh)
         self._generator = TextGenerator(config, objective, tokenizer, mesh, denoise)
+        prompt = self._generator.after(config.sampling.prompt)
+        try:
+            make_canvas([prompt], tokenizer, config.data.sequence_length)
+        except UserError as error:
+            raise UserError(f"config.sampling.prompt does not fit: {error}") from None
 
     def bound(self, state: TrainState, rows: int) -> BoundReport:
         """Returns the bound on the first `rows` held-out rows (0: all)."""

@@ -130,13 +130,14 @@ def _peers_hold_the_same(mesh: Mesh) -> bool:
     """Returns whether the processes that Orbax takes for peers (the n-th of each index of `data`)
     hold the same parts."""
     rows = mesh.devices.reshape(mesh.devices.shape[0], -1)
-    parts, place = {}, {}
+    parts: dict[int, set[int]] = {}
+    place: dict[int, int] = {}
     for row in rows:
         order = list(dict.fromkeys(device.process_index for device in row))
         for column, device in enumerate(row):
             parts.setdefault(device.process_index, set()).add(column)
             place[device.process_index] = order.index(device.process_index)
-    held = {}
+    held: dict[int, set[frozenset[int]]] = {}
     for process, columns in parts.items():
         held.setdefault(place[process], set()).add(frozenset(columns))
     return all(len(kinds) == 1 for kinds in held.values())

@@ -1,21 +1,28 @@
 """The loop over training steps, and what happens between them."""
 
-from collections.abc import Callable
+import shlex
 from typing import NamedTuple
 
+from rich.console import Console
+
 from dlms_jax.config import Config
+from dlms_jax.errors import UserError
 from dlms_jax.parallel.mesh import to_global
 from dlms_jax.runtime.compiled import CompiledStep
 from dlms_jax.runtime.goodput import Goodput
 from dlms_jax.runtime.heldout import HeldOut
 from dlms_jax.runtime.interrupt import Interrupted, StopSignals
 from dlms_jax.runtime.profiling import Profile
+from dlms_jax.runtime.report import show_sample
 from dlms_jax.runtime.rollback import bad_steps
 from dlms_jax.runtime.run_log import RunLog
 from dlms_jax.runtime.saves import Saves
 from dlms_jax.runtime.setup import Setup
 from dlms_jax.runtime.watchdog import Watchdog
+from dlms_jax.terminal import say
 from dlms_jax.training.state import TrainState
+
+_MOST_FAILURES = 3  # of evaluations; then the run stops
 
 
 class Due(NamedTuple):
@@ -54,12 +61,11 @@ class Loop:
         heldout: HeldOut,
         log: RunLog,
         goodput: Goodput,
-        show_sample: Callable[[int, str], None],
+        console: Console,
     ):
-        """show_sample: shows a sample of a step on the console."""
-        self._setup, self._config = setup, setup.config
+        self._setup, self._config, self._console = setup, setup.config, console
         self._saves, self._heldout, self._log, self._goodput = saves, heldout, log, goodput
-        self._show_sample = show_sample
+        self._failed_evaluations = 0
 
     def run(
         self, state: TrainState, train_step: CompiledStep, profile: Profile, watchdog: Watchdog
@@ -68,7 +74,8 @@ class Loop:
 
         Raises:
           Interrupted: a signal asked the run to stop; its state is saved.
-          UserError: too many steps were bad, and there is nothing to go back to.
+          UserError: too many steps were bad and there is nothing to go back to, or too many
+            evaluations failed; the state is saved.
         """
         done, last = int(state.step), self._config.training.steps
         batches = self._batches_after(done)
@@ -118,22 +125,51 @@ class Loop:
                 state = self._saves.roll_back(state, bad)
                 done = int(state.step)
                 self._log.go_back(done)
-        # A rollback needs good states: among bad steps only those that end the run are saved.
-        elif due.save and (due.stop or not in_a_row or done == self._config.training.steps):
+        elif self._may_save(due, done, in_a_row):
             self._saves.save(done, state, metrics.get("bound"))
         elif due.save_locally and not in_a_row:
             self._saves.save_locally(done, state)
         self._goodput.now("other")
         self._goodput.save()
+        self._stop_if_evaluations_fail(done)
         return state, done
 
+    def _may_save(self, due: Due, done: int, bad_in_a_row: int) -> bool:
+        """Returns whether a state is saved. A rollback needs good states, so among bad steps only
+        those that end the run are saved."""
+        if self._failed_evaluations == _MOST_FAILURES:
+            return True
+        ends = bool(due.stop) or done == self._config.training.steps
+        return due.save and (ends or not bad_in_a_row)
+
+    def _stop_if_evaluations_fail(self, done: int):
+        if self._failed_evaluations == _MOST_FAILURES:
+            self._saves.checkpoints.wait()
+            raise UserError(
+                f"{_MOST_FAILURES} evaluations failed (the reasons are above); step {done} is "
+                "saved: correct the settings of evaluation or sampling, then run the same command"
+            )
+
     def _evaluate(self, done: int, state: TrainState) -> dict[str, float]:
-        """Returns the metrics on the rows that evaluations in training use; shows a sample."""
-        bound = self._heldout.bound(state, self._config.evaluation.rows)
-        sample = self._heldout.sample(state)
+        """Returns the metrics on the rows that evaluations in training use, and shows a sample.
+
+        What fails here does not lose the training: it is reported, and there are no metrics.
+        """
+        try:
+            bound = self._heldout.bound(state, self._config.evaluation.rows)
+            sample = self._heldout.sample(state)
+        except Exception as error:  # of any kind, such as no memory left
+            self._failed_evaluations += 1
+            reason = (str(error).strip().splitlines() or [""])[0]
+            say(
+                self._console,
+                f"the evaluation after step {done} failed ({type(error).__name__}: {reason}); "
+                "training continues",
+            )
+            return {}
         self._log.write_sample(done, sample)
         if done < self._config.training.steps:  # the last one is shown under the summary
-            self._show_sample(done, sample)
+            show_sample(self._console, done, sample)
         return {
             "bound": bound.nats_per_token,
             "bits_per_byte": bound.bits_per_byte,
@@ -151,5 +187,5 @@ class Loop:
         self._saves.checkpoints.wait()
         raise Interrupted(
             f"{signal}: saved step {self._saves.checkpoints.latest_step()}; resume with: "
-            f"python -m dlms_jax.main --resume={self._setup.workdir}"
+            f"python -m dlms_jax.main --resume={shlex.quote(str(self._setup.workdir))}"
         )

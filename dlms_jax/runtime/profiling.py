@@ -19,6 +19,15 @@ def steps_to_profile(text: str | None) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
+def check_profile(steps: tuple[int, int] | None, done: int, last: int):
+    """Raises UserError if the steps to trace are not among those after `done`, up to `last`."""
+    if steps and not done < steps[0] <= steps[1] <= last:
+        raise UserError(
+            f"--profile_steps={steps[0]}-{steps[1]} are not among the steps that are left, "
+            f"{done + 1}-{last}"
+        )
+
+
 class Profile:
     """A context that traces the steps of a range, each process its own devices."""
 
@@ -36,11 +45,7 @@ class Profile:
         Raises:
           UserError: `steps` are not among the steps that are left.
         """
-        if steps and not begun < steps[0] <= steps[1] <= last:
-            raise UserError(
-                f"--profile_steps={steps[0]}-{steps[1]} are not among the steps that are left, "
-                f"{begun + 1}-{last}"
-            )
+        check_profile(steps, begun, last)
         self._folder, self._steps, self._say = workdir / "profile", steps, say
         self._runs = False
 
@@ -60,7 +65,7 @@ class Profile:
 
     def after(self, step: int, results):
         """Ends the trace if `step` was the last to be traced, once its results are there."""
-        if self._runs and step >= self._steps[1]:
+        if self._steps and self._runs and step >= self._steps[1]:
             jax.block_until_ready(results)
             self._stop(f"steps {self._steps[0]}-{self._steps[1]}")
 

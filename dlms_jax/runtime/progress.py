@@ -67,10 +67,13 @@ def status_line(step, total_steps, metrics, seconds_left) -> str:
     parts += [
         f"lr {metrics['learning_rate']:.1e}",
         f"grad {metrics['grad_norm']:.2f}",
-        f"{with_unit(metrics['tokens_per_second'])}tok/s",
-        f"{with_unit(metrics['flops_per_second'])}FLOP/s (MFU {metrics['mfu']:.0%})",
-        f"epoch {metrics['epoch']:.2f}",
     ]
+    if metrics["tokens_per_second"]:  # not after the first step, which is not timed
+        parts += [
+            f"{with_unit(metrics['tokens_per_second'])}tok/s",
+            f"{with_unit(metrics['flops_per_second'])}FLOP/s (MFU {metrics['mfu']:.0%})",
+        ]
+    parts.append(f"epoch {metrics['epoch']:.2f}")
     if "busiest_expert" in metrics:
         parts.append(f"busiest expert {metrics['busiest_expert']:.0%}")
     if metrics["skipped"]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import pathlib
+import shlex
 import statistics
 
 from clu import parameter_overview
@@ -126,7 +127,7 @@ def show_summary(
         "held-out bits/byte": f"{bound.bits_per_byte:.4f} +- {bound.stderr:.4f} (standard error)",
         "perplexity (per token)": f"{bound.perplexity:.3f}",
         "unigram entropy, nats/token": f"{bound.unigram_nats:.4f} (to beat: the same tokens' own "
-        f"frequencies; the model is {bound.below_unigram:.1%} below)",
+        f"frequencies; the model is {bound.beside_unigram})",
         "best possible, bits/byte": f"{best:.4f} (the synthetic language's own)" if best else "",
         "epochs": _epochs(history),
         "tokens/s (median)": with_unit(statistics.median(speeds)).strip() if speeds else "-",
@@ -158,11 +159,12 @@ def _epochs(history: list[dict[str, str]]) -> str:
 
 def show_next(console: Console, config: Config, workdir: pathlib.Path):
     """Prints the commands that a reader may want next."""
-    commands = [f'python -m dlms_jax.sample --checkpoint {workdir} --prompt "The "']
+    run = shlex.quote(str(workdir))
+    commands = [f'python -m dlms_jax.sample --checkpoint {run} --prompt "The "']
     if traits_of(config).order != "left_to_right":
         commands.append(
-            f'python -m dlms_jax.sample --checkpoint {workdir} --infill "The {{}} of {{}} is"'
+            f'python -m dlms_jax.sample --checkpoint {run} --infill "The {{}} of {{}} is"'
         )
-    commands.append(f"python -m dlms_jax.evaluate --checkpoint {workdir}")
-    commands.append(f"python -m dlms_jax.plot {workdir}")
+    commands.append(f"python -m dlms_jax.evaluate --checkpoint {run}")
+    commands.append(f"python -m dlms_jax.plot {run}")
     say(console, "next:\n" + "\n".join(f"  {command}" for command in commands))

@@ -5,6 +5,7 @@ offset. Later checkpoints record the rollbacks. A run that is killed between a r
 checkpoint reaches the same bad steps, and rolls back in the same way.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -24,7 +25,7 @@ class Rollback(NamedTuple):
 class Rollbacks:
     """The rollbacks of a run so far."""
 
-    def __init__(self, made: list[dict[str, int]] = ()):
+    def __init__(self, made: Sequence[dict[str, int]] = ()):
         """made: what `saved` returned."""
         self.made = [Rollback(**one) for one in made]
 

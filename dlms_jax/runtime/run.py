@@ -12,8 +12,9 @@ from dlms_jax.runtime import report
 from dlms_jax.runtime.compiled import CompiledStep, keep_compiled
 from dlms_jax.runtime.google_goodput import make_goodput
 from dlms_jax.runtime.heldout import HeldOut
+from dlms_jax.runtime.lock import locked
 from dlms_jax.runtime.loop import Loop
-from dlms_jax.runtime.profiling import Profile
+from dlms_jax.runtime.profiling import Profile, check_profile
 from dlms_jax.runtime.run_log import RunLog
 from dlms_jax.runtime.saves import Saves
 from dlms_jax.runtime.setup import set_up
@@ -25,46 +26,68 @@ from dlms_jax.training.state import TrainState
 class Run:
     """What is built once; `train` may then be called once."""
 
-    def __init__(self, config: Config, workdir: pathlib.Path, console: Console):
-        """Raises UserError for what cannot be trained, before anything is compiled."""
-        self._console = console
+    def __init__(
+        self,
+        config: Config,
+        workdir: pathlib.Path,
+        console: Console,
+        profile_steps: tuple[int, int] | None = None,
+    ):
+        """
+        Args:
+          config: the config.
+          workdir: the run's folder.
+          console: where progress is shown.
+          profile_steps: the first and last step to trace, to WORKDIR/profile.
+
+        Raises:
+          UserError: the config cannot be trained. Nothing has been written or compiled then.
+        """
+        self._console, self._profile_steps = console, profile_steps
         self._goodput = make_goodput(workdir, config.training.goodput_job, self._say)
         self._cache = keep_compiled(workdir)
         self._setup = set_up(config, workdir)
+        check_profile(profile_steps, self._setup.done, config.training.steps)
         self._heldout = HeldOut(self._setup)
         self._peak = hardware.peak_flops()
-        self._saves = Saves(self._setup, self._say)
 
-    def train(self, profile_steps: tuple[int, int] | None = None) -> dict[str, float]:
-        """Trains to the last step and returns the final metrics; prints what a reader wants.
+    def train(self) -> dict[str, float]:
+        """Trains to the last step and prints the summary; returns the final metrics.
 
-        Args:
-          profile_steps: the first and last step to trace, to WORKDIR/profile.
+        Raises:
+          UserError: the workdir is in use, or cannot be written.
+          Interrupted: a signal stopped the run; its state is saved.
         """
-        setup, console = self._setup, self._console
-        report.show_start(console, setup, self._peak)
-        if hosts.is_first():
-            report.write_parameters(setup)
-        with self._goodput, contextlib.closing(self._saves.checkpoints):
+        setup = self._setup
+        with contextlib.ExitStack() as stack:
+            if hosts.is_first():
+                stack.enter_context(locked(setup.workdir))
+            stack.enter_context(self._goodput)
+            self._saves = Saves(setup, self._say)
+            stack.enter_context(contextlib.closing(self._saves.checkpoints))
+            report.show_start(self._console, setup, self._peak)
+            if hosts.is_first():
+                report.write_parameters(setup)
             state = self._first_state()
             if int(state.step) < setup.config.training.steps:
-                state = self._train(state, profile_steps)
+                state = self._train(state)
             else:
+                self._say(
+                    f"{setup.workdir} has finished its {setup.config.training.steps} steps; raise "
+                    "config.training.steps to train further"
+                )
                 self._goodput.begin(int(state.step))
                 self._saves.checkpoints.finish()
             return self._sum_up(state)
 
-    def _train(self, state: TrainState, profile_steps) -> TrainState:
+    def _train(self, state: TrainState) -> TrainState:
         setup, first, training = self._setup, int(state.step), self._setup.config.training
         self._goodput.begin(first)
         train_step = CompiledStep(setup.assembly.step(), (), self._cache, self._say)
-        profile = Profile(setup.workdir, profile_steps, first, training.steps, self._say)
+        profile = Profile(setup.workdir, self._profile_steps, first, training.steps, self._say)
         watchdog = Watchdog(setup.workdir, training.watchdog_minutes, training.watchdog_exit)
         with RunLog(setup, self._console, first, self._peak[0]) as log:
-            loop = Loop(
-                setup, self._saves, self._heldout, log, self._goodput,
-                lambda step, sample: report.show_sample(self._console, step, sample),
-            )  # fmt: skip
+            loop = Loop(setup, self._saves, self._heldout, log, self._goodput, self._console)
             state = loop.run(state, train_step, profile, watchdog)
         self._goodput.now("evaluation")
         return state

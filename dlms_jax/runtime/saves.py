@@ -17,7 +17,7 @@ class Saves:
     """Saves states with their metadata, and restores them."""
 
     def __init__(self, setup: Setup, say: Callable[[str], None]):
-        """Makes the workdir. Raises UserError where the processes do not share it."""
+        """Raises UserError if the processes do not share the workdir."""
         config, workdir = setup.config.checkpoint, setup.workdir
         workdir.mkdir(parents=True, exist_ok=True)
         hosts.check_shared(workdir)
@@ -60,14 +60,15 @@ class Saves:
         if to is None:
             raise UserError(self._no_way_back(bad))
         jax.tree.map(lambda x: x.delete(), state)  # there may be no room for two
-        state, _ = self.checkpoints.restore_latest(self._setup.assembly.state)
+        restored = self.checkpoints.restore_latest(self._setup.assembly.state)
+        assert restored is not None  # `go_back` has found the checkpoint `to`
         self.rollbacks.made.append(Rollback(to, bad.first, bad.last))
         self._say(
             f"{what}: rolling back to step {to} ({len(self.rollbacks.made)} of at most "
             f"{config.training.max_rollbacks}), leaving out the batches of the {bad.last - to} "
             "steps since"
         )
-        return state
+        return restored[0]
 
     def _no_way_back(self, bad: BadSteps) -> str:
         self.checkpoints.wait()

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 import re
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.diffusion import Layout
+from dlms_jax.diffusion.protocol import Array
 from dlms_jax.errors import UserError
 
 _PAD_TO = 64  # canvases of similar length share one compiled program
+_LONGEST_NUMBER = 9  # digits of the length of a hole
 
 
 class Canvas(NamedTuple):
@@ -23,8 +24,8 @@ class Canvas(NamedTuple):
       layout: the layout of the rows.
     """
 
-    tokens_BxL: jax.Array
-    holes_BxL: jax.Array
+    tokens_BxL: Array
+    holes_BxL: Array
     layout: Layout
 
 
@@ -61,19 +62,12 @@ def make_canvas(
 
 def _lay_out(pieces, tokenizer, context) -> tuple[list[int], list[bool]]:
     """Returns (tokens, holes) of a row without padding."""
-    tokens, holes = [tokenizer.bos_id], [False]
-    for piece in pieces:
-        if isinstance(piece, str):
-            ids = tokenizer.encode(piece).tolist()
-            tokens += ids
-            holes += [False] * len(ids)
-        else:
-            tokens += [tokenizer.mask_id] * piece
-            holes += [True] * piece
-    if len(tokens) > context:
-        given = len(tokens) - sum(holes)
+    encoded = [tokenizer.encode(p).tolist() if isinstance(p, str) else p for p in pieces]
+    given = 1 + sum(len(piece) for piece in encoded if isinstance(piece, list))
+    open_ = sum(piece for piece in encoded if isinstance(piece, int))
+    if given + open_ > context:  # before a list of that length is made
         raise UserError(
-            f"{given} tokens of prompt and BOS plus {sum(holes)} to fill exceed the model's "
+            f"{given} tokens of prompt and BOS plus {open_} to fill exceed the model's "
             f"context of {context} tokens; shorten the prompt or use "
             + (
                 f"{context - given} tokens or fewer"
@@ -81,6 +75,12 @@ def _lay_out(pieces, tokenizer, context) -> tuple[list[int], list[bool]]:
                 else "a model with a longer context"
             )
         )
+    tokens, holes = [tokenizer.bos_id], [False]
+    for piece in encoded:
+        hole = isinstance(piece, int)
+        ids = [tokenizer.mask_id] * piece if hole else piece
+        tokens += ids
+        holes += [hole] * len(ids)
     return tokens, holes
 
 
@@ -94,9 +94,13 @@ def parse_infill(template: str, default: int) -> list[str | int]:
     Raises:
       UserError: the template has no hole.
     """
-    pieces = []
+    pieces: list[str | int] = []
     for number, piece in enumerate(re.split(r"\{(\d*)\}", template)):
         if number % 2:
+            if len(piece) > _LONGEST_NUMBER:
+                raise UserError(
+                    f"a hole of {piece[:_LONGEST_NUMBER]}... tokens exceeds any context"
+                )
             pieces.append(int(piece or default))
         elif piece:
             pieces.append(piece)

@@ -44,4 +44,7 @@ def with_unconditional(prediction: Prediction, tokens_BxL, t_BxL, layout: Layout
 
 def halves(prediction: Prediction, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
     """Returns (the conditional rows of x, the unconditional rows or None without guidance)."""
-    return tuple(jnp.split(x, 2)) if prediction.guidance else (x, None)
+    if not prediction.guidance:
+        return x, None
+    given, without = jnp.split(x, 2)
+    return given, without

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlms_jax.diffusion import Denoiser, Layout, Vocabulary
+from dlms_jax.diffusion.protocol import Array
 from dlms_jax.sampling.canvas import Canvas
 
 
@@ -24,8 +25,8 @@ class SamplerState(NamedTuple):
         Those of finished rows are undefined.
     """
 
-    tokens_BxL: jax.Array
-    holes_BxL: jax.Array
+    tokens_BxL: Array
+    holes_BxL: Array
     layout: Layout
     keys_B: jax.Array
     step_B: jax.Array

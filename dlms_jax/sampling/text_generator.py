@@ -14,6 +14,7 @@ from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.diffusion import Denoiser, Objective
 from dlms_jax.diffusion.protocol import example_keys
 from dlms_jax.errors import UserError
+from dlms_jax.parallel.hardware import check_memory
 from dlms_jax.parallel.mesh import batch_shards, to_local
 from dlms_jax.sampling.canvas import Canvas, make_canvas
 from dlms_jax.sampling.sampler import run_sampler
@@ -92,8 +93,8 @@ class TextGenerator:
           UserError: a setting is invalid, or the sampler does not read it.
         """
         given = {name: value for name, value in settings.items() if value is not None}
-        sampling = dataclasses.asdict(self.config.sampling) | given
-        sampling = from_dict({"sampling": sampling}).sampling
+        changed = dataclasses.asdict(self.config.sampling) | given
+        sampling = from_dict({"sampling": changed}).sampling
         objective = self.config.objective.name
         for name in given.keys() - settings_of(objective, sampling):
             raise UserError(
@@ -133,13 +134,16 @@ class TextGenerator:
             )
         seed = SETTINGS["evaluation.seed"].check(seed, "seed")
         sampler, start, advance = self._compiled(self.sampling(**sampling))
-        pieces = [row for row in rows for _ in range(num)]
-        number = len(pieces)
-        short = -number % batch_shards(self.mesh)
-        pieces += [pieces[-1]] * short
         canvas = make_canvas(
-            pieces, self.tokenizer, self.config.data.sequence_length, self._class_id(class_name)
+            rows, self.tokenizer, self.config.data.sequence_length, self._class_id(class_name)
         )
+        number, length = num * len(rows), canvas.tokens_BxL.shape[1]
+        least = number * (16 * length + 4 * self.objective.vocabulary.padded_size)
+        check_memory(least, f"{number} samples", "draw fewer at a time")
+        short = -number % batch_shards(self.mesh)
+        row_B = np.repeat(np.arange(len(rows)), num)
+        row_B = np.append(row_B, np.full(short, len(rows) - 1))
+        canvas = jax.tree.map(lambda x: x[row_B], canvas)
         total = max(sampler.num_steps(canvas), 1)
         within_text = np.append(np.tile(np.arange(num), len(rows)), np.full(short, num))
         keys_B = example_keys(jax.random.fold_in(jax.random.key(seed), 0), within_text)

@@ -26,9 +26,14 @@ def time(spacing: Spacing, schedule: Schedule, steps: int, i) -> jax.Array:
       steps: the number of steps.
       i: an index or an array of them.
     """
+    if spacing == "quantile":
+        return schedule.time(fixed_time("uniform", steps, i))
+    return fixed_time(spacing, steps, i)
+
+
+def fixed_time(spacing: Literal["uniform", "cosine"], steps: int, i) -> jax.Array:
+    """Returns t_i of the spacings that need no schedule; see `time`."""
     left = (steps - jnp.asarray(i)) / steps
     if spacing == "uniform":
         return left
-    if spacing == "cosine":
-        return jnp.sin(jnp.pi / 2 * left)  # = cos(pi/2 i/steps), and 0 at the end
-    return schedule.time(left)
+    return jnp.sin(jnp.pi / 2 * left)  # = cos(pi/2 i/steps), and 0 at the end

@@ -1,5 +1,7 @@
 """A small config, a model with random weights, and texts: they compile and run in seconds."""
 
+from typing import Any
+
 import jax
 
 from dlms_jax.config import Config, from_dict
@@ -19,7 +21,7 @@ def small_config(**settings) -> Config:
     Raises:
       UserError: a setting is unknown, or settings do not fit one another.
     """
-    base = {
+    base: dict[str, Any] = {
         "name": "small",
         "model": {"width": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2,
                   "feed_forward": 64, "dtype": "float32", "remat": "none"},

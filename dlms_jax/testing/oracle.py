@@ -36,7 +36,7 @@ class Joint:
         segments = np.ones_like(tokens)
         positions = np.tile(np.arange(self.length + 1, dtype=np.int32), (rows, 1))
         layout = Layout(jnp.asarray(segments), jnp.asarray(positions))
-        weights_BxL = (layout.positions_BxL > 0).astype(jnp.float32)
+        weights_BxL = jnp.asarray(positions > 0, jnp.float32)
         return Batch(jnp.asarray(tokens), layout, jnp.arange(rows), weights_BxL)
 
     def masked_denoiser(self) -> Denoiser:

@@ -4,13 +4,13 @@ import dataclasses
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, Mesh
 import optax
 
 from dlms_jax.config import Config
 from dlms_jax.denoiser import initial_params, make_network
 from dlms_jax.diffusion import Objective, Vocabulary, make_objective
 from dlms_jax.models import Network, train_flops
+from dlms_jax.parallel.mesh import AnyMesh
 from dlms_jax.training.first_weights import random_params, with_file_embeddings
 from dlms_jax.training.optimizer import make_optimizer
 from dlms_jax.training.pretraining import Pretraining
@@ -32,7 +32,7 @@ class Assembly:
     """
 
     config: Config
-    mesh: Mesh | AbstractMesh
+    mesh: AnyMesh
     objective: Objective
     network: Network
     tx: optax.GradientTransformation
@@ -79,7 +79,7 @@ class Assembly:
         )
 
 
-def assemble(config: Config, vocabulary: Vocabulary, mesh: Mesh | AbstractMesh) -> Assembly:
+def assemble(config: Config, vocabulary: Vocabulary, mesh: AnyMesh) -> Assembly:
     """Returns the Assembly of a config, without creating arrays.
 
     Args:

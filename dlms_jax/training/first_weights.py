@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 import numpy as np
 
 from dlms_jax.config import GaussianConfig
@@ -11,9 +10,10 @@ from dlms_jax.denoiser import initial_params
 from dlms_jax.errors import UserError
 from dlms_jax.models import Network
 from dlms_jax.parallel import rules
+from dlms_jax.parallel.mesh import AnyMesh
 
 
-def random_params(network: Network, mesh: Mesh, seed: int) -> Any:
+def random_params(network: Network, mesh: AnyMesh, seed: int) -> Any:
     """Returns random parameters on a mesh; each device computes only its own part."""
 
     def begin():
@@ -37,6 +37,12 @@ def with_file_embeddings(params: Any, network: Network) -> Any:
     table_VxE, old = read_table(network.gaussian, network.vocab_size), params["embed"]["table"]
     table = jax.make_array_from_callback(old.shape, old.sharding, lambda index: table_VxE[index])
     return params | {"embed": params["embed"] | {"table": table}}
+
+
+def check_embeddings(network: Network):
+    """Raises UserError if config.gaussian.embedding_file is not a table for a network."""
+    if network.gaussian is not None and network.gaussian.embedding_file:
+        read_table(network.gaussian, network.vocab_size)
 
 
 def read_table(gaussian: GaussianConfig, rows: int) -> np.ndarray:

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from dlms_jax.config import Config
 from dlms_jax.data.packing import Rows
 from dlms_jax.denoiser import make_denoiser
 from dlms_jax.diffusion import Batch, Loss, Objective, make_batch
 from dlms_jax.models import Network
+from dlms_jax.parallel.mesh import AnyMesh
 from dlms_jax.training.router import routed_tokens, router_loss, router_metrics
 from dlms_jax.training.step import means
 
@@ -42,7 +42,7 @@ class Pretraining:
     config: Config
     network: Network
     objective: Objective
-    mesh: Mesh
+    mesh: AnyMesh
 
     def prepare(self, rows: Rows) -> Prepared:
         """Returns the global batch of a step, with its rows numbered."""

@@ -22,7 +22,7 @@ class RoundedState(NamedTuple):
       inner: the optimizer's state, with moments in bfloat16.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # it hides tuple.count
     inner: Any
 
 

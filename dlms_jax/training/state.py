@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 import optax
 
 from dlms_jax.config import TrainingConfig
 from dlms_jax.parallel import rules
+from dlms_jax.parallel.mesh import AnyMesh
 from dlms_jax.training.spikes import nothing_seen
 
 
@@ -48,7 +48,7 @@ def initialise(config: TrainingConfig, tx: optax.GradientTransformation, params:
     return TrainState(zero, params, ema, tx.init(params), zero, zero, recent)
 
 
-def abstract_state(config: TrainingConfig, tx, mesh: Mesh, params: Any) -> TrainState:
+def abstract_state(config: TrainingConfig, tx, mesh: AnyMesh, params: Any) -> TrainState:
     """Returns the state as ShapeDtypeStructs with shardings.
 
     `make_train_step` needs it, and a checkpoint is restored into it.
@@ -63,7 +63,7 @@ def abstract_state(config: TrainingConfig, tx, mesh: Mesh, params: Any) -> Train
     return rules.abstract(jax.eval_shape(begin, params), mesh)
 
 
-def sharded_state(config: TrainingConfig, tx, mesh: Mesh, params: Any) -> TrainState:
+def sharded_state(config: TrainingConfig, tx, mesh: AnyMesh, params: Any) -> TrainState:
     """Returns the state at step 0; each device computes only its own part.
 
     Args:

@@ -11,12 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 import optax
 
 from dlms_jax.config import TrainingConfig
 from dlms_jax.diffusion import Loss
-from dlms_jax.parallel.mesh import batch_sharding, batch_shards, constrain, replicated
+from dlms_jax.parallel.mesh import AnyMesh, batch_sharding, batch_shards, constrain, replicated
 from dlms_jax.training.spikes import is_good, with_step
 from dlms_jax.training.state import TrainState
 
@@ -32,7 +31,7 @@ def make_train_step(
     config: TrainingConfig,
     loss_fn: LossFn,
     tx: optax.GradientTransformation,
-    mesh: Mesh,
+    mesh: AnyMesh,
     state: TrainState,
     frozen: Any = (),
     prepare: Callable[[Any], Any] | None = None,
@@ -101,7 +100,7 @@ def make_train_step(
     return step
 
 
-def _in_parts(function, batch, parts: int, mesh: Mesh):
+def _in_parts(function, batch, parts: int, mesh: AnyMesh):
     """Returns the sum of a function's results on the parts of a batch, computed one by one."""
     if parts == 1:
         return function(batch)
@@ -115,7 +114,7 @@ def _in_parts(function, batch, parts: int, mesh: Mesh):
     return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, shapes), batches)[0]
 
 
-def _split_rows(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
+def _split_rows(x: jax.Array, parts: int, mesh: AnyMesh) -> jax.Array:
     """Returns x[B, ...] as [parts, B / parts, ...]; a scalar is repeated for each part.
 
     Each part gets a contiguous piece of every device's rows, so no row moves to another device.
@@ -130,10 +129,10 @@ def _split_rows(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
 def _updated(config: TrainingConfig, tx, state: TrainState, grads: Any) -> TrainState:
     updates, optimizer = tx.update(grads, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema, decay = state.ema, config.ema_decay
+    ema = state.ema
     if ema is not None:
         # A smaller decay at first, so that the average forgets the initial weights.
-        decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+        decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
     return state._replace(
         step=state.step + 1,

@@ -108,14 +108,16 @@ def test_settings_keep_their_values_under_their_new_names(name, old):
     folder = old / name / "checkpoints/4"
     config = open_checkpoint(folder).config
     saved = json.loads((folder / "about/metadata").read_text(encoding="utf-8"))["config"]
-    number = 1
+    known = {"name"}
     for section, settings in saved.items():
         for leaf, value in settings.items() if isinstance(settings, dict) else ():
             key, values = RENAMED.get(f"{section}.{leaf}", (f"{section}.{leaf}", {}))
             value = tuple(value) if isinstance(value, list) else value
             assert config.value(key) == (values[value] if values else value), key
-            number += 1
-    assert number == len(SETTINGS) and saved["name"] == config.name == f"fixture-{name}"
+            known.add(key)
+    assert known <= set(SETTINGS) and saved["name"] == config.name == f"fixture-{name}"
+    for key in set(SETTINGS) - known:  # settings that are newer
+        assert config.value(key) == SETTINGS[key].default, key
     assert {key: config.value(key) for key in GIVEN.get(name, {})} == GIVEN.get(name, {})
     assert config.model.quantization == config.model.prompt_encoder == "none"
 

@@ -10,7 +10,7 @@ from dlms_jax.config import MeshConfig
 from dlms_jax.data.packing import join, pack
 from dlms_jax.data.tokenizers import BPETokenizer, ByteTokenizer
 from dlms_jax.denoiser import vocabulary_of
-from dlms_jax.evaluation.bound import BoundEvaluator
+from dlms_jax.evaluation.bound import BoundEvaluator, BoundReport
 from dlms_jax.parallel.mesh import make_mesh
 from dlms_jax.testing import small_config
 from dlms_jax.training.assembly import assemble
@@ -97,3 +97,11 @@ def test_masked_and_autoregressive_score_the_same_tokens(reference):
     assert "exact likelihood" in other.protocol and "Monte-Carlo" in reference.protocol
     # The head normalises over every exported symbol, the special ones too (DESIGN section 3).
     assert other.nats_per_token == pytest.approx(math.log(260), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "nats, text", [(1.5, "25.0% below"), (2.0, "0.0% below"), (2.1, "5.0% above")]
+)
+def test_beside_the_unigram_entropy(nats, text):
+    report = BoundReport(nats, 1.0, 0.1, 5.0, 2.0, 10, 10, 1, "")
+    assert report.beside_unigram == text

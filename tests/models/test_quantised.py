@@ -164,7 +164,7 @@ def test_without_qwix_a_line_names_the_extra(monkeypatch):
         raise ImportError(f"No module named {module!r}")
 
     monkeypatch.setattr("importlib.import_module", missing)
-    with pytest.raises(UserError, match=r"needs qwix .*: pip install -e '.\[quant\]'"):
+    with pytest.raises(UserError, match=r"needs qwix .*: pip install 'dlms_jax\[quant\]'"):
         quantised._product(X_PxI, np.int8, KERNEL_IxO, np.int8)
 
 

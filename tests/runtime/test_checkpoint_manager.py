@@ -55,6 +55,7 @@ def test_round_trip_is_exact(tmp_path, one_device, ema):
     store.wait()
     restored, metadata = store.restore_latest(abstract(state))
     assert_equal(state, restored)
+    assert set(metadata.pop("digests")) == {"params", "rest"} | ({"ema"} if ema else set())
     assert metadata == {"a": [1, "ü"], "format": FORMAT}
     folder = checkpoint.find_checkpoint(tmp_path)
     assert folder == checkpoint.find_checkpoint(folder) == checkpoint.find_checkpoint(folder.parent)

@@ -261,7 +261,7 @@ def test_the_first_process_alone_tells(tmp_path, cloud, monkeypatch):
 def test_what_is_missing_is_a_line_before_any_data_is_read(what, tmp_path, monkeypatch, request):
     if what == "library":
         monkeypatch.setitem(sys.modules, "ml_goodput_measurement", None)
-        message = r"needs ml_goodput_measurement .*: pip install -e '.\[goodput\]'"
+        message = r"needs ml_goodput_measurement .*: pip install 'dlms_jax\[goodput\]'"
     elif what == "credentials":
         pytest.importorskip("ml_goodput_measurement")
         for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT"):

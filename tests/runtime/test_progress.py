@@ -97,6 +97,8 @@ def test_status_line_tells_what_is_not_always_there():
     assert "held-out 2.500" in line and "skipped 3" in line
     assert "held-out" not in status_line(10, 200, METRICS, 0.0)
     assert "skipped" not in status_line(10, 200, METRICS, 0.0)
+    untimed = METRICS | {"tokens_per_second": 0.0, "flops_per_second": 0.0, "mfu": 0.0}
+    assert "/s" not in status_line(1, 200, untimed, 0.0)
 
 
 def test_status_line_of_a_broken_run():

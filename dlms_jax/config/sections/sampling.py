@@ -32,7 +32,7 @@ class EvaluationConfig:
     samples: int = setting(
         8,
         "Monte-Carlo strata of the bound per document. More strata reduce the error.",
-        AT_LEAST_1,
+        Range(1, 2**20),
         changeable=True,
     )
     seed: int = setting(0, "Seed of the Monte-Carlo draw.", SEED, changeable=True)

@@ -181,6 +181,12 @@ class CheckpointConfig:
         AT_LEAST_0,
         changeable=True,
     )
+    verify: bool = setting(
+        True,
+        "Whether the arrays of a checkpoint are compared with their digests when they are loaded. "
+        "It takes about 2 seconds for each GiB that a process holds.",
+        changeable=True,
+    )
     local_directory: str = setting(
         "",
         "A folder on a local disk or RAM disk of each machine, for saves between checkpoints. "

@@ -5,6 +5,7 @@ name in the header of gzip.
 """
 
 from collections.abc import Callable, Mapping
+import functools
 import gzip
 import os
 import pathlib
@@ -73,7 +74,7 @@ def write_archives(
             task = progress.add_task(kind, total=total)
             paths.append(folder / f"{title}-linux.{kind}")
             with writable(folder):
-                write(paths[-1], title, files, lambda n, task=task: progress.advance(task, n))
+                write(paths[-1], title, files, functools.partial(progress.advance, task))
     return paths
 
 
@@ -100,7 +101,8 @@ def write_zip(path: pathlib.Path, top: str, files: Files, advance: Advance):
             entry.create_system = 3  # Unix, whatever this system is, so that permissions are kept
             entry.external_attr = (stat.S_IFREG | _mode(name)) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
-            entry._compresslevel = _LEVEL  # public (compress_level) only since Python 3.13
+            # Public (compress_level) only since Python 3.13.
+            entry._compresslevel = _LEVEL  # type: ignore[attr-defined]
             entry.file_size = files[name].stat().st_size  # decides whether zip64 is used
             with _Counted(files[name], advance) as file, archive.open(entry, "w") as out:
                 shutil.copyfileobj(file, out, 2**20)

@@ -100,7 +100,7 @@ def _write_pins(path: pathlib.Path, versions: dict[str, str]):
 def _installed() -> dict[str, str]:
     """Returns the installed version of each package that dlms_jax requires."""
     needs = importlib.metadata.requires("dlms_jax") or []
-    names = [re.match(r"[\w.-]+", need)[0] for need in needs if "extra ==" not in need]
+    names = [re.split(r"[^\w.-]", need)[0] for need in needs if "extra ==" not in need]
     return {name: importlib.metadata.version(name) for name in sorted(names)}
 
 

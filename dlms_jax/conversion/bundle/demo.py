@@ -94,7 +94,7 @@ def make_environment(name: str, requirements: str) -> pathlib.Path:
     if done.is_file() and done.read_text(encoding="utf-8") == wanted:
         return python
     print(f"installing {', '.join(wanted.split())} to {folder} (once) ...", flush=True)
-    commands = (
+    commands: tuple[list[str | pathlib.Path], ...] = (
         [sys.executable, "-m", "venv", "--clear", folder],
         [python, "-m", "pip", "install", "--disable-pip-version-check", "-r", HERE / requirements],
     )
@@ -161,7 +161,8 @@ def by_pytorch(arguments: argparse.Namespace, length: int):
 
 
 def by_jax(arguments: argparse.Namespace, length: int):
-    command = [sys.executable, "-m", "dlms_jax.sample", "--checkpoint", HERE / "checkpoint"]
+    command: list[str | pathlib.Path] = [sys.executable, "-m", "dlms_jax.sample"]
+    command += ["--checkpoint", HERE / "checkpoint"]
     command += [f"--prompt={prompt}" for prompt in arguments.prompts]
     command += [f"--length={length}", f"--seed={arguments.seed}"]
     if status := subprocess.run(command, cwd=HERE / "source").returncode:

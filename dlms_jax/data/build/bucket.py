@@ -16,7 +16,7 @@ from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.data.worker_pool import advance
 
 
-def unique_in_order(keyed: Iterable[tuple[bytes, bytes]]) -> tuple[list[bytes], int]:
+def unique_in_order(keyed: Iterable[tuple[bytes, ...]]) -> tuple[list[bytes], int]:
     """Returns the texts of (order key, text) pairs by key, and how many were exact duplicates."""
     keyed = sorted(keyed)
     texts = [text for i, (key, text) in enumerate(keyed) if not i or key != keyed[i - 1][0]]
@@ -38,7 +38,7 @@ def write_bucket(
     Returns:
       The Part of each split by its name, and "longest": the tokens of the longest document.
     """
-    sides = {split: [] for split in SPLITS}
+    sides: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     for text in texts:
         sides[SPLITS[is_heldout(text, plan.heldout_fraction)]].append(text)
     described, longest = {}, 0

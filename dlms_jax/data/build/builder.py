@@ -241,8 +241,8 @@ def _tokenizer_or_settings(vocab: Vocab) -> Tokenizer | TokenizerConfig:
     if vocab == "bytes":
         return TokenizerConfig()
     if isinstance(vocab, str):
-        name = "sentencepiece" if vocab.endswith(".model") else "hf"
-        return make_tokenizer(TokenizerConfig(name, path=vocab), ())
+        by_name = TokenizerConfig("sentencepiece" if vocab.endswith(".model") else "hf", path=vocab)
+        return make_tokenizer(by_name, ())
     if isinstance(vocab, TokenizerConfig) and (vocab.path or vocab.name in ("bytes", "hf")):
         return make_tokenizer(vocab, ())
     return vocab

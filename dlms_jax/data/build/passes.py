@@ -51,7 +51,8 @@ class Job(NamedTuple):
 
 def units_of(sources: list[Source]) -> list[list[Source]]:
     """Returns the sources in groups; it avoids small groups and limits their number."""
-    units, size = [[]], 0
+    units: list[list[Source]] = [[]]
+    size = 0
     enough = max(_UNIT, sum(source.size for source in sources) // 256)
     for source in sources:
         if size >= enough:
@@ -161,7 +162,7 @@ def _spill(folder, buffer):
             writer.flush()
 
 
-def _scattered(job, bucket) -> Iterator[tuple[bytes, bytes]]:
+def _scattered(job, bucket) -> Iterator[tuple[bytes, ...]]:
     """Yields the (order key, text) pairs of a bucket."""
     for unit in range(len(job.units)):
         path = _scatter_file(_unit_folder(job, unit), bucket)

@@ -154,13 +154,18 @@ def _remove_buckets(job):
 
 
 def _broken_buckets(folder) -> list[int]:
-    buckets = _read(folder / CARD)["buckets"]
-    return [i for i, bucket in enumerate(buckets) if not shards_are_whole(folder, bucket)]
+    buckets = enumerate(_buckets(folder))
+    return [number for number, bucket in buckets if not shards_are_whole(folder, bucket)]
+
+
+def _buckets(folder) -> list[dict[str, Any]]:
+    """Returns what the card of a finished dataset says of each bucket."""
+    return json.loads((folder / CARD).read_text(encoding="utf-8"))["buckets"]
 
 
 def _reopen(job, broken: list[int], vocabulary: bool):
     """Turns a finished dataset into a build in which only the buckets `broken` are missing."""
-    for number, described in enumerate(_read(job.folder / CARD)["buckets"]):
+    for number, described in enumerate(_buckets(job.folder)):
         if number not in broken:
             write_json(bucket_file(job.building, number), described)
     if vocabulary:

@@ -53,7 +53,7 @@ def compile_template(template: str):
     loops = optional_import("jinja2.ext", "data").loopcontrols
     sandbox = optional_import("jinja2.sandbox", "data").ImmutableSandboxedEnvironment
 
-    class Generation(jinja2.ext.Extension):
+    class Generation(jinja2.ext.Extension):  # type: ignore[name-defined]  # imported above
         """{% generation %} marks answers for other programs; here it does nothing."""
 
         tags = {"generation"}

@@ -18,7 +18,7 @@ class Drop(NamedTuple):
     """A document that is dropped, and why."""
 
     key: Key
-    count: Count
+    count: Count  # type: ignore[assignment]  # it hides tuple.count
 
 
 def judge(document: Document, options: CleaningOptions) -> Record | Drop:

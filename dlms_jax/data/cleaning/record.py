@@ -37,6 +37,6 @@ class Record(NamedTuple):
         return to_str(self.text)
 
     @property
-    def count(self) -> Count:
+    def count(self) -> Count:  # type: ignore[override]  # it hides tuple.count
         """Returns the count of this one document."""
         return Count(1, self.size, self.name)

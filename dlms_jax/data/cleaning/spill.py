@@ -7,6 +7,7 @@ memory at a time.
 
 from collections.abc import Callable, Iterable, Iterator
 import pathlib
+from typing import BinaryIO
 
 from dlms_jax.data.cleaning.record import Record
 from dlms_jax.data.frames import FrameWriter, read_frames
@@ -19,8 +20,9 @@ class Spill:
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
-        self._open = {}  # by first byte: the file that is being written, and its writer
-        self._files = []  # the files, in order
+        # By first byte: the file that is being written, and its writer.
+        self._open: dict[int, tuple[BinaryIO, FrameWriter]] = {}
+        self._files: list[pathlib.Path] = []  # in order
 
     def add(self, record: Record) -> None:
         """Adds a record."""

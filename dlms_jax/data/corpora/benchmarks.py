@@ -30,7 +30,8 @@ def articles(lines: Iterable[bytes]) -> Iterator[bytes]:
     The rows of the Hub's copy are such lines too, but its blank lines are empty: they get their
     " \\n" back.
     """
-    article, after_blank = [], True
+    article: list[bytes] = []
+    after_blank = True
     for line in lines:
         if after_blank and _TITLE.fullmatch(line) and any(map(strip, article)):
             # The blank line before a title belongs to the title's article, as at the file's start.

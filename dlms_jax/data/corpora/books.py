@@ -63,7 +63,7 @@ def _decode(raw: bytes, path: pathlib.Path) -> str:
     """
     header = raw[:_HEADER_BYTES]
     stated = _ENCODING.search(header)
-    names = ["utf-8-sig"]
+    names: list[str | None] = ["utf-8-sig"]
     if stated:
         names.append(_codec(stated[1].decode("latin-1")))
     if path.stem.endswith("-8") or b"project gutenberg" in header.lower():

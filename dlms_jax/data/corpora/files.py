@@ -41,7 +41,7 @@ def list_files(paths: str | pathlib.Path | Iterable[str | pathlib.Path]) -> list
     Raises:
       UserError: a path is not there, or holds no file of a known format.
     """
-    files = {}
+    files: dict[pathlib.Path, pathlib.Path] = {}
     for path in [paths] if isinstance(paths, str | pathlib.Path) else list(paths):
         text, path = str(path), pathlib.Path(path)
         if not text:
@@ -85,8 +85,10 @@ def read_file(
     Raises:
       UserError: the file cannot be read; the message names the file and the line.
     """
+    ending = _format(path)
+    assert ending is not None  # `list_files` gives no other files
     try:
-        for number, text in _READERS[_format(path)](path, options, on_invalid):
+        for number, text in _READERS[ending](path, options, on_invalid):
             if strip(text):
                 yield Document(f"{path}#{number}", text)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

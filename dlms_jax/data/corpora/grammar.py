@@ -166,7 +166,9 @@ def make_words(grammar: Grammar) -> Words:
         "adjective": (grammar.adjectives, nominal),
         "verb": (grammar.verbs, verbal),
     }
-    words = {"topic": [[{stem: 1}] for stem in itertools.islice(stems, grammar.topics)]}
+    words: dict[str, list[list[dict[str, float]]]] = {
+        "topic": [[{stem: 1}] for stem in itertools.islice(stems, grammar.topics)]
+    }
     for kind, (number, endings) in kinds.items():
         genders = [list(itertools.islice(stems, number)) for _ in range(1 + (kind == "noun"))]
         words[kind] = []

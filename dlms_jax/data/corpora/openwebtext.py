@@ -34,7 +34,7 @@ def _members(stream, where: str) -> Iterator[Document]:
     try:
         packed = where.endswith(".xz")
         watched = _Watched(lzma.open(stream) if packed else stream)  # noqa: SIM115 - owns no file
-        with tarfile.open(fileobj=watched, mode="r|") as archive:
+        with tarfile.open(fileobj=watched, mode="r|") as archive:  # type: ignore[call-overload]
             for member in archive:
                 inside = f"{where}/{member.name}"
                 if not member.isfile():

@@ -10,7 +10,7 @@ import fnmatch
 import glob
 import itertools
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
 from dlms_jax.data.corpora import tfds
 from dlms_jax.data.corpora.document import Document, strip
@@ -123,7 +123,7 @@ def documents(
 
 def _ways(corpus: PublicCorpus) -> list[Via]:
     """Returns the ways in which a corpus is available."""
-    ways = {"files": corpus.formats, "tfds": corpus.tfds, "datasets": corpus.hub}
+    ways: dict[Via, Any] = {"files": corpus.formats, "tfds": corpus.tfds, "datasets": corpus.hub}
     return [way for way, available in ways.items() if available]
 
 
@@ -134,7 +134,8 @@ def find_files(corpus: PublicCorpus, paths) -> list[pathlib.Path]:
       UserError: a path holds none of them.
     """
     expected = f"{corpus.name} is read from {', '.join(corpus.formats)}"
-    found = {}
+    found: dict[pathlib.Path, pathlib.Path] = {}
+    candidates: Iterable[pathlib.Path]
     for path in [paths] if isinstance(paths, str | pathlib.Path) else list(paths):
         text, path = str(path), pathlib.Path(path)
         if path.is_dir():
@@ -164,12 +165,15 @@ def _tfds(corpus: PublicCorpus, directory: str) -> Iterator[Document]:
 
     The first use downloads and prepares the whole dataset.
     """
-    return _documents(corpus, corpus.tfds, lambda: tfds.rows(corpus.tfds, "train", directory))
+    name = corpus.tfds
+    assert name is not None  # `_ways` has it
+    return _documents(corpus, name, lambda: tfds.rows(name, "train", directory))
 
 
 def _datasets(corpus: PublicCorpus) -> Iterator[Document]:
     """Returns the documents of a dataset on the Hub, streamed: nothing is stored."""
     datasets = optional_import("datasets", "hub")
+    assert corpus.hub is not None  # `_ways` has it
     name, config, split = corpus.hub
 
     def load():

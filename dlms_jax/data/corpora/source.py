@@ -120,7 +120,7 @@ def read_sorted(sources: list[Source], options: ReadOptions, seed: int) -> list[
 
     The order is that of a hash of each text, so it does not depend on files or their names.
     """
-    unique = {}
+    unique: dict[bytes, Document] = {}
     for source in sources:
         for document in source.read(options):
             unique.setdefault(order_key(document.text, seed), document)

@@ -181,8 +181,8 @@ class SyntheticLanguage(Grammar):
             for token in state.tokens
             if token
         ]
-        *integers, log_p = zip(*arcs, strict=True)
-        return _Arcs(tokens, *map(np.array, integers), np.array(log_p))
+        source, token, target, length, log_p = map(np.array, zip(*arcs, strict=True))
+        return _Arcs(tokens, source, token, target, length, log_p)
 
     @functools.cached_property
     def _log_end(self) -> np.ndarray:
@@ -218,10 +218,12 @@ class _Arcs(NamedTuple):
     def sorted_by(self, key: np.ndarray) -> "_Arcs":
         order = np.argsort(key, kind="stable")
         keys, starts, group = np.unique(key[order], return_index=True, return_inverse=True)
-        return _Arcs(self.tokens, *(array[order] for array in self[1:6]), keys, starts, group)
+        source, token, target, length, log_p = (array[order] for array in self[1:6])
+        return _Arcs(self.tokens, source, token, target, length, log_p, keys, starts, group)
 
     def log_sum_exp(self, values: np.ndarray) -> np.ndarray:
         """Returns, for each of `keys`, log(sum of exp(value)) over its arcs."""
+        assert self.starts is not None  # `sorted_by` has set it
         high = np.maximum.reduceat(values, self.starts)
         high[high == -np.inf] = 0
         with np.errstate(divide="ignore"):

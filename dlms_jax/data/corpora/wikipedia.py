@@ -88,13 +88,14 @@ def plain_text(wikitext: str, hidden: frozenset[str] = _HIDDEN) -> str:
     """
     nodes = optional_import("mwparserfromhell", "data").nodes
     parse_wikitext = optional_import("mwparserfromhell", "data").parse
-    sections = [(0, "", [])]  # (level, heading, text)
+    sections: list[tuple[int, str, list[str]]] = [(0, "", [])]  # (level, heading, text)
     for node in parse_wikitext(wikitext, skip_style_tags=True).nodes:
         if isinstance(node, nodes.Heading):
             sections.append((node.level, _tidy(_text(node.title, nodes, hidden)), []))
         else:
             sections[-1][2].append(_node_text(node, nodes, hidden))
-    parts, below = [], 0  # from the end; `below`: the level of the last kept section
+    parts: list[str] = []  # from the end
+    below = 0  # the level of the last kept section
     for level, heading, texts in reversed(sections):
         text = _tidy("".join(texts))
         if text or below > level:

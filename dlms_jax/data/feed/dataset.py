@@ -5,7 +5,7 @@ from its shards (store/). Both give the same `Split`.
 """
 
 import hashlib
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,14 +26,16 @@ _LARGEST_IN_MEMORY = 1 << 29  # bytes of text; its rows take 13 times as much
 class RowStore(Protocol):
     """Packed rows, in memory or on disk."""
 
-    number: int
-    length: int
+    @property
+    def number(self) -> int:
+        """The number of rows."""
+
+    @property
+    def length(self) -> int:
+        """The number of tokens in a row."""
 
     def take(self, indices) -> Rows:
         """Returns rows by index array or slice."""
-
-    def find_token(self, n: int) -> tuple[int, int]:
-        """Returns (row, k): the n-th scored token is the k-th of its row (n and k from 1)."""
 
 
 class Split(NamedTuple):
@@ -51,7 +53,7 @@ class Split(NamedTuple):
 
     name: str
     rows: RowStore
-    fingerprint: dict[str, str | int | float]
+    fingerprint: dict[str, Any]
 
 
 class Dataset(NamedTuple):
@@ -155,7 +157,7 @@ def make_split(
 
 def _documents(corpus, data) -> tuple[list[Document], list[Document]]:
     """Returns (train, held-out) documents of a corpus that is not prepared."""
-    sides = [], []
+    sides: tuple[list[Document], list[Document]] = [], []
     for document in _read(corpus, data):
         sides[is_heldout(document.text, data.heldout_fraction)].append(document)
     train, heldout = sides

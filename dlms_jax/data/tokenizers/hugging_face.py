@@ -42,7 +42,7 @@ def load_hugging_face(
 
 def file_roles(folder: pathlib.Path) -> dict[str, str]:
     """Returns the special tokens of the roles that a folder's files name."""
-    roles = {}
+    roles: dict[str, str] = {}
     for name in _ROLE_FILES:
         if not (folder / name).is_file():
             continue

@@ -15,7 +15,11 @@ from dlms_jax.data.tokenizers.special import ROLES, choose_roles
 from dlms_jax.data.tokenizers.tokenizer import Tokenizer
 from dlms_jax.errors import UserError
 
-_KINDS = {"bytes": ByteTokenizer, "bpe": BPETokenizer, "sentencepiece": SentencePieceTokenizer}
+_KINDS: dict[str, type[Tokenizer]] = {
+    "bytes": ByteTokenizer,
+    "bpe": BPETokenizer,
+    "sentencepiece": SentencePieceTokenizer,
+}
 
 
 def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:

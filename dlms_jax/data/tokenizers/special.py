@@ -28,7 +28,7 @@ def choose_roles(
     """
     roles = {role: token for role, token in named.items() if token}
     for role in ("eos", "bos", "pad", "mask"):
-        token = own.get(role)
+        token = own.get(role, "")
         fits = token and token not in roles.values() and usable(token)
         roles.setdefault(role, token if fits else OURS[role])
     for role in ROLES:

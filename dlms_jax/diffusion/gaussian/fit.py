@@ -11,6 +11,7 @@ for the end points. A share of the draws stays uniform in gamma, so that every r
 the weight 1 / density is at most 1 / _UNIFORM.
 """
 
+from collections.abc import Callable
 import math
 
 import jax
@@ -19,8 +20,13 @@ import jax.numpy as jnp
 
 from dlms_jax.config import GaussianConfig
 from dlms_jax.diffusion.gaussian.gamma import Binned, Cosine, Linear, Schedule, Sqrt
+from dlms_jax.diffusion.protocol import Array
 
-_FIXED = {"linear": Linear, "cosine": Cosine, "sqrt": Sqrt}
+_FIXED: dict[str, Callable[[float, float], Schedule]] = {
+    "linear": Linear,
+    "cosine": Cosine,
+    "sqrt": Sqrt,
+}
 _BINS = 64
 _UNIFORM = 0.05
 # Adam moves each parameter by about the learning rate a step, whatever the scale of the loss. With
@@ -40,9 +46,7 @@ def schedule_size(kind: str) -> int:
     return {"learned": _BINS + 2, "warped": _BINS + 2, "gumbel": 3}.get(kind, 0)
 
 
-def make_schedule(
-    kind: str, config: GaussianConfig, parameters_P: jax.Array | None = None
-) -> Schedule:
+def make_schedule(kind: str, config: GaussianConfig, parameters_P: Array | None = None) -> Schedule:
     """Returns a noise schedule.
 
     Args:
@@ -50,21 +54,26 @@ def make_schedule(
       config: gives the end points, gamma_min and gamma_max.
       parameters_P: the parameters of a learned schedule.
     """
-    low, high = config.gamma_min, config.gamma_max
     if kind in _FIXED:
-        return _FIXED[kind](low, high)
+        return _FIXED[kind](config.gamma_min, config.gamma_max)
+    assert parameters_P is not None  # all other kinds have some
+    return _learned(kind, config, parameters_P)
+
+
+def _learned(kind: str, config: GaussianConfig, parameters_P: Array) -> Binned:
+    low, high = config.gamma_min, config.gamma_max
     mass_K = (1 - _UNIFORM) * _shares(kind, config, parameters_P) + _UNIFORM / _BINS
-    if kind == "learned":
-        # Each end moves by less than a quarter of the range, so that low stays below high.
-        reach = (high - low) / 4
-        moved_2 = reach * jnp.tanh(_GAIN * parameters_P[_BINS:] / reach)
-        low, high = low + moved_2[0], high + moved_2[1]
-    return Binned(low, high, mass_K)
+    if kind != "learned":
+        return Binned(low, high, mass_K)
+    # Each end moves by less than a quarter of the range, so that low stays below high.
+    reach = (high - low) / 4
+    moved_2 = reach * jnp.tanh(_GAIN * parameters_P[_BINS:] / reach)
+    return Binned(low + moved_2[0], high + moved_2[1], mass_K)
 
 
 def without_gradient_to_shape(kind: str, parameters_P: jax.Array | None) -> jax.Array | None:
     """Returns the parameters of a schedule, with gradients only for the end points."""
-    if kind != "learned":
+    if kind != "learned" or parameters_P is None:
         return stop_gradient(parameters_P)
     return jnp.concatenate([stop_gradient(parameters_P[:_BINS]), parameters_P[_BINS:]])
 
@@ -81,7 +90,7 @@ def fit_loss(kind: str, config: GaussianConfig, parameters_P, t, nats, symbols: 
         cross-entropy.
       symbols: the number of text tokens, which sets the scale.
     """
-    schedule = make_schedule(kind, config, parameters_P)
+    schedule = _learned(kind, config, parameters_P)
     drawn = stop_gradient(schedule)
     density = drawn.density(t)
     k, share = drawn.place(t)

@@ -16,8 +16,13 @@ import jax.numpy as jnp
 class Schedule(Protocol):
     """An increasing gamma(t). Both methods are elementwise."""
 
-    gamma_min: float | jax.Array
-    gamma_max: float | jax.Array
+    @property
+    def gamma_min(self) -> float | jax.Array:
+        """The least gamma, at t=0."""
+
+    @property
+    def gamma_max(self) -> float | jax.Array:
+        """The largest gamma, at t=1."""
 
     def gamma(self, t: jax.Array) -> jax.Array:
         """Returns log(sigma^2 / alpha^2) at time t."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlms_jax.diffusion import Denoiser
+from dlms_jax.diffusion import Denoiser, Layout
 from dlms_jax.sampling.canvas import Canvas
 from dlms_jax.sampling.decoding.cache import columns, filled_cache, read_columns
 from dlms_jax.sampling.processes.masked import MaskedSampler
@@ -52,7 +52,7 @@ class BlockSampler:
         """
         whole = canvas._replace(holes_BxL=np.ones((1, self.size), bool))
         holes_BxL = np.asarray(self._padded(canvas.holes_BxL))
-        holes_BxN = holes_BxL.reshape(len(holes_BxL), -1, self.size).any(axis=2)
+        holes_BxN = np.any(holes_BxL.reshape(len(holes_BxL), -1, self.size), axis=2)
         steps_B = self.inner.num_steps(whole) * holes_BxN.sum(axis=1)
         if self.cache:
             begun_BxN = np.logical_or.accumulate(holes_BxN, axis=1)
@@ -108,7 +108,7 @@ class BlockSampler:
         keys_B = jax.vmap(jax.random.fold_in)(state.keys_B, block_B)
         return BlockState(block_B, self.inner.start(denoise, canvas, keys_B))
 
-    def _inputs(self, state, t_B, finished_B):
+    def _inputs(self, state, t_B, finished_B) -> tuple[jax.Array, jax.Array, Layout]:
         """Returns (tokens_BxL, t_BxL, layout) of whole blocks, clean before position finished_B."""
         tokens_BxL, layout = jax.tree.map(self._padded, (state.tokens_BxL, state.layout))
         place_BxL = jnp.broadcast_to(jnp.arange(tokens_BxL.shape[1])[None], tokens_BxL.shape)

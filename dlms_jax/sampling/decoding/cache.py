@@ -61,11 +61,14 @@ def read_columns(
     Returns:
       (logits_BxCxV, logits_BxCxV of the unconditional pass or None, cache).
     """
-    *inputs, layout, start_B = with_unconditional(prediction, tokens_BxL, t_BxL, layout, start_B)
+    tokens_BxL, t_BxL, layout, start_B = with_unconditional(
+        prediction, tokens_BxL, t_BxL, layout, start_B
+    )
     if cache is None:
-        logits_BxCxV = columns(denoise.logits(*inputs, layout), start_B, number)
+        logits_BxCxV = columns(denoise.logits(tokens_BxL, t_BxL, layout), start_B, number)
     else:
-        inputs = columns(inputs, start_B, number)
+        assert denoise.cached is not None  # it has made the cache
+        inputs = columns((tokens_BxL, t_BxL), start_B, number)
         logits_BxCxV, cache = denoise.cached.logits(*inputs, layout, start_B, cache)
     return *halves(prediction, logits_BxCxV), cache
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlms_jax.diffusion import Denoiser
+from dlms_jax.diffusion import Denoiser, Layout
+from dlms_jax.diffusion.protocol import Array
 from dlms_jax.errors import UserError
 from dlms_jax.sampling.canvas import Canvas
 from dlms_jax.sampling.decoding.cache import filled_cache, read_columns
@@ -67,6 +68,6 @@ class NextToken:
         return advance(state._replace(cache=cache), tokens_BxL, ~open_BxL.any(axis=1))
 
 
-def _inputs(state):
+def _inputs(state: SamplerState) -> tuple[Array, jax.Array, Layout]:
     """Returns (tokens_BxL, t_BxL, layout), with t=0 as in training."""
     return state.tokens_BxL, jnp.zeros(state.tokens_BxL.shape, jnp.float32), state.layout

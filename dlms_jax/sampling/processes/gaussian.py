@@ -20,7 +20,7 @@ from dlms_jax.sampling.canvas import Canvas
 from dlms_jax.sampling.guidance import halves, with_unconditional
 from dlms_jax.sampling.prediction import Prediction
 from dlms_jax.sampling.sampler import SamplerState, advance, begin, end_at_eos, row_keys
-from dlms_jax.sampling.timesteps import Spacing, time
+from dlms_jax.sampling.timesteps import Spacing, fixed_time
 
 
 class Noised(NamedTuple):
@@ -68,6 +68,7 @@ class GaussianSampler:
 
     def start(self, denoise: Denoiser, canvas: Canvas, keys_B) -> SamplerState:
         """Returns the state with pure noise in the holes."""
+        assert denoise.table_VxE is not None  # Gaussian diffusion's networks have one
         shape = canvas.tokens_BxL.shape[1:] + denoise.table_VxE.shape[1:]
         z_BxLxE = _normal(row_keys(keys_B, self.steps, 0), shape)  # no step has this number
         return begin(canvas, keys_B, Noised(z_BxLxE, jnp.zeros_like(z_BxLxE)))
@@ -108,8 +109,8 @@ class GaussianSampler:
         schedule, moves = self.objective.noise_schedule(denoise), max(self.steps - 1, 1)
         i = jnp.minimum(i, self.steps - 1)
         if self.spacing != "quantile":
-            return schedule.gamma(time(self.spacing, None, moves, i))
-        left = time("uniform", None, moves, i)
+            return schedule.gamma(fixed_time(self.spacing, moves, i))
+        left = fixed_time("uniform", moves, i)
 
         def share(sign):  # interpolates sigma^2; with sign=-1, alpha^2
             first, last = (

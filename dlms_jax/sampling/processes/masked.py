@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlms_jax.diffusion import Denoiser
+from dlms_jax.diffusion.protocol import Array
 from dlms_jax.diffusion.schedules import Schedule
 from dlms_jax.sampling.canvas import Canvas
 from dlms_jax.sampling.guidance import predict
@@ -51,7 +52,7 @@ class MaskedSampler:
         """Returns the state after a step, from the logits that `guidance.predict` returns."""
         raise NotImplementedError
 
-    def masked(self, state: SamplerState) -> jax.Array:
+    def masked(self, state: SamplerState) -> Array:
         """Returns masked_BxL: True for holes that are still masked."""
         return state.holes_BxL & (state.tokens_BxL == self.prediction.vocabulary.mask_id)
 

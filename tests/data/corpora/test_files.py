@@ -469,7 +469,7 @@ def test_file_that_is_not_compressed_at_all(name, tmp_path):
 def test_missing_zstandard_says_how_to_install_it(tmp_path, monkeypatch):
     path = write(tmp_path, "a.txt.zst", b"text")
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[data\]'"):
+    with pytest.raises(UserError, match=r"pip install 'dlms_jax\[data\]'"):
         texts_of(path)
 
 
