@@ -95,7 +95,7 @@ def _like_llama(
             "experts": not moe and (c.get("num_experts") or c.get("num_local_experts")),
             "a mixture of layers with and without experts": moe
             and (c.get("mlp_only_layers") or c.get("decoder_sparse_step", 1) != 1),
-        },
+        }
     )
     heads, layers = c["num_attention_heads"], c["num_hidden_layers"]
     bias = qkv_bias or bool(c.get("attention_bias", False))

@@ -119,11 +119,9 @@ def write_texts(prompts: list[str], length: int, seed: int) -> list[str]:
         HERE / "model", padding_side="left", trust_remote_code=True
     )
     described = json.loads((HERE / "model" / "config.json").read_text(encoding="utf-8"))
-    if "auto_map" in described:  # the model has its own class and its own `generate`
-        kind, settings = AutoModelForMaskedLM, {"seed": seed}
-    else:
-        kind, settings = AutoModelForCausalLM, {"do_sample": True}
-    model = kind.from_pretrained(HERE / "model", trust_remote_code=True)
+    own = "auto_map" in described  # the model has its own class and its own `generate`
+    load = (AutoModelForMaskedLM if own else AutoModelForCausalLM).from_pretrained
+    model = load(HERE / "model", trust_remote_code=True)
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
     number, context = inputs.input_ids.shape[1] + length, model.config.max_position_embeddings
     if number > context:
@@ -132,6 +130,7 @@ def write_texts(prompts: list[str], length: int, seed: int) -> list[str]:
             "lower --length"
         )
     torch.manual_seed(seed)
+    settings = {"seed": seed} if own else {"do_sample": True}
     tokens = model.generate(**inputs, max_new_tokens=length, **settings)
     return tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
