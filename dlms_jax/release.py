@@ -130,7 +130,7 @@ def main(argv=None, prog="python -m dlms_jax.release"):
             name=release.title,
             console=console,
         )
-        if read_metrics(workdir / "metrics.csv"):
+        if any(row["tokens"] for row in read_metrics(workdir / "metrics.csv")):
             with writable(files):
                 shutil.copyfile(workdir / "metrics.csv", files / "metrics.csv")
             draw_curves([files], files / "curves.png", [release.title])

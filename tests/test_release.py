@@ -182,6 +182,30 @@ def test_what_this_python_lacks_is_named(copy):
     assert "has no torch; omit --here" in one_line(demo(copy, "--here", "--no-check"))
 
 
+@pytest.mark.parametrize("option", [("--seed", "-1"), ("--seed", str(2**70)), ("--length", "0")])
+def test_numbers_out_of_range_are_named(option, copy):
+    assert f"{option[0]}={option[1]} should be" in one_line(demo(copy, "--here", *option))
+
+
+def test_a_text_that_does_not_fit_is_named(copy):
+    done = demo(copy, "--here", "--no-check", "--length", "1000000000")
+    assert "1000000005 tokens do not fit the model's context of 32; " in one_line(done)
+
+
+@pytest.mark.parametrize(("output", "said"), [("> /dev/full", "No space left"), ("| head -0", "")])
+def test_a_failing_standard_output_is_one_line_or_silent(output, said, copy):
+    command = f"{shlex.quote(str(copy / 'run_demo.sh'))} --here {output}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", f"bash {command}"],
+        env=os.environ | {"PYTHON": sys.executable},
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert said in done.stderr and done.stderr.count("\n") == bool(said)
+    assert done.returncode == (1 if said else 0)
+
+
 def test_a_release_without_a_checkpoint_says_so(copy):
     shutil.rmtree(copy / "checkpoint")
     assert "has no JAX checkpoint" in one_line(demo(copy, "--here", "--jax"))
@@ -257,7 +281,7 @@ def test_the_readme_has_the_command_and_the_files_of_this_release(unpacked):
         "--version 2 --no-verify --with-checkpoint --licence cc0-1.0"
     )
     assert f"\n{command}\n" in text
-    release._parser().parse_args(shlex.split(command)[3:])
+    release._parser("release").parse_args(shlex.split(command)[3:])
     table = set(re.findall(r"^\| ([\w./-]+) \|", text, re.MULTILINE))
     assert table | {"README.md"} == {p.name + "/" * p.is_dir() for p in unpacked.iterdir()}
     assert "has never been run" in text and "cc0-1.0 for the weights" in text
@@ -290,4 +314,4 @@ def test_the_workflow_runs_commands_that_exist():
     assert train[2] == "dlms_jax.main" and bundle[2] == "dlms_jax.release"
     options = dict(option.removeprefix("--").split("=") for option in train[3:])
     assert (ROOT / options["config"]).is_file()
-    assert release._parser().parse_args(bundle[3:]).checkpoint == options["workdir"]
+    assert release._parser("release").parse_args(bundle[3:]).checkpoint == options["workdir"]

@@ -10,9 +10,11 @@ from rich.console import Console
 from dlms_jax.conversion import card, native, pytorch
 from dlms_jax.conversion.export_source import DTYPES, ExportSource, arrays_of
 from dlms_jax.conversion.folder import (
+    digests_of,
     files_of,
     finished_folder,
     save_json,
+    with_digest,
     writable,
     write_checksums,
 )
@@ -24,6 +26,7 @@ from dlms_jax.errors import UserError
 from dlms_jax.terminal import byte_progress
 
 METADATA_FILE = "dlms_jax.json"  # the checkpoint's metadata, for an import
+WEIGHTS = ".safetensors"  # in the name of each file of the weights
 PADDING = "padding.safetensors"  # the rows of the vocabulary that belong to no symbol
 
 
@@ -75,8 +78,9 @@ def export(
         save_json(folder / "generation_config.json", generation)
         template = chat_template or source.metadata.get("chat_template", "")
         write_tokenizer(tokenizer, folder, config.data.sequence_length, template)
-        step = int(source.folder.name) if source.folder.name.isdigit() else 0
-        save_json(folder / METADATA_FILE, source.metadata | {"step": step, "weights": source.item})
+        weights = {name: path for name, path in files_of(folder).items() if WEIGHTS in name}
+        digests = digests_of(weights)
+        save_json(folder / METADATA_FILE, with_digest(_metadata(source) | {"files": digests}))
         report = verify_export(source, folder, format_name, written, verify, console)
         save_json(folder / "verification.json", report)
         text = card.model_card(
@@ -84,8 +88,15 @@ def export(
         )
         with writable(folder):
             (folder / "README.md").write_text(text, encoding="utf-8")
-        write_checksums(folder, files_of(folder))
+        rest = {name: path for name, path in files_of(folder).items() if name not in digests}
+        write_checksums(folder, digests | digests_of(rest))
     return report
+
+
+def _metadata(source: ExportSource) -> dict[str, Any]:
+    """Returns the metadata of a checkpoint, with its step and which of its weights are exported."""
+    step = int(source.folder.name) if source.folder.name.isdigit() else 0
+    return source.metadata | {"step": step, "weights": source.item}
 
 
 def _write_weights(source, folder, format_name, dtype, shard_bytes, console) -> str:

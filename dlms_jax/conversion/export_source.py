@@ -74,7 +74,13 @@ def open_export_source(path: str | pathlib.Path, ema: bool | None = None) -> Exp
     Raises:
       UserError: there is no checkpoint, or no moving average though `ema` is True.
     """
-    checkpoint = open_checkpoint(path)
+    try:
+        path = pathlib.Path(path).absolute()
+        if ".." in path.parts:  # tensorstore refuses it, and a release has the name of the folder
+            path = path.resolve()
+        checkpoint = open_checkpoint(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     has_ema = checkpoint.weights.name == "ema"
     if ema and not has_ema:
         raise UserError(f"{checkpoint.folder} has no moving average of the weights; omit --ema")

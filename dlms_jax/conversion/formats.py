@@ -20,6 +20,7 @@ from typing import Any
 
 from dlms_jax import __version__
 from dlms_jax.config import FORMAT, Config
+from dlms_jax.conversion.folder import with_digest
 from dlms_jax.conversion.native import native_config, token_ids
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.errors import UserError
@@ -279,10 +280,12 @@ def config_json(name: str, config: Config, tokenizer: Tokenizer, dtype: str) -> 
     described = FORMATS[name].config(config, tokenizer)
     described |= {"dtype": dtype, "torch_dtype": dtype}
     return described | {
-        "dlms_jax": {
-            "format": FORMAT,
-            "version": __version__,
-            "layout": name,
-            "config": config.to_dict(),
-        }
+        "dlms_jax": with_digest(
+            {
+                "format": FORMAT,
+                "version": __version__,
+                "layout": name,
+                "config": config.to_dict(),
+            }
+        )
     }

@@ -63,15 +63,19 @@ def plan_import(described: dict[str, Any], where: str, context: int | None) -> I
             f"of {', '.join(_KINDS)}"
         )
     try:
-        return _KINDS[kind](described, where, context)
+        return _KINDS[kind](described, context)
     except KeyError as error:
         raise UserError(
             f"{where} has no {error}; check that it is the config.json of these weights"
         ) from None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{where} has a value of a wrong type ({error}); correct it") from None
 
 
 def _like_llama(
-    c, where, context, *, objective, qk_norm=False, qkv_bias=False, moe=False, **more
+    c, context, *, objective, qk_norm=False, qkv_bias=False, moe=False, **more
 ) -> ImportPlan:
     """Reads the keys that Llama, Qwen2, Qwen3 and their descendants share; with `moe`, also those
     of Qwen3-MoE."""
@@ -82,7 +86,6 @@ def _like_llama(
         c.get("use_sliding_window", False) and c.get("sliding_window")
     )
     _refuse(
-        where,
         {
             f"rope of type {kind!r}": kind not in ("default", "mrope"),
             "rotary embedding of a part of each head": rope.get("partial_rotary_factor", 1) != 1,
@@ -92,7 +95,7 @@ def _like_llama(
             "experts": not moe and (c.get("num_experts") or c.get("num_local_experts")),
             "a mixture of layers with and without experts": moe
             and (c.get("mlp_only_layers") or c.get("decoder_sparse_step", 1) != 1),
-        },
+        }
     )
     heads, layers = c["num_attention_heads"], c["num_hidden_layers"]
     bias = qkv_bias or bool(c.get("attention_bias", False))
@@ -125,7 +128,7 @@ def _like_llama(
     return ImportPlan(config, mask_id=c.get("mask_token_id"), zeros=zeros)
 
 
-def _llada(c, where, context) -> ImportPlan:
+def _llada(c, context) -> ImportPlan:
     expected = {
         "activation_type": "silu",
         "block_type": "llama",
@@ -138,7 +141,7 @@ def _llada(c, where, context) -> ImportPlan:
         "scale_logits": False,
         "input_emb_norm": False,
     }
-    _refuse(where, {f"{k}={c[k]!r}": c[k] != v for k, v in expected.items() if k in c})
+    _refuse({f"{k}={c[k]!r}": c[k] != v for k, v in expected.items() if k in c})
     model = {
         "width": c["d_model"],
         "num_layers": c["n_layers"],
@@ -155,16 +158,16 @@ def _llada(c, where, context) -> ImportPlan:
     return ImportPlan(config, llada_name, c.get("mask_token_id"))
 
 
-def _sdar(c, where, context, *, moe=False) -> ImportPlan:
+def _sdar(c, context, *, moe=False) -> ImportPlan:
     objective, block = {"name": "block"}, {"size": c.get("block_size", 4)}
-    found = _like_llama(c, where, context, objective=objective, qk_norm=True, moe=moe, block=block)
+    found = _like_llama(c, context, objective=objective, qk_norm=True, moe=moe, block=block)
     return dataclasses.replace(found, mask_id=c.get("mask_token_id", SDAR_MASK_ID))
 
 
 def _config(c, model, longest, context, objective, **more) -> Config:
     stored = str(c.get("dtype") or c.get("torch_dtype") or "float32").removeprefix("torch.")
     model["dtype"] = "bfloat16" if stored in ("bfloat16", "float16") else "float32"
-    length = context or min(longest, _CONTEXT)
+    length = min(longest, _CONTEXT) if context is None else context
     name = str(c.get("model_type") or "imported").lower()
     return from_dict(
         {
@@ -178,13 +181,11 @@ def _config(c, model, longest, context, objective, **more) -> Config:
     )
 
 
-def _refuse(where: str, features: dict[str, Any]):
+def _refuse(features: dict[str, Any]):
     """Raises UserError for the first feature, by its name, that is true."""
     for feature, present in features.items():
         if present:
-            raise UserError(
-                f"{where} cannot be imported: our Transformer does not support {feature}"
-            )
+            raise UserError(f"it cannot be imported: our Transformer does not support {feature}")
 
 
 _AR, _MASKED = {"name": "autoregressive"}, {"name": "masked"}

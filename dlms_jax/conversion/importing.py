@@ -14,7 +14,15 @@ from dlms_jax.checkpoints.checkpoint import portable
 from dlms_jax.config import from_dict, upgrade_run
 from dlms_jax.conversion.export import METADATA_FILE, PADDING
 from dlms_jax.conversion.export_source import open_export_source
-from dlms_jax.conversion.folder import check_checksums, finished_folder, read_json
+from dlms_jax.conversion.folder import (
+    CHECKSUMS,
+    DIGEST,
+    check_checksums,
+    check_digest,
+    check_files,
+    finished_folder,
+    read_json,
+)
 from dlms_jax.conversion.formats import FORMATS
 from dlms_jax.conversion.import_plan import ImportPlan, plan_import
 from dlms_jax.conversion.names import Tensor, tensors_of
@@ -65,15 +73,22 @@ def import_model(
     console = console or Console(soft_wrap=True, quiet=not leads)
     roles = {role: token for role, token in (roles or {}).items() if token}
     with finished_folder(out, console, leads) as workdir:
-        plan, metadata = _plan(model, context, roles)
+        described = read_json(model / "config.json")
         if leads:
             check_checksums(model)
+        reader = WeightsReader(model)
+        _check_sizes(model, described, reader)
+        plan, metadata = _plan(model, described, context, roles)
         tokenizer = tokenizers.from_dict(metadata["tokenizer"])
         rows = vocabulary_of(tokenizer).padded_size
-        reader = WeightsReader(model)
         padding = WeightsReader(model, PADDING) if (model / PADDING).is_file() else None
         tensors = list(tensors_of(plan.config, rows))
         _check_tensors(model, reader, plan, tensors)
+        digests = metadata.pop("files", {})
+        if leads and not (model / CHECKSUMS).is_file():
+            check_files(model, digests, METADATA_FILE)
+            if not digests and "imported" not in metadata:
+                say(console, f"{model} has no checksums, so damaged weights are not noticed")
         known = _known_symbols(reader, plan, tensors)
         _report_vocabulary(tokenizer, known, console)
         step = int(metadata.get("step", 0))
@@ -87,13 +102,26 @@ def import_model(
         return verify_import(source, model, plan, known, verify, console) if leads else {}
 
 
-def _plan(model, context, roles) -> tuple[ImportPlan, dict[str, Any]]:
+def _check_sizes(model: pathlib.Path, described: dict[str, Any], reader: WeightsReader):
+    """Raises UserError for sizes that the tensors cannot have, before a network is built."""
+    largest = max((size for shape in reader.shapes.values() for size in shape), default=0)
+    number = len(reader.shapes)
+    limits = {"num_hidden_layers": number, "n_layers": number, "head_dim": largest}
+    for key, limit in limits.items():
+        value = described.get(key)
+        if isinstance(value, int) and value > limit:
+            raise UserError(
+                f"{model / 'config.json'} has {key}={value}, but the files hold {number} tensors, "
+                f"whose largest axis is {largest}; download it again"
+            )
+
+
+def _plan(model, described, context, roles) -> tuple[ImportPlan, dict[str, Any]]:
     """Returns how to import a model, and the metadata of the checkpoint."""
-    described = read_json(model / "config.json")
     if "dlms_jax" not in described:
         plan = plan_import(described, str(model / "config.json"), context)
         return plan, _metadata(model, plan, roles)
-    if context or roles:
+    if context is not None or roles:
         raise UserError(
             f"{model} was exported by dlms_jax, together with its context and special tokens; omit "
             "--context and the --*-token options"
@@ -123,13 +151,16 @@ def _plan_own_export(
     """Returns how to import an export of ours, and the metadata of its checkpoint."""
     where = model / "config.json"
     try:
-        saved = upgrade_run(described["dlms_jax"], where)
+        saved = _current(described["dlms_jax"], where)
         config, export_format = portable(from_dict(saved["config"])), FORMATS[saved["layout"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{where}: the key dlms_jax lacks {error}; download it again") from None
     if (model / METADATA_FILE).is_file():
-        metadata = upgrade_run(read_json(model / METADATA_FILE), model / METADATA_FILE)
-        tokenizer = tokenizers.from_dict(metadata["tokenizer"])
+        metadata = _current(read_json(model / METADATA_FILE), model / METADATA_FILE)
+        try:
+            tokenizer = tokenizers.from_dict(metadata["tokenizer"])
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{model / METADATA_FILE} lacks {error}; download it again") from None
     else:  # a PyTorch program has saved the model again
         tokenizer = _read_tokenizer(model, _token_names(model, described))
         metadata = {
@@ -146,6 +177,15 @@ def _plan_own_export(
     metadata["config"] = config.to_dict()
     zeros = tuple(name for name, _ in export_format.zero_tensors(config))
     return ImportPlan(config, export_format.rename, zeros=zeros), metadata
+
+
+def _current(data: dict[str, Any], where: pathlib.Path) -> dict[str, Any]:
+    """Returns what an export of ours wrote to the file `where`, in the current format."""
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: the key dlms_jax is not a JSON object; download it again")
+    upgraded = upgrade_run(data, where)  # first: newer formats may have other digests
+    check_digest(data, where)
+    return {key: value for key, value in upgraded.items() if key != DIGEST}
 
 
 def _metadata(model: pathlib.Path, plan: ImportPlan, roles: Mapping[str, str]) -> dict[str, Any]:
@@ -181,7 +221,7 @@ def _token_names(model: pathlib.Path, described: dict[str, Any]) -> dict[str, st
     added = read_json(model / "tokenizer.json").get("added_tokens") or []
     names = {token["id"]: token["content"] for token in added}
     ids = {role: described.get(f"{role}_token_id") for role in ROLES}
-    return {role: names[i] for role, i in ids.items() if i in names}
+    return {role: names[i] for role, i in ids.items() if isinstance(i, int) and i in names}
 
 
 def _check_tensors(model, reader: WeightsReader, plan: ImportPlan, tensors: list[Tensor]):

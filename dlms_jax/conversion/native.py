@@ -25,14 +25,16 @@ _SAMPLERS = ("ancestral", "confidence", "margin", "entropy", "ddim")  # those of
 def native_config(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     """Returns the keys of a DLMConfig (pytorch/configuration_dlms.py), except for `gaussian`."""
     m, objective = config.model, config.objective
+    classes = {"AutoModelForMaskedLM": "modeling_dlms.DLMForDiffusion"}
+    if traits_of(config).order == "left_to_right":  # others do not predict the next token
+        classes["AutoModelForCausalLM"] = classes["AutoModelForMaskedLM"]
     return {
         "architectures": ["DLMForDiffusion"],
         "model_type": "dlms",
         "auto_map": {
             "AutoConfig": "configuration_dlms.DLMConfig",
             "AutoModel": "modeling_dlms.DLMModel",
-            "AutoModelForCausalLM": "modeling_dlms.DLMForDiffusion",
-            "AutoModelForMaskedLM": "modeling_dlms.DLMForDiffusion",
+            **classes,
         },
         "denoiser": m.name,
         "vocab_size": tokenizer.size,

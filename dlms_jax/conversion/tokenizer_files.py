@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping
 import json
 import math
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,8 @@ def write_tokenizer(
     """
     import tokenizers
 
-    described = _described(tokenizer) | {"post_processor": _begins_with_bos(tokenizer)}
+    described = _with_names(_described(tokenizer))
+    described |= {"post_processor": _begins_with_bos(tokenizer)}
     written = tokenizers.Tokenizer.from_str(json.dumps(described)).to_str(pretty=True)
     roles = {f"{role}_token": token for role, token in tokenizer.roles.items()}
     config = roles | {
@@ -226,6 +228,31 @@ def _added(ids: Mapping[str, int], special: bool = True) -> list[dict[str, Any]]
     return [{"id": i, "content": token, **flags, "special": special} for token, i in ids.items()]
 
 
+def _with_names(described: dict[str, Any]) -> dict[str, Any]:
+    """Returns a byte-level tokenizer.json that decodes an added token as its name.
+
+    The byte-level decoder reads a token whose characters all stand for bytes as these bytes: in
+    "«user»", "«" stands for the byte 0xAB. A step before it writes the UTF-8 of such a name in that
+    alphabet.
+    """
+    if not tokenizer_json.is_byte_level({"pre_tokenizer": None} | described):
+        return described
+    names = [token["content"] for token in described["added_tokens"]]
+    steps = [
+        {
+            "type": "Replace",
+            "pattern": {"Regex": rf"\A{re.escape(name)}\z"},
+            "content": "".join(_LETTERS[byte] for byte in name.encode()),
+        }
+        for name in names
+        if set(name) <= set(ALPHABET) and not name.isascii()
+    ]
+    if not steps:
+        return described
+    decoder = {"type": "Sequence", "decoders": [*steps, described["decoder"]]}
+    return described | {"decoder": decoder}
+
+
 def _begins_with_bos(tokenizer: Tokenizer) -> dict[str, Any]:
     """Returns the post-processor that puts BOS before a text."""
     token = tokenizer.roles["bos"]
@@ -250,6 +277,13 @@ def _check(tokenizer: Tokenizer, path: pathlib.Path) -> None:
             raise UserError(
                 f"{path}: the special token {token!r} has the id {i}, but `tokenizers` finds "
                 f"{file.token_to_id(token)}, because two tokens have this name; rename one of them"
+            )
+        ids = file.encode(token, add_special_tokens=False).ids
+        spelled = file.decode([i], skip_special_tokens=False)
+        if ids != [i] or spelled != token:
+            raise UserError(
+                f"{path}: `tokenizers` encodes the special token {token!r}, whose id is {i}, as "
+                f"{ids} and decodes it as {spelled!r}; give it another name"
             )
     file.encode_special_tokens = True  # as text, which they are to our tokenizer
     texts = list(_probes(tokenizer))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from dlms_jax.diffusion import Denoiser, Layout
+from dlms_jax.diffusion import Denoiser, Layout, Vocabulary
 from dlms_jax.diffusion.protocol import Array
 from dlms_jax.sampling.canvas import Canvas
 
@@ -104,6 +104,19 @@ def advance(state: SamplerState, tokens_BxL, done_B, extra: Any = None) -> Sampl
     new = choose_rows(state.done_B, old, (tokens_BxL, state.step_B + 1, extra))
     done_B = state.done_B | done_B
     return state._replace(tokens_BxL=new[0], step_B=new[1], done_B=done_B, extra=new[2])
+
+
+def end_at_eos(tokens_BxL, holes_BxL, vocabulary: Vocabulary) -> jax.Array:
+    """Returns tokens_BxL with EOS in all holes after the end of each row.
+
+    A row ends at the first EOS in a hole that has no masked hole before it. Every sampler ends its
+    finished rows this way. EOS in given text ends nothing.
+    """
+    masked_BxL = holes_BxL & (tokens_BxL == vocabulary.mask_id)
+    eos_BxL = holes_BxL & (tokens_BxL == vocabulary.eos_id)
+    ends_BxL = eos_BxL & (jnp.cumsum(masked_BxL, axis=1) == 0)
+    ended_BxL = holes_BxL & (jnp.cumsum(ends_BxL, axis=1) > 0)
+    return jnp.where(ended_BxL, vocabulary.eos_id, tokens_BxL)
 
 
 def choose_rows(chosen_B, one: Any, other: Any) -> Any:

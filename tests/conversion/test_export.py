@@ -49,18 +49,14 @@ def copy(exported, tmp_path):
 
 WITHOUT_JAX = """
 import sys
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 folder = sys.argv[1]
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-texts = []
-for kind in (AutoModelForCausalLM, AutoModelForMaskedLM):
-    model = kind.from_pretrained(folder, trust_remote_code=True)
-    inputs = tokenizer(["ab", "c"], return_tensors="pt", padding=True)
-    tokens = model.generate(**inputs, max_new_tokens=9, seed=3)
-    assert tokens.shape == (2, 12) and tokens[1].tolist()[:3] == [256, 257, 99], tokens
-    texts.append(tokens.tolist())
-assert texts[0] == texts[1]
+model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)
+inputs = tokenizer(["ab", "c"], return_tensors="pt", padding=True)
+tokens = model.generate(**inputs, max_new_tokens=9, seed=3)
+assert tokens.shape == (2, 12) and tokens[1].tolist()[:3] == [256, 257, 99], tokens
 hidden = AutoModel.from_pretrained(folder, trust_remote_code=True)(**inputs).last_hidden_state
 assert hidden.shape == (2, 3, 32)
 assert not {"jax", "flax", "dlms_jax"} & set(sys.modules)
@@ -154,6 +150,7 @@ def lie(folder):
 def lie_inside(folder):
     described = json.loads((folder / "config.json").read_text())
     described["dlms_jax"]["config"]["model"]["num_heads"] = 2
+    del described["dlms_jax"]["sha256"]
     change(folder, **described)
 
 

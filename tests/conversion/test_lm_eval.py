@@ -36,3 +36,20 @@ def test_likelihoods_of_lm_eval(tmp_path, monkeypatch):
         first = 1 + len(tokenizer.encode(context))
         expected = sum(log_p_LxV[i - 1, tokens[0, i]] for i in range(first, tokens.shape[1]))
         assert log_p == pytest.approx(float(expected), rel=1e-5)
+
+    # The harness puts BOS before a whole text itself: with add_bos_token it scores BOS, too.
+    alone = huggingface.HFLM(
+        pretrained=str(tmp_path / "out"), device="cpu", dtype="float32", add_bos_token=False
+    )
+    text = pairs[1][1]
+    rolling = [m.loglikelihood_rolling([Instance("", {}, (text,), 0)])[0] for m in (alone, model)]
+    assert rolling[0] == pytest.approx(found[1], rel=1e-5) and rolling[1] < found[1] - 1
+
+
+@pytest.mark.slow  # needs pip install -e '.[eval]'
+def test_lm_eval_refuses_a_diffusion_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    huggingface = pytest.importorskip("lm_eval.models.huggingface")
+    export(random_checkpoint(tmp_path / "run"), tmp_path / "out", verify=False)
+    with pytest.raises(ValueError, match="AutoModelForCausalLM"):
+        huggingface.HFLM(pretrained=str(tmp_path / "out"), device="cpu", trust_remote_code=True)

@@ -350,6 +350,51 @@ def test_odd_special_tokens(make, tmp_path):
         assert ids == [tokenizer.bos_id, *tokenizer.encode("a" + token).tolist()]
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda names: ByteTokenizer(special_tokens=names),
+        lambda names: BPETokenizer(qwen()[0].to_str(), special_tokens=names),
+        lambda names: BPETokenizer(llama2()[0].to_str(), special_tokens=names),
+        lambda names: SentencePieceTokenizer.train(TEXTS, 309, "unigram", special_tokens=names),
+        lambda names: SentencePieceTokenizer.train(TEXTS, 330, "bpe", special_tokens=names),
+    ],
+    ids=["bytes", "qwen", "llama2", "unigram", "bpe pieces"],
+)
+def test_special_tokens_with_letters_of_the_byte_alphabet(make, tmp_path):
+    """The byte-level decoder takes "«" and "Ü" for the bytes that they stand for."""
+    names = ("«user»", "<|Übersetzung|>", "ñ.*|", "<é日>")
+    tokenizer = make(names)
+    write_tokenizer(tokenizer, tmp_path, 8)
+    theirs = load(tmp_path)
+    for name in names:
+        i = tokenizer.special_ids[name]
+        assert theirs.decode([i]) == name and theirs.convert_tokens_to_ids(name) == i
+        text = "Ü «" + name + "user» é" + name
+        ids = theirs(text).input_ids[1:]
+        assert ids.count(i) == 2 and theirs.decode(ids) == text
+        assert theirs.decode(ids, skip_special_tokens=True) == text.replace(name, "")
+    if '"Unigram"' not in (tmp_path / "tokenizer.json").read_text():  # which it does not read
+        assert load_hugging_face(tmp_path, {}, ()).special_ids == tokenizer.special_ids
+
+
+def test_a_special_token_that_does_not_come_back_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_files, "_with_names", lambda described: described)
+    with pytest.raises(UserError, match="encodes the special token '«user»', .* decodes it") as e:
+        write_tokenizer(ByteTokenizer(special_tokens=("«user»",)), tmp_path, 8)
+    one_line(e)
+
+
+def test_an_added_token_that_is_text_decodes_as_itself(tmp_path):
+    raw, _ = gpt2()
+    raw.add_tokens(["«text»"])
+    tokenizer = BPETokenizer(raw.to_str())
+    assert "«text»" not in tokenizer.special_ids
+    write_tokenizer(tokenizer, tmp_path, 8)
+    text = "a«text»b"
+    assert load(tmp_path).decode(tokenizer.encode(text).tolist()) == text
+
+
 @pytest.mark.parametrize("token", ["a", "é", "Ġ"])
 def test_a_special_token_named_as_a_byte_is_refused(token, tmp_path):
     """The token "a" and the byte "a" have different ids here; the library has one id per name."""

@@ -9,7 +9,14 @@ import shutil
 from dlms_jax.conversion.bundle import demo, readme, scripts
 from dlms_jax.conversion.bundle.archive import Files
 from dlms_jax.conversion.export_source import ExportSource
-from dlms_jax.conversion.folder import CHECKSUMS, files_of, save_json, writable, write_checksums
+from dlms_jax.conversion.folder import (
+    CHECKSUMS,
+    digests_of,
+    files_of,
+    save_json,
+    writable,
+    write_checksums,
+)
 from dlms_jax.errors import UserError
 
 PACKAGE = pathlib.Path(__file__).parents[2]  # the folder dlms_jax, wherever it is installed
@@ -82,7 +89,7 @@ def gather(release: Release, source: ExportSource, folder: pathlib.Path) -> File
     files["README.md"] = folder / "README.md"
     with writable(folder):
         files["README.md"].write_text(text, encoding="utf-8")
-    write_checksums(folder, files)
+    write_checksums(folder, digests_of(files))
     return files | {CHECKSUMS: folder / CHECKSUMS}
 
 

@@ -111,18 +111,27 @@ def make_environment(name: str, requirements: str) -> pathlib.Path:
 def write_texts(prompts: list[str], length: int, seed: int) -> list[str]:
     """Returns a text for each prompt, sampled by PyTorch from the weights in model/."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(
         HERE / "model", padding_side="left", trust_remote_code=True
     )
-    model = AutoModelForCausalLM.from_pretrained(HERE / "model", trust_remote_code=True)
+    described = json.loads((HERE / "model" / "config.json").read_text(encoding="utf-8"))
+    own = "auto_map" in described  # the model has its own class and its own `generate`
+    load = (AutoModelForMaskedLM if own else AutoModelForCausalLM).from_pretrained
+    model = load(HERE / "model", trust_remote_code=True)
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
+    number, context = inputs.input_ids.shape[1] + length, model.config.max_position_embeddings
+    if number > context:
+        raise ValueError(
+            f"{number} tokens do not fit the model's context of {context}; shorten the prompt or "
+            "lower --length"
+        )
     torch.manual_seed(seed)
-    model.generation_config.do_sample = True
-    tokens = model.generate(**inputs, max_new_tokens=length)
+    settings = {"seed": seed} if own else {"do_sample": True}
+    tokens = model.generate(**inputs, max_new_tokens=length, **settings)
     return tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
 
@@ -146,7 +155,7 @@ def by_pytorch(arguments: argparse.Namespace, length: int):
         try:
             texts = write_texts(arguments.prompts, length, arguments.seed)
         except ValueError as error:  # the model raises it for prompts and lengths
-            sys.exit(f"error: {error}".replace("max_new_tokens", "--length"))
+            sys.exit(f"error: {error}")
     print("\n---\n".join(map(printable, texts)))
 
 
@@ -161,8 +170,12 @@ def by_jax(arguments: argparse.Namespace, length: int):
 
 def main():
     arguments = parse()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: it is closed
         stream.reconfigure(errors="backslashreplace")  # for characters that it cannot encode
+    if not 0 <= arguments.seed < 2**32:
+        sys.exit(f"error: --seed={arguments.seed} should be from 0 to {2**32 - 1}")
+    if arguments.length is not None and arguments.length < 1:
+        sys.exit(f"error: --length={arguments.length} should be 1 or more")
     if arguments.jax and not (HERE / "checkpoint").is_dir():
         sys.exit("error: this release has no JAX checkpoint; omit --jax")
     if arguments.check and (wrong := check_files()):
@@ -186,5 +199,11 @@ def main():
 if __name__ == "__main__":
     try:
         main()
+        print(end="", flush=True)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if sys.stdout is not None:  # what it still holds cannot be written either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # `... | head` has read enough
+            sys.exit(f"error: {error}")

@@ -39,6 +39,17 @@ class Canvas:
         position_L = torch.arange(self.tokens_BxL.shape[1], device=self.tokens_BxL.device)
         return position_L * (self.segments_BxL > 0)
 
+    def sample_numbers(self):
+        """Returns how many earlier rows have the same prompt and class, for each row."""
+        seen, numbers = {}, []
+        for tokens, segments, label in zip(
+            self.tokens_BxL, self.segments_BxL, self.class_B.tolist(), strict=True
+        ):
+            prompt = label, *tokens[segments > 0].tolist()
+            numbers.append(seen.get(prompt, 0))
+            seen[prompt] = numbers[-1] + 1
+        return torch.tensor(numbers, device=self.tokens_BxL.device)
+
     def columns(self, start, end):
         """Returns the columns from `start` to before `end` as a Canvas."""
         names = ("tokens_BxL", "holes_BxL", "segments_BxL", "prompt_mask_BxL")
@@ -53,8 +64,8 @@ class Canvas:
     def filled(self, tokens_BxC, start=0):
         """Returns the canvas with `tokens_BxC` from column `start` on.
 
-        A text ends with the first EOS in a hole that has no unfilled hole before it: all holes
-        after it become EOS.
+        Every sampler ends its rows here. A text ends with the first EOS in a hole that has no
+        unfilled hole before it: all holes after it become EOS.
         """
         tokens_BxL = self.tokens_BxL.clone()
         tokens_BxL[:, start : start + tokens_BxC.shape[1]] = tokens_BxC
@@ -76,8 +87,12 @@ def make_canvas(config, input_ids, attention_mask, max_new_tokens, class_ids) ->
         class_ids: the class of each row; `None` for no classes.
 
     Raises:
-        ValueError: a prompt does not begin with BOS, or is too long.
+        ValueError: a prompt does not begin with BOS, or is too long; the model lacks a class.
     """
+    if class_ids is None:
+        class_ids = input_ids.new_zeros(len(input_ids))
+    elif ((class_ids < 0) | (class_ids > len(config.class_names))).any():
+        raise ValueError(f"class_ids should be from 0 (none) to {len(config.class_names)}")
     prompts = [row[kept] for row, kept in zip(input_ids, attention_mask.bool(), strict=True)]
     if not all(len(row) and row[0] == config.bos_token_id for row in prompts):
         raise ValueError(
@@ -105,7 +120,7 @@ def make_canvas(config, input_ids, attention_mask, max_new_tokens, class_ids) ->
         holes_BxL=holes_BxL,
         segments_BxL=segments_BxL,
         prompt_mask_BxL=prompt_mask_BxL,
-        class_B=input_ids.new_zeros(len(prompts)) if class_ids is None else class_ids,
+        class_B=class_ids,
         mask_id=config.mask_token_id,
         eos_id=config.eos_token_id,
     )
@@ -128,13 +143,16 @@ class TokenSampler:
     (https://arxiv.org/abs/2207.12598). It needs two forward passes, which are one batch of twice as
     many rows.
 
+    Each row has its own stream of random numbers. A number depends on the key of the row, the step
+    (`at`), the number of its use in the step, and the position; not on other rows or padding.
+
     Attributes:
         special_ids: tokens that no text contains.
         temperature: 0 takes the most probable token.
         top_k: keeps the k most probable tokens; 0 keeps all.
         top_p: keeps the most probable tokens until their probabilities sum to this.
         guidance: w; 0 for none.
-        generator: where random numbers come from; `None` for torch's own state.
+        keys_B: the key of each row's random numbers, a 64-bit integer.
     """
 
     special_ids: tuple[int, ...]
@@ -142,7 +160,11 @@ class TokenSampler:
     top_k: int
     top_p: float
     guidance: float
-    generator: torch.Generator | None
+    keys_B: torch.Tensor
+
+    def at(self, number: int) -> "TokenSampler":
+        """Returns the sampler with the random numbers of a step or of a block."""
+        return dataclasses.replace(self, keys_B=fold(self.keys_B, number))
 
     def model_inputs(self, canvas: Canvas):
         """Returns (tokens, class); under guidance, the rows again with hidden prompts."""
@@ -186,21 +208,53 @@ class TokenSampler:
             log_p = log_p.masked_fill(log_p < least, -torch.inf).log_softmax(-1)
         return log_p
 
-    def draw(self, log_p):
+    def draw(self, log_p, use: int):
         """Returns a token for each position, drawn from the result of `warp`.
 
         It draws in float64 if the device has it, so that rare tokens occur at their rate.
         """
         if self.temperature == 0:
             return log_p.argmax(-1)
-        p = (log_p.float() if log_p.device.type == "mps" else log_p.double()).exp()
-        drawn = torch.multinomial(p.flatten(0, -2), 1, generator=self.generator)
-        return drawn.reshape(log_p.shape[:-1])
+        u_BxL = self.uniform(log_p.shape[1], use)
+        sums = log_p.to(u_BxL.dtype).exp().cumsum(-1)
+        # The first token whose sum is greater: its probability is not 0.
+        drawn = torch.searchsorted(sums, u_BxL[..., None] * sums[..., -1:], right=True)
+        return drawn[..., 0]
 
-    def uniform(self, like):
-        """Returns uniform random numbers in [0, 1), with the shape and device of `like`."""
-        return torch.rand(like.shape, generator=self.generator, device=like.device)
+    def uniform(self, length: int, use: int, size: int | None = None):
+        """Returns uniform random numbers in (0, 1), of shape BxL, or BxLxE if `size` gives E.
 
-    def normal(self, shape, device):
-        """Returns standard normal random numbers."""
-        return torch.randn(shape, generator=self.generator, device=device)
+        Args:
+            length: L.
+            use: numbers the independent uses in a step.
+            size: E.
+        """
+        device = self.keys_B.device
+        keys = fold(fold(self.keys_B, use)[:, None], torch.arange(length, device=device))
+        if size is not None:
+            keys = fold(keys[..., None], torch.arange(size, device=device))
+        bits, dtype = (23, torch.float32) if device.type == "mps" else (52, torch.float64)
+        return (shift_right(keys, 64 - bits).to(dtype) + 0.5) * 2.0**-bits
+
+    def normal(self, length: int, use: int, size: int):
+        """Returns standard normal random numbers of shape BxLxE; the arguments are of `uniform`."""
+        u_BxLxE = self.uniform(length, use, size)
+        return (2**0.5 * torch.erfinv(2 * u_BxLxE - 1)).float()
+
+
+def fold(keys, number):
+    """Returns new keys for a number, or for each of an array of numbers that broadcasts to `keys`.
+
+    They are outputs of SplitMix64 (https://doi.org/10.1145/2660193.2660195), whose seed is the key:
+    64-bit integers, the same on all devices.
+    """
+    number = torch.as_tensor(number, device=keys.device)
+    x = keys + (number + 1) * (0x9E3779B97F4A7C15 - 2**64)
+    x = (x ^ shift_right(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    x = (x ^ shift_right(x, 27)) * (0x94D049BB133111EB - 2**64)
+    return x ^ shift_right(x, 31)
+
+
+def shift_right(x, bits: int):
+    """Returns 64-bit integers shifted to the right, with zeros on the left."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

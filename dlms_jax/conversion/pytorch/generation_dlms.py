@@ -7,10 +7,11 @@ right. noise_dlms.py has uniform and Gaussian diffusion.
 """
 
 import dataclasses
+import operator
 
 import torch
 
-from .canvas_dlms import Canvas, TokenSampler, make_canvas, restore_padding
+from .canvas_dlms import Canvas, TokenSampler, fold, make_canvas, restore_padding
 from .layers_dlms import KeyValueCache
 from .noise_dlms import fill_gaussian, fill_uniform, noise_level, timestep
 
@@ -102,8 +103,9 @@ class DLMGenerationMixin:
             class_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
                 The class of each row, from 1 (`config.class_names`); 0 means none.
             seed (`int`, *optional*):
-                Seed of the random numbers: the same seed gives the same text on the same device.
-                Defaults to the state of torch's own generator.
+                Seed of the random numbers, from 0 to 2^32 - 1. Equal rows get different samples;
+                sample i of a prompt depends on the prompt, the seed and i only, not on other rows.
+                Defaults to a draw from torch's own generator; at temperature 0, to 0.
             noise (`torch.Tensor`, *optional*):
                 Where the reverse process starts. In uniform diffusion, tokens of shape
                 `(batch_size, length)`; in Gaussian diffusion, noise of shape
@@ -139,16 +141,22 @@ class DLMGenerationMixin:
             input_ids = torch.full((1, 1), config.bos_token_id, device=self.device)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        if seed is None:
+            seed = int(torch.randint(2**32, ())) if settings.temperature else 0
+        seed = operator.index(seed)
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed={seed} should be from 0 to {2**32 - 1}")
+        new = settings.max_new_tokens
+        canvas = make_canvas(config, input_ids, attention_mask, new, class_ids)
+        samples_B = canvas.sample_numbers()
         sampler = TokenSampler(
             special_ids=(config.mask_token_id, config.bos_token_id, config.pad_token_id),
             temperature=settings.temperature,
             top_k=settings.top_k,
             top_p=settings.top_p,
             guidance=settings.guidance_scale,
-            generator=None if seed is None else torch.Generator(input_ids.device).manual_seed(seed),
+            keys_B=fold(fold(torch.zeros_like(samples_B), seed), samples_B),
         )
-        new = settings.max_new_tokens
-        canvas = make_canvas(config, input_ids, attention_mask, new, class_ids)
         if canvas.holes_BxL.any():
             if config.objective == "masked":
                 canvas = fill_masked(self, canvas, sampler, settings)
@@ -214,11 +222,12 @@ def unmask(
             timestep(settings, config, settings.steps, j).to(masked_BxL.device) for j in (i, i + 1)
         )
         log_p = sampler.log_probs(predict(*sampler.model_inputs(canvas), t))
-        drawn_BxL = sampler.draw(sampler.warp(log_p))
+        step = sampler.at(i)
+        drawn_BxL = step.draw(sampler.warp(log_p), use=0)
         left = noise_level(config, s)
         if settings.sampler == "ancestral":
             reveal = 1 - left / noise_level(config, t)
-            chosen_BxL = masked_BxL & (sampler.uniform(drawn_BxL) < reveal)
+            chosen_BxL = masked_BxL & (step.uniform(drawn_BxL.shape[1], use=1) < reveal)
         else:
             number_B = masked_BxL.sum(dim=1) - (canvas.holes_BxL.sum(dim=1) * left).round()
             score_BxL = certainty(log_p, drawn_BxL, settings.sampler)
@@ -287,7 +296,8 @@ def fill_blocks(
             cached = start
         part = canvas.columns(start, end)
         predict = predictor(start, start + part.tokens_BxL.shape[1], False)
-        canvas = canvas.filled(unmask(config, part, sampler, settings, predict).tokens_BxL, start)
+        part = unmask(config, part, sampler.at(block), settings, predict)
+        canvas = canvas.filled(part.tokens_BxL, start)
         if not canvas.masked_BxL.any():
             break
     return canvas
@@ -315,7 +325,7 @@ def fill_left_to_right(model, canvas: Canvas, sampler: TokenSampler) -> Canvas:
             update_cache=True,
         ).logits[:, -1:]
         cached = column
-        drawn_Bx1 = sampler.draw(sampler.warp(sampler.log_probs(logits)))
+        drawn_Bx1 = sampler.at(column).draw(sampler.warp(sampler.log_probs(logits)), use=0)
         here = canvas.columns(column, column + 1)
         canvas = canvas.filled(torch.where(here.masked_BxL, drawn_Bx1, here.tokens_BxL), column)
         if not canvas.masked_BxL.any():

@@ -27,39 +27,8 @@ from .layers_dlms import (
     make_attention_mask,
     rotary_angles,
 )
+from .noise_dlms import DLMNoisyEmbeddings
 from .unet_dlms import DLMUNet
-
-
-class DLMNoisyEmbeddings(nn.Module):
-    """The inputs of Gaussian diffusion: noisy embeddings and an estimate of the clean ones.
-
-    It also holds the table of the embeddings and the parameters of a learned noise schedule.
-    """
-
-    def __init__(self, config):
-        super().__init__()
-        size = config.gaussian["embedding_size"]
-        self.table = nn.Parameter(torch.zeros(config.vocab_size, size))
-        if config.gaussian["schedule_size"]:
-            self.schedule = nn.Parameter(torch.zeros(config.gaussian["schedule_size"]))
-        self.in_proj = nn.Linear(size, config.hidden_size)
-        self.estimate_proj = None
-        if config.gaussian["self_conditioning"]:
-            self.estimate_proj = nn.Linear(size, config.hidden_size, bias=False)
-
-    def forward(self, z_BxLxE, estimate_BxLxE):
-        """Returns the inputs of the first layer, of shape BxLxD."""
-        dtype, size = self.in_proj.weight.dtype, z_BxLxE.shape[-1]
-        x_BxLxD = self.in_proj(z_BxLxE.to(dtype))
-        if self.estimate_proj is not None:
-            # Embeddings have length 1; this scales the estimate like the noise.
-            x_BxLxD = x_BxLxD + self.estimate_proj((size**0.5 * estimate_BxLxE).to(dtype))
-        return x_BxLxD
-
-    def unit_table(self):
-        """Returns the embedding of each token, scaled to length 1; of shape VxE, in float32."""
-        table = self.table.float()
-        return table * torch.rsqrt(table.square().sum(dim=1, keepdim=True) + 1e-12)
 
 
 class DLMPreTrainedModel(PreTrainedModel):
@@ -126,50 +95,73 @@ class DLMModel(DLMPreTrainedModel):
         estimate: torch.FloatTensor | None = None,
         cache: KeyValueCache | None = None,
         update_cache: bool = False,
-        **kwargs,
-    ) -> BaseModelOutput:
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput | tuple:
         r"""
         Returns the output of the last layer as `last_hidden_state`, of shape
         `(batch_size, sequence_length, hidden_size)`. The arguments are those of
         [`DLMForDiffusion.forward`].
         """
-        if input_ids is not None and self.config.gaussian is not None:
-            raise ValueError(
-                "Gaussian diffusion reads noisy embeddings instead of input_ids: give "
-                "inputs_embeds and estimate"
-            )
+        config = self.config
+        if output_attentions is None:
+            output_attentions = config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        self._check_arguments(
+            {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "estimate": estimate},
+            {
+                "use_cache": use_cache,
+                "output_attentions": output_attentions,
+                "output_hidden_states": output_hidden_states and config.denoiser == "unet",
+            },
+        )
         inputs = input_ids if inputs_embeds is None else inputs_embeds
         shape = inputs.shape[:2]
         layout = self.make_layout(
-            inputs,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            segment_ids=segment_ids,
-            prompt_mask=prompt_mask,
-            class_ids=class_ids,
-            block_ids=block_ids,
-            clean_mask=clean_mask,
-        )
+            inputs, attention_mask, position_ids, segment_ids, prompt_mask, class_ids, block_ids,
+            clean_mask,
+        )  # fmt: skip
         t_BxL = torch.zeros(shape, device=inputs.device)
         if timesteps is not None:
             t_BxL = timesteps.float().reshape(len(timesteps), -1).expand(shape)
         c = None
         if self.conditioning is not None:
             c = self.conditioning(t_BxL, layout.class_B)
-        if self.config.gaussian is None:
+        if config.gaussian is None:
             x = self.embed_tokens(input_ids)
         else:
             x = self.embed(inputs_embeds, estimate)
-        if self.config.denoiser == "unet":
+        states = []
+        if config.denoiser == "unet":
             x = self.unet(x, c, layout)
         else:
             cache = KeyValueCache() if cache is None else cache
-            x = self._transformer(x, c, layout, cache, update_cache)
+            x = self._transformer(x, c, layout, cache, update_cache, states)
         h = self.norm(x)
         if self.final_modulation is not None:
             scale, shift, _ = self.final_modulation(c)
             h = h * scale + shift
-        return BaseModelOutput(last_hidden_state=h)
+        output = BaseModelOutput(
+            last_hidden_state=h, hidden_states=(*states, h) if output_hidden_states else None
+        )
+        return_dict = config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
+
+    def _check_arguments(self, inputs: dict, outputs: dict):
+        """Raises ValueError for wrong inputs, and for outputs that the model does not have."""
+        gaussian, wanted = self.config.gaussian, {"input_ids"}
+        if gaussian is not None:
+            wanted = {"inputs_embeds"}
+            if gaussian["self_conditioning"] or inputs["estimate"] is not None:
+                wanted.add("estimate")
+        if {name for name, x in inputs.items() if x is not None} != wanted:
+            names = " and ".join(sorted(wanted, reverse=True))
+            raise ValueError(f"a {self.config.objective} model reads {names} only")
+        if refused := [name for name, wrong in outputs.items() if wrong]:
+            raise ValueError(f"{' and '.join(refused)}: this model does not return them")
 
     def make_layout(
         self,
@@ -215,8 +207,8 @@ class DLMModel(DLMPreTrainedModel):
             segment_ids, position_ids, prompt_mask.bool(), class_ids, block_ids, clean_mask.bool()
         )
 
-    def _transformer(self, x, c, layout, cache, update_cache):
-        """Returns the output of the layers of a Transformer."""
+    def _transformer(self, x, c, layout, cache, update_cache, states):
+        """Returns the output of the layers of a Transformer; appends their inputs to `states`."""
         config = self.config
         rotary = rotary_angles(layout.positions_BxL, config.head_dim, config.rope_theta)
         source = None
@@ -239,6 +231,7 @@ class DLMModel(DLMPreTrainedModel):
             def extend(key_values, number=number):
                 return cache.extend(number, key_values, update_cache)
 
+            states.append(x)
             x = layer(x, c, mask, rotary, layout.segments_BxL > 0, source, extend)
         return x
 
@@ -251,6 +244,7 @@ class DLMForDiffusion(DLMGenerationMixin, DLMPreTrainedModel, GenerationMixin):
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    accepts_loss_kwargs = True  # tells Trainer that the loss is divided by num_items_in_batch
 
     def __init__(self, config: DLMConfig):
         super().__init__(config)
@@ -259,6 +253,9 @@ class DLMForDiffusion(DLMGenerationMixin, DLMPreTrainedModel, GenerationMixin):
         if config.gaussian is not None and config.gaussian["head"] == "embedding":
             rows = config.gaussian["embedding_size"]
         self.lm_head = nn.Linear(config.hidden_size, rows, bias=False)
+        # Trainer counts the labels that the loss scores: the first one only if it is not shifted.
+        causal = config.objective == "autoregressive"
+        self.loss_type = "ForCausalLM" if causal else "ForMaskedLM"
         self.post_init()
 
     def get_input_embeddings(self):
@@ -270,9 +267,25 @@ class DLMForDiffusion(DLMGenerationMixin, DLMPreTrainedModel, GenerationMixin):
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        **inputs,
-    ) -> MaskedLMOutput:
+        timesteps: torch.FloatTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        segment_ids: torch.LongTensor | None = None,
+        prompt_mask: torch.BoolTensor | None = None,
+        class_ids: torch.LongTensor | None = None,
+        block_ids: torch.LongTensor | None = None,
+        clean_mask: torch.BoolTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        estimate: torch.FloatTensor | None = None,
+        cache: KeyValueCache | None = None,
+        update_cache: bool = False,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> MaskedLMOutput | tuple:
         r"""
         Predicts tokens.
 
@@ -280,11 +293,12 @@ class DLMForDiffusion(DLMGenerationMixin, DLMPreTrainedModel, GenerationMixin):
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Tokens, with `mask_token_id` where there is none yet. Required except in Gaussian
                 diffusion.
-            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                The tokens to predict; -100 is ignored. The loss is their mean cross-entropy. It is
-                shifted by one position if the model is autoregressive: pass `labels=input_ids`.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
                 0 at padding, 1 elsewhere. Defaults to no padding.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                The tokens to predict; -100 is ignored. The loss is their mean cross-entropy, 0 if
+                all are -100. It is shifted by one position if the model is autoregressive: pass
+                `labels=input_ids`. Gaussian diffusion has no loss here.
             timesteps (`torch.FloatTensor` of shape `(batch_size,)` or
                 `(batch_size, sequence_length)`, *optional*): The time of each row or token, from 0
                 (clean) to 1 (noise); 0 by default. Used only if the network is conditioned on time
@@ -314,6 +328,15 @@ class DLMForDiffusion(DLMGenerationMixin, DLMPreTrainedModel, GenerationMixin):
                 Keys and values of positions that were read before, to which these attend, too.
             update_cache (`bool`, *optional*, defaults to `False`):
                 Whether to add the keys and values of these positions to `cache`.
+            use_cache, output_attentions (`bool`, *optional*):
+                `True` is an error: the model returns neither (see `cache`).
+            output_hidden_states (`bool`, *optional*):
+                Whether to return `hidden_states`: the input of each layer, and `last_hidden_state`.
+                An error for a U-Net.
+            return_dict (`bool`, *optional*): `False` returns a tuple.
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*):
+                What the sum of the loss is divided by, which `Trainer` passes: the number of labels
+                of all batches whose gradients it accumulates. Defaults to that of this batch.
 
         Returns:
             [`~transformers.modeling_outputs.MaskedLMOutput`] with `logits` of shape
@@ -330,13 +353,41 @@ class DLMForDiffusion(DLMGenerationMixin, DLMPreTrainedModel, GenerationMixin):
         >>> probabilities = model(**inputs).logits.softmax(-1)
         ```
         """
-        h_BxLxD = self.model(input_ids, **inputs).last_hidden_state
-        logits = self.lm_head(h_BxLxD).float()
+        states = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            timesteps=timesteps,
+            position_ids=position_ids,
+            segment_ids=segment_ids,
+            prompt_mask=prompt_mask,
+            class_ids=class_ids,
+            block_ids=block_ids,
+            clean_mask=clean_mask,
+            inputs_embeds=inputs_embeds,
+            estimate=estimate,
+            cache=cache,
+            update_cache=update_cache,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.lm_head(states.last_hidden_state).float()
         if self.config.shift:
             logits = logits.roll(1, dims=1)
-        loss = None
-        if labels is not None:
-            if self.config.objective == "autoregressive":
-                labels = F.pad(labels[:, 1:], (0, 1), value=-100)
-            loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        return MaskedLMOutput(loss=loss, logits=logits)
+        loss = None if labels is None else self._loss(logits, labels, num_items_in_batch)
+        output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=states.hidden_states)
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
+
+    def _loss(self, logits, labels, number):
+        """Returns the cross-entropy: its sum divided by `number`, or its mean if that is `None`."""
+        if self.config.gaussian is not None:
+            raise ValueError("labels: Gaussian diffusion has no loss here; train it with dlms_jax")
+        if self.config.objective == "autoregressive":
+            labels = F.pad(labels[:, 1:], (0, 1), value=-100)
+        labels = labels.flatten().to(logits.device)
+        total = F.cross_entropy(logits.flatten(0, 1), labels, reduction="sum")
+        if number is None:
+            number = (labels != -100).sum()
+        return total / torch.as_tensor(number, device=total.device).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Noise schedules, and the samplers of uniform and Gaussian diffusion.
+"""Noise schedules, noisy embeddings, and the samplers of uniform and Gaussian diffusion.
 
 Uniform diffusion has the samplers `"ancestral"` (UDLM, https://arxiv.org/abs/2412.10193) and
 `"ddim"`, the discrete analogue of DDIM. Gaussian diffusion has `"ddim"`
@@ -8,7 +8,40 @@ Uniform diffusion has the samplers `"ancestral"` (UDLM, https://arxiv.org/abs/24
 import math
 
 import torch
+from torch import nn
 from torch.nn import functional as F
+
+
+class DLMNoisyEmbeddings(nn.Module):
+    """The inputs of Gaussian diffusion: noisy embeddings and an estimate of the clean ones.
+
+    It also holds the table of the embeddings and the parameters of a learned noise schedule.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        size = config.gaussian["embedding_size"]
+        self.table = nn.Parameter(torch.zeros(config.vocab_size, size))
+        if config.gaussian["schedule_size"]:
+            self.schedule = nn.Parameter(torch.zeros(config.gaussian["schedule_size"]))
+        self.in_proj = nn.Linear(size, config.hidden_size)
+        self.estimate_proj = None
+        if config.gaussian["self_conditioning"]:
+            self.estimate_proj = nn.Linear(size, config.hidden_size, bias=False)
+
+    def forward(self, z_BxLxE, estimate_BxLxE):
+        """Returns the inputs of the first layer, of shape BxLxD."""
+        dtype, size = self.in_proj.weight.dtype, z_BxLxE.shape[-1]
+        x_BxLxD = self.in_proj(z_BxLxE.to(dtype))
+        if self.estimate_proj is not None:
+            # Embeddings have length 1; this scales the estimate like the noise.
+            x_BxLxD = x_BxLxD + self.estimate_proj((size**0.5 * estimate_BxLxE).to(dtype))
+        return x_BxLxD
+
+    def unit_table(self):
+        """Returns the embedding of each token, scaled to length 1; of shape VxE, in float32."""
+        table = self.table.float()
+        return table * torch.rsqrt(table.square().sum(dim=1, keepdim=True) + 1e-12)
 
 
 def noise_level(config, t):
@@ -62,12 +95,18 @@ def fill_uniform(model, canvas, sampler, settings, noise=None):
     text = text.to(holes.device)
     u = (1 - config.mask_share) / len(text)
 
-    def draw_noise():
-        index = (sampler.uniform(holes) * len(text)).long().clamp(max=len(text) - 1)
-        return text[index].masked_fill(sampler.uniform(holes) < config.mask_share, canvas.mask_id)
+    length = holes.shape[1]
 
-    tokens = torch.where(holes, draw_noise() if noise is None else noise, canvas.tokens_BxL)
+    def draw_noise(step):
+        index = (step.uniform(length, use=0) * len(text)).long().clamp(max=len(text) - 1)
+        masks = step.uniform(length, use=1) < config.mask_share
+        return text[index].masked_fill(masks, canvas.mask_id)
+
+    if noise is None:
+        noise = draw_noise(sampler.at(settings.steps))  # no step has this number
+    tokens = torch.where(holes, noise, canvas.tokens_BxL)
     for i in range(settings.steps):
+        step = sampler.at(i)
         t, s = (timestep(settings, config, settings.steps, j).to(holes.device) for j in (i, i + 1))
         noise_t, noise_s = noise_level(config, t), noise_level(config, s)
         inputs, classes = sampler.model_inputs(canvas.with_tokens(tokens))
@@ -85,19 +124,20 @@ def fill_uniform(model, canvas, sampler, settings, noise=None):
             p_z = log_p.gather(-1, tokens[..., None])[..., 0].exp()
         r = noise_t * u / ((1 - noise_t) * p_z + noise_t * u)
         r = r.masked_fill(tokens == canvas.mask_id, 1.0)
-        clean = sampler.draw(log_p)
+        clean = step.draw(log_p, use=2)
+        whether, which = step.uniform(length, use=3), step.uniform(length, use=4)
         if settings.sampler == "ancestral":
-            changes = sampler.uniform(r) < r * (noise_t - noise_s) / ((1 - noise_s) * noise_t)
-            noisy = torch.where(sampler.uniform(r) < noise_s, draw_noise(), clean)
+            changes = whether < r * (noise_t - noise_s) / ((1 - noise_s) * noise_t)
+            noisy = torch.where(which < noise_s, draw_noise(step), clean)
             moved = torch.where(changes, noisy, tokens)
         else:
             renewed = settings.eta * noise_s
             stays = (1 - settings.eta) * noise_s / noise_t / (1 - renewed)
-            clean = torch.where(sampler.uniform(r) < r, clean, tokens)
-            moved = torch.where(sampler.uniform(r) < stays, tokens, clean)
-            moved = torch.where(sampler.uniform(r) < renewed, draw_noise(), moved)
+            clean = torch.where(whether < r, clean, tokens)
+            moved = torch.where(which < stays, tokens, clean)
+            moved = torch.where(step.uniform(length, use=5) < renewed, draw_noise(step), moved)
         tokens = torch.where(holes, moved, tokens)
-    return canvas.with_tokens(tokens)
+    return canvas.filled(tokens)
 
 
 def fill_gaussian(model, canvas, sampler, settings, noise=None):
@@ -118,8 +158,10 @@ def fill_gaussian(model, canvas, sampler, settings, noise=None):
     table = denoiser.table
     gammas = [gamma_at(settings, g, i, max(settings.steps - 1, 1)) for i in range(settings.steps)]
     gammas = torch.tensor(gammas, dtype=torch.float64)
-    shape = *canvas.tokens_BxL.shape, table.shape[1]
-    z = sampler.normal(shape, table.device) if noise is None else noise
+    length, size = canvas.tokens_BxL.shape[1], table.shape[1]
+    z = noise
+    if z is None:
+        z = sampler.at(settings.steps).normal(length, 0, size)  # no step has this number
     eta = 1.0 if settings.sampler == "ancestral" else settings.eta
     for i, gamma in enumerate(gammas):
         logits, estimate = denoiser(z, gamma)
@@ -137,9 +179,9 @@ def fill_gaussian(model, canvas, sampler, settings, noise=None):
         z = ddim_step(z, x_hat, gamma, gammas[i + 1], eta)
         if eta:
             variance = torch.sigmoid(gammas[i + 1]) * -torch.expm1(gammas[i + 1] - gamma)
-            z = z + eta * variance.sqrt().float() * sampler.normal(z.shape, z.device)
-    tokens = torch.where(canvas.holes_BxL, sampler.draw(log_p), canvas.tokens_BxL)
-    return canvas.with_tokens(tokens)
+            z = z + eta * variance.sqrt().float() * sampler.at(i).normal(length, 0, size)
+    drawn = sampler.at(i).draw(log_p, use=1)
+    return canvas.filled(torch.where(canvas.holes_BxL, drawn, canvas.tokens_BxL))
 
 
 class GaussianDenoiser:

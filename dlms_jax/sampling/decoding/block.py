@@ -11,7 +11,7 @@ from dlms_jax.diffusion import Denoiser, Layout
 from dlms_jax.sampling.canvas import Canvas
 from dlms_jax.sampling.decoding.cache import columns, filled_cache, read_columns
 from dlms_jax.sampling.processes.masked import MaskedSampler
-from dlms_jax.sampling.sampler import SamplerState, advance, begin, choose_rows
+from dlms_jax.sampling.sampler import SamplerState, advance, begin, choose_rows, end_at_eos
 
 
 class BlockState(NamedTuple):
@@ -84,9 +84,10 @@ class BlockSampler:
         inner = self.inner.update(inner, *logits)
 
         tokens_BxL = self._put(state.tokens_BxL, inner.tokens_BxL, start_B)
-        eos_id = self.inner.prediction.vocabulary.eos_id
-        eos_BxL = state.holes_BxL & (tokens_BxL == eos_id) & inner.done_B[:, None]
-        tokens_BxL = jnp.where(jnp.cumsum(eos_BxL, axis=1) > 0, eos_id, tokens_BxL)
+        vocabulary = self.inner.prediction.vocabulary
+        ended_BxL = end_at_eos(tokens_BxL, state.holes_BxL, vocabulary)
+        tokens_BxL = jnp.where(inner.done_B[:, None], ended_BxL, tokens_BxL)
+        eos_BxL = state.holes_BxL & (tokens_BxL == vocabulary.eos_id)
         place_1xL = jnp.arange(tokens_BxL.shape[1])[None]
         later_BxL = state.holes_BxL & (place_1xL >= end_B[:, None])
         done_B = inner.done_B & (eos_BxL.any(axis=1) | ~later_BxL.any(axis=1))

@@ -12,7 +12,7 @@ from dlms_jax.errors import UserError
 from dlms_jax.sampling.canvas import Canvas
 from dlms_jax.sampling.decoding.cache import filled_cache, read_columns
 from dlms_jax.sampling.prediction import Prediction
-from dlms_jax.sampling.sampler import SamplerState, advance, begin
+from dlms_jax.sampling.sampler import SamplerState, advance, begin, end_at_eos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +60,12 @@ class NextToken:
 
         log_p_Bx1xV = self.prediction.log_p(logits_Bx1xV, without_Bx1xV)
         drawn_Bx1 = jax.vmap(draw)(state.keys_B, at_B, log_p_Bx1xV)
-        ended_Bx1 = drawn_Bx1 == self.prediction.vocabulary.eos_id
-        place_1xL = jnp.arange(state.tokens_BxL.shape[1])[None]
-        later_BxL = state.holes_BxL & (place_1xL > at_B[:, None])
-        written_BxL = (place_1xL == at_B[:, None]) | (later_BxL & ended_Bx1)
-        tokens_BxL = jnp.where(written_BxL, drawn_Bx1, state.tokens_BxL)
-        done_B = ended_Bx1[:, 0] | ~later_BxL.any(axis=1)
-        return advance(state._replace(cache=cache), tokens_BxL, done_B)
+        here_BxL = jnp.arange(state.tokens_BxL.shape[1])[None] == at_B[:, None]
+        tokens_BxL = jnp.where(here_BxL, drawn_Bx1, state.tokens_BxL)
+        vocabulary = self.prediction.vocabulary
+        tokens_BxL = end_at_eos(tokens_BxL, state.holes_BxL, vocabulary)
+        open_BxL = state.holes_BxL & (tokens_BxL == vocabulary.mask_id)
+        return advance(state._replace(cache=cache), tokens_BxL, ~open_BxL.any(axis=1))
 
 
 def _inputs(state: SamplerState) -> tuple[Array, jax.Array, Layout]:

@@ -3,8 +3,8 @@
 A step estimates the clean embeddings x from noisy ones z = alpha x + sigma eps, with one pass of
 the network, or two with self-conditioning. Then it moves z to the next, smaller gamma (the log of
 the noise-to-signal ratio). At the first step, t=1, the holes hold pure noise. At the last step,
-t=0, tokens are drawn; until then the holes show the most probable tokens. Heun estimates x twice in
-each step but the last.
+t=0, tokens are drawn, and holes after the first EOS get EOS; until then the holes show the most
+probable tokens. Heun estimates x twice in each step but the last.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from dlms_jax.diffusion.gaussian import Gaussian, alpha_sigma, mean_embedding
 from dlms_jax.sampling.canvas import Canvas
 from dlms_jax.sampling.guidance import halves, with_unconditional
 from dlms_jax.sampling.prediction import Prediction
-from dlms_jax.sampling.sampler import SamplerState, advance, begin, row_keys
+from dlms_jax.sampling.sampler import SamplerState, advance, begin, end_at_eos, row_keys
 from dlms_jax.sampling.timesteps import Spacing, fixed_time
 
 
@@ -91,7 +91,8 @@ class GaussianSampler:
         # Both are expensive; most steps need only the second.
         drawn_BxL = jax.lax.cond((last_B & ~state.done_B).any(), drawn, lambda: likeliest_BxL)
         noised = jax.lax.cond((last_B | state.done_B).all(), lambda: noised, moved)
-        tokens_BxL = jnp.where(last_B[:, None], drawn_BxL, likeliest_BxL)
+        ended_BxL = end_at_eos(drawn_BxL, state.holes_BxL, self.prediction.vocabulary)
+        tokens_BxL = jnp.where(last_B[:, None], ended_BxL, likeliest_BxL)
         return advance(state, tokens_BxL, last_B, noised)
 
     def _move(self, denoise, state, noised, keys_B, gamma_t, gamma_s) -> Noised:

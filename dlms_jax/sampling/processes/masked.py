@@ -11,7 +11,14 @@ from dlms_jax.diffusion.schedules import Schedule
 from dlms_jax.sampling.canvas import Canvas
 from dlms_jax.sampling.guidance import predict
 from dlms_jax.sampling.prediction import Prediction
-from dlms_jax.sampling.sampler import SamplerState, advance, begin, row_keys, row_uniform
+from dlms_jax.sampling.sampler import (
+    SamplerState,
+    advance,
+    begin,
+    end_at_eos,
+    row_keys,
+    row_uniform,
+)
 from dlms_jax.sampling.timesteps import Spacing, times
 
 
@@ -86,15 +93,10 @@ def reveal(
       state: the state before the step.
       tokens_BxL: the new tokens; the mask id where a hole stays masked.
       prediction: its vocabulary gives the ids.
-      stop_at_eos: also finish rows that have EOS in a hole and no masked hole before it. Their
-        later holes get EOS.
+      stop_at_eos: also finish rows that `end_at_eos` ends.
       extra: the new `SamplerState.extra`.
     """
-    mask_id, eos_id = prediction.vocabulary.mask_id, prediction.vocabulary.eos_id
     if stop_at_eos:
-        open_BxL = state.holes_BxL & (tokens_BxL == mask_id)
-        eos_BxL = state.holes_BxL & (tokens_BxL == eos_id)
-        ends_BxL = eos_BxL & (jnp.cumsum(open_BxL, axis=1) == 0)
-        tokens_BxL = jnp.where(jnp.cumsum(ends_BxL, axis=1) > 0, eos_id, tokens_BxL)
-    open_BxL = state.holes_BxL & (tokens_BxL == mask_id)
+        tokens_BxL = end_at_eos(tokens_BxL, state.holes_BxL, prediction.vocabulary)
+    open_BxL = state.holes_BxL & (tokens_BxL == prediction.vocabulary.mask_id)
     return advance(state, tokens_BxL, ~open_BxL.any(axis=1), extra)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from dlms_jax.diffusion import Denoiser
 from dlms_jax.sampling.canvas import Canvas
 from dlms_jax.sampling.processes.masked import SteppedSampler
-from dlms_jax.sampling.sampler import SamplerState, advance, begin
+from dlms_jax.sampling.sampler import SamplerState, advance, begin, end_at_eos
 
 # alpha is 0 at t=1, and 1 - alpha may underflow in float32 near t=0.
 _TINY = float(jnp.finfo(jnp.float32).tiny)
@@ -30,7 +30,7 @@ class Remasking(SteppedSampler):
       cuts). Masked tokens are revealed as with sigma = 0, as in the paper.
 
     eta is in 0..1; 0 turns remasking off. Given tokens are never masked. The limit is 0 at the last
-    step, so that no mask remains.
+    step, so that no mask remains. At the end, holes after the first EOS get EOS.
     """
 
     kind: Literal["cap", "rescale", "confidence"] = "cap"
@@ -58,6 +58,8 @@ class Remasking(SteppedSampler):
         tokens_BxL = jnp.where(hidden_BxL, mask_id, state.tokens_BxL)
         tokens_BxL = jnp.where(revealed_BxL, drawn_BxL, tokens_BxL)
         done_B = state.step_B + 1 >= self.steps
+        ended_BxL = end_at_eos(tokens_BxL, state.holes_BxL, self.prediction.vocabulary)
+        tokens_BxL = jnp.where(done_B[:, None], ended_BxL, tokens_BxL)
         return advance(state, tokens_BxL, done_B, jnp.where(revealed_BxL, p_BxL, state.extra))
 
     def _sigma(self, t_Bx1, s_Bx1, written_BxL, p_BxL):

@@ -14,6 +14,7 @@ holds z at time t, two identities avoid both the posterior over the vocabulary a
   x_s = z.
 
 Guidance, temperature and cuts change p. The network reads the time of each token, 0 if it is given.
+After the last step, holes after the first EOS get EOS.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from dlms_jax.diffusion.schedules import Schedule
 from dlms_jax.sampling.canvas import Canvas
 from dlms_jax.sampling.guidance import predict
 from dlms_jax.sampling.prediction import Prediction
-from dlms_jax.sampling.sampler import SamplerState, advance, begin, row_keys
+from dlms_jax.sampling.sampler import SamplerState, advance, begin, end_at_eos, row_keys
 from dlms_jax.sampling.timesteps import Spacing, times
 
 
@@ -55,7 +56,9 @@ class UniformAncestral:
         return begin(canvas._replace(tokens_BxL=tokens_BxL), keys_B)
 
     def step(self, denoise: Denoiser, state: SamplerState) -> SamplerState:
-        return advance(state, self._moved(denoise, state), state.step_B + 1 >= self.steps)
+        tokens_BxL, last_B = self._moved(denoise, state), state.step_B + 1 >= self.steps
+        ended_BxL = end_at_eos(tokens_BxL, state.holes_BxL, self.prediction.vocabulary)
+        return advance(state, jnp.where(last_B[:, None], ended_BxL, tokens_BxL), last_B)
 
     def _moved(self, denoise, state):
         """Returns tokens_BxL at the end of the rows' steps."""
