@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from dlms_jax.errors import UserError
 from dlms_jax.runtime import compiled, report
 from dlms_jax.runtime.determinism import check_deterministic
 from dlms_jax.runtime.goodput import KINDS, Goodput, read_goodput, totals
