@@ -76,7 +76,7 @@ def refused(call, *args, **kwargs) -> str:
 
 def description(dataset: Prepared) -> dict:
     """Returns dataset.json without what may differ between equal datasets."""
-    named = ("arguments", "sources")
+    named = ("arguments", "sources", "digests")
     return {key: value for key, value in dataset.card.items() if key not in named}
 
 
