@@ -99,7 +99,7 @@ def _dataset_on_beam(a, paths, vocab):
             )
         vocab = make_tokenizer(vocab, ())
     sources = find_sources(paths, a.seed, a.synthetic_documents, a.tfds_directory)
-    buckets = max(1, -(-sum(source.size for source in sources) // a.shard_bytes))
+    buckets = max(1, -(-sum(source.size for source in sources) // at_least(a, "shard_bytes", 1)))
     plan = ShardPlan(buckets, a.sequence_length, a.packing, a.heldout_fraction, a.seed)
     build_on_beam(sources, a.out, vocab, plan, read_options(a), a.beam_options)
     print(f"wrote {a.out}; train with --config.data.corpus={a.out}")

@@ -18,7 +18,7 @@ class TokenizerConfig:
     vocab_size: int = setting(
         8192,
         "Vocabulary size of a trained bpe or sentencepiece tokenizer, special tokens included.",
-        AT_LEAST_1,
+        Range(1, 1 << 24),  # the libraries allocate memory for it, and abort if there is too little
     )
     path: str = setting(
         "",
@@ -96,7 +96,7 @@ class DataConfig:
         SHARE,
     )
     synthetic_documents: int = setting(
-        20_000, "Number of documents in the corpus `synthetic`.", AT_LEAST_1
+        20_000, "Number of documents in the corpus `synthetic`.", Range(1, 10**12)
     )
     text_field: str = setting("text", "Field that holds the text, in JSON lines, CSV and Parquet.")
     tfds_directory: str = setting(

@@ -12,6 +12,7 @@ from dlms_jax.data.chat import (
     pad_examples,
     read_examples,
 )
+from dlms_jax.data.checks import check_fields, check_row
 from dlms_jax.data.corpora.document import is_heldout, order_key, sha256_of_texts
 from dlms_jax.data.store.card import SPLITS, Part, ShardPlan, describe, write_dataset
 from dlms_jax.data.store.prepared import Prepared, open_prepared
@@ -22,7 +23,7 @@ from dlms_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class DialogueOptions:
-    """How examples become rows.
+    """How examples become rows. Raises UserError for impossible values.
 
     Attributes:
       sequence_length: tokens in a row.
@@ -40,6 +41,21 @@ class DialogueOptions:
     too_long: Literal["error", "skip"] = "error"
     heldout_fraction: float = 0.05
     seed: int = 0
+
+    def __post_init__(self):
+        names = ("sequence_length", "heldout_fraction", "seed")
+        check_fields(self, {name: f"data.{name}" for name in names}, {"prompt_length": 0})
+        check_row(self.sequence_length)
+        if self.prompt_length >= self.sequence_length:
+            raise UserError(
+                f"prompt_length={self.prompt_length} leaves no room for an answer in rows of "
+                f"{self.sequence_length}; use a smaller one"
+            )
+        for name, choices in (("eos", ("once", "fill")), ("too_long", ("error", "skip"))):
+            if getattr(self, name) not in choices:
+                raise UserError(
+                    f"{name}={getattr(self, name)!r} should be one of {', '.join(choices)}"
+                )
 
 
 def prepare_dialogues(

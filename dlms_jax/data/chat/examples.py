@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from dlms_jax.data.chat.template import compile_template, render_template, spellings_of
+from dlms_jax.data.checks import check_fields
 from dlms_jax.data.corpora.streams import open_stream
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.errors import UserError
@@ -53,6 +54,7 @@ class ChatOptions:
     score: Literal["last", "all"] = "all"
 
     def __post_init__(self):
+        check_fields(self, {})
         if self.score not in ("last", "all"):
             raise UserError(
                 f"score={self.score!r}: the answers that are learned are 'last' or 'all'"

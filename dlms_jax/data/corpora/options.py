@@ -4,6 +4,8 @@ from collections.abc import Callable
 import dataclasses
 from typing import Literal
 
+from dlms_jax.data.checks import check_fields
+
 Invalid = Literal["strict", "replace", "skip", "keep"]
 OnInvalid = Callable[[Literal["replaced", "skipped"]], None]
 POLICIES = "--invalid-utf8=replace, skip or keep reads it"  # the end of messages about invalid text
@@ -11,7 +13,7 @@ POLICIES = "--invalid-utf8=replace, skip or keep reads it"  # the end of message
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """How raw files are read.
+    """How raw files are read. Raises UserError for impossible values.
 
     Attributes:
       field: the field of a JSON, CSV or Parquet record that holds the text.
@@ -24,6 +26,10 @@ class ReadOptions:
     field: str = "text"
     invalid: Invalid = "strict"
     piece_bytes: int = 16 * 1024
+
+    def __post_init__(self):
+        settings = {"field": "data.text_field", "invalid": "data.invalid_utf8"}
+        check_fields(self, settings, {"piece_bytes": 0})
 
 
 DEFAULTS = ReadOptions()

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from dlms_jax.config import Config, DataConfig
+from dlms_jax.data.checks import check_row
 from dlms_jax.data.corpora.document import Document, is_heldout, sha256_of_texts, to_str
 from dlms_jax.data.corpora.options import ReadOptions
 from dlms_jax.data.corpora.source import SYNTHETIC, find_sources, read_sorted
@@ -140,6 +141,7 @@ def make_split(
     """Returns documents packed in rows in memory, with their fingerprint."""
     texts = [document.text for document in documents]
     length = data.sequence_length
+    check_row(length)
     rows = join(pack_texts(texts, length, data.packing, tokenizer), length)
     return Split(
         name,

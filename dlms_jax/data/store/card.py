@@ -8,11 +8,13 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import types
 from typing import Any, Literal, NamedTuple
 
 from dlms_jax import __version__
 from dlms_jax.config import upgrade
 from dlms_jax.data import tokenizers
+from dlms_jax.data.checks import check_fields, check_row
 from dlms_jax.data.packing import Method
 from dlms_jax.data.store.shards import Shard, token_type
 from dlms_jax.data.tokenizers import Tokenizer
@@ -27,6 +29,10 @@ UPGRADES: dict[int, Callable] = {}  # format -> its dataset.json in the next one
 SPLITS = ("train", "heldout")
 DIGESTS = "digests"  # the key of {file: SHA-256}, of dataset.json and vocab.json
 _NO_DIGEST = "0" * 64  # stands for the digest of dataset.json while it is computed
+PLAN_SETTINGS = types.MappingProxyType(
+    {name: f"data.{name}" for name in ("sequence_length", "packing", "heldout_fraction", "seed")}
+)
+_MOST_BUCKETS = 100_000  # the names of shards have five digits
 _KEYS = {
     "format", "kind", "version", "tokenizer", "token_type", "sequence_length", "packing",
     "heldout_fraction", "seed", "read", "duplicates", "longest", "splits", "buckets", "arguments",
@@ -35,7 +41,7 @@ _KEYS = {
 
 @dataclasses.dataclass(frozen=True)
 class ShardPlan:
-    """How a corpus is divided into buckets, splits and rows.
+    """How a corpus is divided into buckets, splits and rows. Raises UserError for what cannot be.
 
     Attributes:
       buckets: parts of the range of order keys. Each becomes one shard of each split.
@@ -49,6 +55,15 @@ class ShardPlan:
     packing: Method = "concat"
     heldout_fraction: float = 0.05
     seed: int = 0
+
+    def __post_init__(self):
+        check_fields(self, PLAN_SETTINGS, {"buckets": 1})
+        check_row(self.sequence_length)
+        if self.buckets > _MOST_BUCKETS:
+            raise UserError(
+                f"this makes {self.buckets} shards of each split, more than {_MOST_BUCKETS}; use a "
+                "larger shard_bytes (--shard-bytes)"
+            )
 
     def bucket_of(self, key: bytes) -> int:
         """Returns the bucket of an order key (document.order_key)."""
