@@ -24,8 +24,8 @@ def add_arguments(parser):
         "paths",
         nargs="+",
         metavar="PATH",
-        help="files, folders or globs of .txt, .md, .rst, .jsonl[.gz|.zst], .parquet, .csv; or one "
-        "named corpus, or tfds:DATASET/SPLIT",
+        help="files, folders or globs of .txt, .md, .rst, .jsonl, .csv, .tsv (each also .gz, .zst, "
+        ".bz2) or .parquet; or one named corpus, or tfds:DATASET/SPLIT",
     )
     add("--out", metavar="DIR", help="(default: prepared/NAME-LENGTH)")
     add_option(parser, "--sequence-length", "data.sequence_length", required=True)

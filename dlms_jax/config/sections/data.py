@@ -108,7 +108,7 @@ class DataConfig:
     invalid_utf8: Literal["strict", "replace", "skip", "keep"] = setting(
         "strict",
         "What to do with bytes that are not UTF-8: stop with an error, replace them by U+FFFD, "
-        "skip the text, or keep them.",
+        "skip the text, or keep them. skip also leaves out records whose text is null.",
     )
     prefetch: int = setting(
         8, "Batches that are prepared ahead of the train step.", AT_LEAST_1, changeable=True

@@ -53,6 +53,7 @@ from dlms_jax.data.worker_pool import run_in_workers
 from dlms_jax.errors import UserError
 from dlms_jax.files import write_json
 
+_UNUSUAL = {"replaced": "not UTF-8", "skipped": "null, or not UTF-8"}  # texts that are counted
 Vocab = Tokenizer | TokenizerConfig | int | str
 
 
@@ -176,14 +177,14 @@ class DatasetBuilder:
             if not is_anything_scattered(job.building):  # nothing worth keeping
                 remove_dataset(job.folder)
             raise
-        names = ("documents", "bytes", "replaced", "skipped")
+        names = ("documents", "bytes", *_UNUSUAL)
         total = {name: sum(c.get(name, 0) for c in counts) for name in names}
         if not total["documents"]:
             remove_dataset(job.folder)
             raise UserError(f"{' '.join(arguments['path'])} holds no text")
         self._say(
             f"read {total['documents']} documents, {total['bytes']} bytes"
-            + "".join(f", {total[k]} {k} (not UTF-8)" for k in ("replaced", "skipped") if total[k])
+            + "".join(f", {total[k]} {k} ({why})" for k, why in _UNUSUAL.items() if total[k])
         )
         return total
 

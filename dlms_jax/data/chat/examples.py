@@ -68,7 +68,7 @@ def read_examples(
     tokenizer: Tokenizer,
     options: ChatOptions,
 ) -> Iterator[Example]:
-    """Yields the examples of JSON lines files (.gz and .zst too), in order.
+    """Yields the examples of JSON lines files (.gz, .zst and .bz2 too), in order.
 
     Args:
       paths: the files.

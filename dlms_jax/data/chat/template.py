@@ -21,7 +21,7 @@ def load_template(path: str | pathlib.Path) -> str:
             raise UserError(f"the folder {path} has no {' and no '.join(names)}")
         path = found[0]
     try:
-        template = path.read_text(encoding="utf-8")
+        template = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             template = json.loads(template)["chat_template"]
     except OSError as error:

@@ -19,7 +19,8 @@ class ReadOptions:
       field: the field of a JSON, CSV or Parquet record that holds the text.
       invalid: what happens to text that is not UTF-8. "strict" raises an error; "replace" puts
         U+FFFD for the invalid bytes; "skip" leaves the text (the record, or the whole text file)
-        out; "keep" keeps the bytes as they are, as every tokenizer here can.
+        out, and also a text that is null; "keep" keeps the bytes as they are, as every tokenizer
+        here can.
       piece_bytes: text files are cut into documents of at most this many characters; 0: never.
     """
 
