@@ -48,6 +48,17 @@ def check_fields(
             raise UserError(f"{name}={getattr(options, name)} should be at least {low}")
 
 
+def at_least(value: Any, low: int, name: str) -> int:
+    """Returns a whole number.
+
+    Raises:
+      UserError: `value`, which `name` names, is something else, or below `low`.
+    """
+    if not _is(value, int) or value < low:
+        raise UserError(f"{name}={value!r} should be a whole number of at least {low}")
+    return int(value)
+
+
 def _is(value: Any, kind: type) -> bool:
     """Returns whether a value is of a kind; whole numbers are numbers, truth values are not."""
     if kind in (bool, str):

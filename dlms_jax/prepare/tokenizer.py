@@ -34,6 +34,7 @@ def run(a):
 
     from dlms_jax.data.checks import check_memory
     from dlms_jax.data.corpora.document import to_bytes, to_str
+    from dlms_jax.data.corpora.pieces import with_pieces
     from dlms_jax.data.corpora.source import find_sources
     from dlms_jax.data.tokenizers import make_tokenizer
     from dlms_jax.data.worker_pool import run_in_workers
@@ -48,7 +49,8 @@ def run(a):
     limit = at_least(a, "sample_bytes", 1)
     total = sum(source.size for source in sources)
     check_memory(min(limit, total), f"a sample of --sample-bytes={limit}")
-    sampling = (sources, read_options(a), a.seed, a.heldout_fraction, limit)
+    read = with_pieces(read_options(a), sources, a.heldout_fraction)
+    sampling = (sources, read, a.seed, a.heldout_fraction, limit)
     (texts,) = run_in_workers(_sample, [sampling], 1, console, "reading", total or None)
     if not texts:
         raise UserError(f"{' '.join(a.paths)}: no text to train a tokenizer on")

@@ -37,6 +37,7 @@ from dlms_jax.data.checks import check_disk, check_fields, check_memory, check_r
 from dlms_jax.data.corpora import tfds
 from dlms_jax.data.corpora.document import to_str
 from dlms_jax.data.corpora.options import DEFAULTS, ReadOptions
+from dlms_jax.data.corpora.pieces import with_pieces
 from dlms_jax.data.corpora.source import SYNTHETIC, find_sources
 from dlms_jax.data.packing import Method
 from dlms_jax.data.store.card import (
@@ -121,12 +122,13 @@ class DatasetBuilder:
             path = list(path)
         sources = find_sources(path, self.seed, self.synthetic_documents, self.tfds_directory)
         folder = pathlib.Path(self.out) if self.out else _default_folder(path, seq_len)
-        arguments = self._arguments(path, vocab, seq_len)
+        read = with_pieces(self.read, sources, self.heldout_fraction)
+        arguments = self._arguments(path, vocab, seq_len, read)
         size = sum(source.size for source in sources)
         buckets = max(1, -(-size // self.shard_bytes))
         plan = ShardPlan(buckets, seq_len, self.packing, self.heldout_fraction, self.seed)
         self._estimate(folder, path, vocab, size)
-        job = Job(folder, folder / BUILDING, plan, self.read, units_of(sources))
+        job = Job(folder, folder / BUILDING, plan, read, units_of(sources))
         try:
             if begin(job, arguments, sources, self.overwrite, self._say):
                 return open_prepared(folder, check_contents=False)  # `begin` has checked them
@@ -154,7 +156,7 @@ class DatasetBuilder:
             sample = min(self.sample_bytes, size)
             check_memory(sample, f"a sample of sample_bytes={self.sample_bytes}")
 
-    def _arguments(self, path, vocab, seq_len) -> dict[str, Any]:
+    def _arguments(self, path, vocab, seq_len, read) -> dict[str, Any]:
         given = vocab if isinstance(vocab, TokenizerConfig) else tokenizers.fingerprint(vocab)
         return {
             "path": [str(p) for p in ([path] if isinstance(path, str | pathlib.Path) else path)],
@@ -163,7 +165,7 @@ class DatasetBuilder:
             "packing": self.packing,
             "heldout_fraction": self.heldout_fraction,
             "seed": self.seed,
-            "read": dataclasses.asdict(self.read),
+            "read": dataclasses.asdict(read),
             "shard_bytes": self.shard_bytes,
             "sample_bytes": self.sample_bytes,
         }

@@ -74,6 +74,11 @@ def list_files(paths: str | pathlib.Path | Iterable[str | pathlib.Path]) -> list
     return sorted(files.values())
 
 
+def is_text_file(path: pathlib.Path) -> bool:
+    """Returns whether a file is of a format that is cut into pieces."""
+    return _reader(path) is read_text_file
+
+
 def read_file(
     path: pathlib.Path, options: ReadOptions = DEFAULTS, on_invalid: OnInvalid = ignore_invalid
 ) -> Iterator[Document]:

@@ -10,7 +10,7 @@ import pathlib
 import sys
 
 from dlms_jax.data.corpora.document import to_bytes
-from dlms_jax.data.corpora.options import POLICIES, OnInvalid, ReadOptions
+from dlms_jax.data.corpora.options import PIECE_BYTES, POLICIES, OnInvalid, ReadOptions
 from dlms_jax.data.corpora.streams import BOM, open_stream
 from dlms_jax.errors import UserError
 
@@ -30,7 +30,8 @@ def read_text_file(
         on_invalid("replaced")
     with open_stream(path) as stream:
         text = _decoded(stream, path, _ERRORS[options.invalid])
-        yield from enumerate(cut(text, options.piece_bytes or sys.maxsize))
+        size = PIECE_BYTES if options.piece_bytes is None else options.piece_bytes
+        yield from enumerate(cut(text, size or sys.maxsize))
 
 
 def cut(blocks: Iterable[str], size: int) -> Iterator[bytes]:
