@@ -7,6 +7,7 @@ from typing import Any, Literal
 from dlms_jax.data.chat import (
     ChatOptions,
     Example,
+    check_fit,
     keep_fitting,
     pack_examples,
     pad_examples,
@@ -82,12 +83,12 @@ def prepare_dialogues(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty: remove it, or use another --out")
-    examples = list(read_examples(paths, tokenizer, chat))
-    left_out = 0
+    room, left_out = (options.sequence_length, options.prompt_length or None), 0
     if options.too_long == "skip":
-        examples, left_out = keep_fitting(
-            examples, options.sequence_length, options.prompt_length or None
-        )
+        examples = read_examples(paths, tokenizer, chat)
+        examples, left_out = keep_fitting(examples, *room)
+    else:
+        examples = list(read_examples(paths, tokenizer, chat, lambda e: check_fit(e, *room)))
     keyed = {order_key(e.tokens.tobytes(), options.seed): e for e in examples}
     examples_in_order = [keyed[key] for key in sorted(keyed)]
     sides: dict[str, list[Example]] = {split: [] for split in SPLITS}

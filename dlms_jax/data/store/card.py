@@ -192,7 +192,10 @@ def read_card(path: pathlib.Path) -> dict[str, Any]:
     if DIGESTS not in card:  # those of earlier versions
         if set(card) - {"sources"} != _KEYS:
             raise _damaged(path, f"it lacks {DIGESTS}, or other keys")
-        note(f"{path} has no digests, so damage in it goes unnoticed; prepare it again to add them")
+        note(
+            f"{path} has no digests, so damage in it is not noticed; prepare the dataset with "
+            "--overwrite to add them"
+        )
         return card
     digests = card[DIGESTS]
     digest = digests.get(CARD) if isinstance(digests, dict) else None

@@ -1,4 +1,4 @@
-"""The size of pieces: one's own text works by default from 20 KB on; longer ones are cut as before."""
+"""The size of pieces: one's own text works from 20 KB on; longer ones are cut as before."""
 
 import io
 import random
