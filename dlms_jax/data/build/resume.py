@@ -48,7 +48,7 @@ def begin(
     finished, begun = _card(job.folder), _plan(job.building / _PLAN)
     broken = []
     if finished:
-        different = _differences(finished, plan["arguments"], digest(sources, times=False))
+        different = _differences(finished, plan["arguments"], sources)
         if different and not overwrite:
             raise UserError(
                 f"{job.folder} holds another dataset (other {', '.join(different)}); use another "
@@ -140,7 +140,30 @@ def _has_vocabulary(folder, card) -> bool:
 def _differences(card, arguments, sources) -> list[str]:
     """Returns the arguments in which a finished dataset is not the one that is asked for."""
     different = [key for key in arguments if card["arguments"].get(key) != arguments[key]]
-    return different or ([] if card["sources"] == sources else ["files"])
+    if card["sources"] == digest(sources, times=False):
+        return different
+    if different == ["path"] and card["sources"] == digest(
+        _renamed(sources, arguments["path"], card["arguments"]["path"]), times=False
+    ):
+        return []
+    return different or ["files"]
+
+
+def _renamed(sources, paths: list[str], old_paths: list[str]) -> list[Source]:
+    """Returns sources named as from another folder, where their paths were `old_paths`.
+
+    Two absolute paths name the same in every folder, so such a path stays.
+    """
+    renamed = []
+    for source in sources:
+        file = pathlib.PurePath(source.file)
+        for path, old in zip(map(pathlib.PurePath, paths), old_paths, strict=False):
+            both_absolute = path.is_absolute() and pathlib.PurePath(old).is_absolute()
+            if file.is_relative_to(path) and not both_absolute:
+                file = pathlib.PurePath(old, file.relative_to(path))
+                break
+        renamed.append(dataclasses.replace(source, file=str(file)))
+    return renamed
 
 
 def _is_free(folder) -> bool:

@@ -8,6 +8,7 @@ import collections
 from collections.abc import Callable, Iterable, Iterator
 import glob
 import gzip
+import os
 import pathlib
 import zlib
 
@@ -69,7 +70,8 @@ def list_files(paths: str | pathlib.Path | Iterable[str | pathlib.Path]) -> list
             if not found:
                 raise UserError(f"no file of {FORMATS} matches {text}")
         else:
-            raise UserError(f"no file or folder is named {text!r}")
+            here = "" if path.is_absolute() else f" in {os.path.abspath('.')}"
+            raise UserError(f"no file or folder is named {text!r}{here}")
         files |= {file.resolve(): file for file in found}
     return sorted(files.values())
 

@@ -882,3 +882,25 @@ def test_memory_is_bounded(tmp_path):
     before, peak = map(float, result.stdout.split())
     print(f"{before:.0f} MiB loaded, {peak:.0f} MiB at the peak")
     assert peak - before < 200
+
+
+@pytest.mark.parametrize("there", ["in", "./in", "in/", "../work/in", "."])
+def test_same_files_from_another_folder_are_the_same_dataset(tmp_path, monkeypatch, there):
+    """A relative path names them differently; the dataset is complete, and is left alone."""
+    (tmp_path / "work").mkdir()
+    path = write_texts(tmp_path / "work" / "in", TEXTS)
+    monkeypatch.chdir(path if there == "." else tmp_path / "work")
+    build(there, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    for other in ("work/in", path, "../" + tmp_path.name + "/work/in"):
+        build(other, tmp_path / "out")
+        assert contents(tmp_path / "out") == before
+    (path / "0003.txt").write_text("something else, " * 300)
+    assert "(other path)" in refused(build, "work/in", tmp_path / "out")
+
+
+def test_path_that_is_relative_to_another_folder_is_explained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = nothing_left(tmp_path, "texts")
+    assert "'texts'" in message and f"in {tmp_path}" in message
