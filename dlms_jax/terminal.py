@@ -1,5 +1,8 @@
 """Terminal output: plain lines, progress bars, numbers with units."""
 
+import functools
+import sys
+
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -16,6 +19,12 @@ from rich.progress import (
 def say(console: Console, text: str):
     """Prints a text unchanged: without markup, highlighting or wrapping."""
     console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+@functools.cache
+def note(text: str):
+    """Prints a note on standard error, once in a process however often it is called for."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 def printable(text: str) -> str:

@@ -15,7 +15,7 @@ from dlms_jax.prepare.options import (
 def add_arguments(parser):
     """Adds the command's options to a parser."""
     add = parser.add_argument
-    add("paths", nargs="+", metavar="FILE", help="JSON lines, also .gz or .zst")
+    add("paths", nargs="+", metavar="FILE", help="JSON lines, also .gz, .zst or .bz2")
     add("--out", required=True, metavar="DIR")
     add_option(parser, "--sequence-length", "data.sequence_length", required=True)
     add(

@@ -24,8 +24,8 @@ def add_arguments(parser):
         "paths",
         nargs="+",
         metavar="PATH",
-        help="files, folders or globs of .txt, .md, .rst, .jsonl[.gz|.zst], .parquet, .csv; or one "
-        "named corpus, or tfds:DATASET/SPLIT",
+        help="files, folders or globs of .txt, .md, .rst, .jsonl, .csv, .tsv (each also .gz, .zst, "
+        ".bz2) or .parquet; or one named corpus, or tfds:DATASET/SPLIT",
     )
     add("--out", metavar="DIR", help="(default: prepared/NAME-LENGTH)")
     add_option(parser, "--sequence-length", "data.sequence_length", required=True)
@@ -85,6 +85,7 @@ def run(a):
 
 def _dataset_on_beam(a, paths, vocab):
     from dlms_jax.data.build.beam import build_on_beam
+    from dlms_jax.data.corpora.pieces import with_pieces
     from dlms_jax.data.corpora.source import find_sources
     from dlms_jax.data.store.card import ShardPlan
     from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
@@ -99,7 +100,8 @@ def _dataset_on_beam(a, paths, vocab):
             )
         vocab = make_tokenizer(vocab, ())
     sources = find_sources(paths, a.seed, a.synthetic_documents, a.tfds_directory)
-    buckets = max(1, -(-sum(source.size for source in sources) // a.shard_bytes))
+    buckets = max(1, -(-sum(source.size for source in sources) // at_least(a, "shard_bytes", 1)))
     plan = ShardPlan(buckets, a.sequence_length, a.packing, a.heldout_fraction, a.seed)
-    build_on_beam(sources, a.out, vocab, plan, read_options(a), a.beam_options)
+    read = with_pieces(read_options(a), sources, a.heldout_fraction)
+    build_on_beam(sources, a.out, vocab, plan, read, a.beam_options)
     print(f"wrote {a.out}; train with --config.data.corpus={a.out}")

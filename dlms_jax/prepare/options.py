@@ -14,10 +14,9 @@ def add_reading(parser):
     add(
         "--piece-bytes",
         type=int,
-        default=16384,
         metavar="N",
-        help="split text files at line ends into documents of about this size (default: 16384; 0: "
-        "never)",
+        help="split text files at line ends into documents of about this size (default: 16384, or "
+        "less for a short text, so that some documents are held out; 0: never)",
     )
 
 
@@ -80,7 +79,8 @@ def read_options(a):
     """Returns the ReadOptions of `add_reading`."""
     from dlms_jax.data.corpora.options import ReadOptions
 
-    return ReadOptions(a.text_field, a.invalid_utf8, at_least(a, "piece_bytes", 0))
+    pieces = None if a.piece_bytes is None else at_least(a, "piece_bytes", 0)
+    return ReadOptions(a.text_field, a.invalid_utf8, pieces)
 
 
 def at_least(a, name: str, least: int) -> int:

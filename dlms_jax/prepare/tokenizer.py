@@ -32,7 +32,9 @@ def run(a):
     """Runs the command with parsed arguments."""
     from rich.console import Console
 
+    from dlms_jax.data.checks import check_memory
     from dlms_jax.data.corpora.document import to_bytes, to_str
+    from dlms_jax.data.corpora.pieces import with_pieces
     from dlms_jax.data.corpora.source import find_sources
     from dlms_jax.data.tokenizers import make_tokenizer
     from dlms_jax.data.worker_pool import run_in_workers
@@ -45,9 +47,11 @@ def run(a):
     sources = find_sources(a.paths[0] if len(a.paths) == 1 else a.paths, a.seed, 20_000)
     console = Console(soft_wrap=True)
     limit = at_least(a, "sample_bytes", 1)
-    sampling = (sources, read_options(a), a.seed, a.heldout_fraction, limit)
-    size = sum(source.size for source in sources) or None
-    (texts,) = run_in_workers(_sample, [sampling], 1, console, "reading", size)
+    total = sum(source.size for source in sources)
+    check_memory(min(limit, total), f"a sample of --sample-bytes={limit}")
+    read = with_pieces(read_options(a), sources, a.heldout_fraction)
+    sampling = (sources, read, a.seed, a.heldout_fraction, limit)
+    (texts,) = run_in_workers(_sample, [sampling], 1, console, "reading", total or None)
     if not texts:
         raise UserError(f"{' '.join(a.paths)}: no text to train a tokenizer on")
     with console.status(f"training on {sum(map(len, texts))} bytes ..."):

@@ -18,7 +18,7 @@ class TokenizerConfig:
     vocab_size: int = setting(
         8192,
         "Vocabulary size of a trained bpe or sentencepiece tokenizer, special tokens included.",
-        AT_LEAST_1,
+        Range(1, 1 << 24),  # the libraries allocate memory for it, and abort if there is too little
     )
     path: str = setting(
         "",
@@ -56,7 +56,9 @@ class DataConfig:
 
     corpus: str = setting(
         "python-prose",
-        "The text: a named corpus, a file, a folder, a prepared dataset, or tfds:DATASET/SPLIT.",
+        "The text: a named corpus, a file, a folder, a prepared dataset, or tfds:DATASET/SPLIT. A "
+        "run resumes with another path if the text has the same fingerprint.",
+        changeable=True,
     )
     mixture: dict[str, float] = setting(
         {},
@@ -96,7 +98,7 @@ class DataConfig:
         SHARE,
     )
     synthetic_documents: int = setting(
-        20_000, "Number of documents in the corpus `synthetic`.", AT_LEAST_1
+        20_000, "Number of documents in the corpus `synthetic`.", Range(1, 10**12)
     )
     text_field: str = setting("text", "Field that holds the text, in JSON lines, CSV and Parquet.")
     tfds_directory: str = setting(
@@ -108,7 +110,7 @@ class DataConfig:
     invalid_utf8: Literal["strict", "replace", "skip", "keep"] = setting(
         "strict",
         "What to do with bytes that are not UTF-8: stop with an error, replace them by U+FFFD, "
-        "skip the text, or keep them.",
+        "skip the text, or keep them. skip also leaves out records whose text is null.",
     )
     prefetch: int = setting(
         8, "Batches that are prepared ahead of the train step.", AT_LEAST_1, changeable=True

@@ -22,6 +22,7 @@ from dlms_jax.data.store.card import (
     VOCABULARY,
     ShardPlan,
     describe,
+    sealed,
     why_unusable,
 )
 from dlms_jax.data.tokenizers import Tokenizer
@@ -119,6 +120,6 @@ def _finish(_, described, out, plan, saved, arguments):
     }
     tokenizer = tokenizers.from_dict(saved)
     card = describe(buckets, plan, tokenizer, counts, arguments)
-    for name, data in ((VOCABULARY, saved), (CARD, card)):
+    for name, data in ((VOCABULARY, saved), (CARD, sealed(card, saved))):
         with files.create(files.join(out, name)) as stream:
             stream.write((json.dumps(data, indent=1, sort_keys=True) + "\n").encode())

@@ -18,11 +18,11 @@ import json
 import pathlib
 import re
 import shutil
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 
-from dlms_jax.config import TokenizerConfig
+from dlms_jax.config import SETTINGS, TokenizerConfig
 from dlms_jax.data import tokenizers
 from dlms_jax.data.build.passes import (
     Job,
@@ -33,10 +33,12 @@ from dlms_jax.data.build.passes import (
     units_of,
 )
 from dlms_jax.data.build.resume import begin, digest, remove_dataset, repaired_card
+from dlms_jax.data.checks import check_disk, check_fields, check_memory, check_row
 from dlms_jax.data.corpora import tfds
 from dlms_jax.data.corpora.document import to_str
 from dlms_jax.data.corpora.options import DEFAULTS, ReadOptions
-from dlms_jax.data.corpora.source import find_sources
+from dlms_jax.data.corpora.pieces import with_pieces
+from dlms_jax.data.corpora.source import SYNTHETIC, find_sources
 from dlms_jax.data.packing import Method
 from dlms_jax.data.store.card import (
     SPLITS,
@@ -46,18 +48,19 @@ from dlms_jax.data.store.card import (
     why_unusable,
     write_dataset,
 )
-from dlms_jax.data.store.prepared import BUILDING, Prepared, open_prepared
-from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
+from dlms_jax.data.store.prepared import BUILDING, Prepared, is_prepared, open_prepared
+from dlms_jax.data.tokenizers import Tokenizer, check_tokenizer_config, make_tokenizer
 from dlms_jax.data.worker_pool import run_in_workers
 from dlms_jax.errors import UserError
 from dlms_jax.files import write_json
 
+_UNUSUAL = {"replaced": "not UTF-8", "skipped": "null, or not UTF-8"}  # texts that are counted
 Vocab = Tokenizer | TokenizerConfig | int | str
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetBuilder:
-    """How a dataset is built.
+    """How a dataset is built. Raises UserError for impossible values.
 
     Attributes:
       out: the folder to write; None: prepared/NAME-LENGTH.
@@ -87,6 +90,15 @@ class DatasetBuilder:
     overwrite: bool = False
     console: Console = dataclasses.field(default_factory=lambda: Console(soft_wrap=True))
 
+    def __post_init__(self):
+        names = ("packing", "heldout_fraction", "seed", "synthetic_documents", "tfds_directory")
+        least = {"shard_bytes": 1, "sample_bytes": 1, "workers": 1}
+        check_fields(self, {name: f"data.{name}" for name in names}, least)
+        if not isinstance(self.read, ReadOptions):
+            raise UserError(f"read={self.read!r} should be ReadOptions(...)")
+        if not isinstance(self.out, str | pathlib.Path | None):
+            raise UserError(f"out={self.out!r} should be the path of a folder")
+
     def build_from_raw(
         self, path: str | pathlib.Path | Iterable[str | pathlib.Path], vocab: Vocab, seq_len: int
     ) -> Prepared:
@@ -101,19 +113,22 @@ class DatasetBuilder:
         Raises:
           UserError: the input cannot be used, or the folder holds another dataset.
         """
-        if seq_len < 2:
-            raise UserError(f"a sequence length of {seq_len} has no room for BOS and a token")
-        self._check()
+        seq_len = SETTINGS["data.sequence_length"].check(seq_len, "seq_len")
+        check_row(seq_len)
         vocab = _tokenizer_or_settings(vocab)
         if not isinstance(path, str | pathlib.Path):
+            if not isinstance(path, Iterable):
+                raise UserError(f"path={path!r} is not a path, a corpus, or a list of paths")
             path = list(path)
         sources = find_sources(path, self.seed, self.synthetic_documents, self.tfds_directory)
         folder = pathlib.Path(self.out) if self.out else _default_folder(path, seq_len)
-        arguments = self._arguments(path, vocab, seq_len)
+        read = with_pieces(self.read, sources, self.heldout_fraction)
+        arguments = self._arguments(path, vocab, seq_len, read)
         size = sum(source.size for source in sources)
         buckets = max(1, -(-size // self.shard_bytes))
         plan = ShardPlan(buckets, seq_len, self.packing, self.heldout_fraction, self.seed)
-        job = Job(folder, folder / BUILDING, plan, self.read, units_of(sources))
+        self._estimate(folder, path, vocab, size)
+        job = Job(folder, folder / BUILDING, plan, read, units_of(sources))
         try:
             if begin(job, arguments, sources, self.overwrite, self._say):
                 return open_prepared(folder, check_contents=False)  # `begin` has checked them
@@ -130,14 +145,18 @@ class DatasetBuilder:
         self._report(dataset)
         return dataset
 
-    def _check(self):
-        for name, low in (("shard_bytes", 1), ("sample_bytes", 1), ("seed", 0)):
-            if getattr(self, name) < low:
-                raise UserError(f"{name}={getattr(self, name)} should be at least {low}")
-        if self.packing not in get_args(Method):
-            raise UserError(f"packing={self.packing!r} is not one of {', '.join(get_args(Method))}")
+    def _estimate(self, folder, path, vocab, size):
+        """Refuses what needs more memory or disk than there is."""
+        if path == SYNTHETIC and not is_prepared(str(folder)):
+            documents = f"the corpus synthetic of {self.synthetic_documents} documents"
+            check_disk(size, folder, documents)  # a copy of it, before the shards
+        shard = 6 * min(self.shard_bytes, size)
+        check_memory(shard, f"a worker with a shard of shard_bytes={self.shard_bytes}")
+        if isinstance(vocab, TokenizerConfig):
+            sample = min(self.sample_bytes, size)
+            check_memory(sample, f"a sample of sample_bytes={self.sample_bytes}")
 
-    def _arguments(self, path, vocab, seq_len) -> dict[str, Any]:
+    def _arguments(self, path, vocab, seq_len, read) -> dict[str, Any]:
         given = vocab if isinstance(vocab, TokenizerConfig) else tokenizers.fingerprint(vocab)
         return {
             "path": [str(p) for p in ([path] if isinstance(path, str | pathlib.Path) else path)],
@@ -146,7 +165,7 @@ class DatasetBuilder:
             "packing": self.packing,
             "heldout_fraction": self.heldout_fraction,
             "seed": self.seed,
-            "read": dataclasses.asdict(self.read),
+            "read": dataclasses.asdict(read),
             "shard_bytes": self.shard_bytes,
             "sample_bytes": self.sample_bytes,
         }
@@ -160,14 +179,14 @@ class DatasetBuilder:
             if not is_anything_scattered(job.building):  # nothing worth keeping
                 remove_dataset(job.folder)
             raise
-        names = ("documents", "bytes", "replaced", "skipped")
+        names = ("documents", "bytes", *_UNUSUAL)
         total = {name: sum(c.get(name, 0) for c in counts) for name in names}
         if not total["documents"]:
             remove_dataset(job.folder)
             raise UserError(f"{' '.join(arguments['path'])} holds no text")
         self._say(
             f"read {total['documents']} documents, {total['bytes']} bytes"
-            + "".join(f", {total[k]} {k} (not UTF-8)" for k in ("replaced", "skipped") if total[k])
+            + "".join(f", {total[k]} {k} ({why})" for k, why in _UNUSUAL.items() if total[k])
         )
         return total
 
@@ -202,7 +221,7 @@ class DatasetBuilder:
         write_dataset(job.folder, tokenizer, card)
 
     def _run(self, function, calls, title, total):
-        return run_in_workers(function, calls, max(self.workers, 1), self.console, title, total)
+        return run_in_workers(function, calls, self.workers, self.console, title, total)
 
     def _say(self, text: str):
         self.console.print(text, markup=False, highlight=False)
@@ -235,7 +254,9 @@ def _tokenizer_or_settings(vocab: Vocab) -> Tokenizer | TokenizerConfig:
             f"vocab={vocab!r} is not a tokenizer, its settings or path, or a vocabulary size"
         )
     if isinstance(vocab, int):
-        vocab = TokenizerConfig("bpe", vocab)
+        vocab = TokenizerConfig("bpe", SETTINGS["tokenizer.vocab_size"].check(vocab, "vocab"))
+    if isinstance(vocab, TokenizerConfig):
+        check_tokenizer_config(vocab)
     if isinstance(vocab, TokenizerConfig) and vocab.name == "bpe" and not vocab.path:
         make_tokenizer(vocab, ())  # a vocabulary that is too small is refused before reading
     if vocab == "bytes":

@@ -7,11 +7,13 @@ from typing import Any, Literal
 from dlms_jax.data.chat import (
     ChatOptions,
     Example,
+    check_fit,
     keep_fitting,
     pack_examples,
     pad_examples,
     read_examples,
 )
+from dlms_jax.data.checks import check_fields, check_row
 from dlms_jax.data.corpora.document import is_heldout, order_key, sha256_of_texts
 from dlms_jax.data.store.card import SPLITS, Part, ShardPlan, describe, write_dataset
 from dlms_jax.data.store.prepared import Prepared, open_prepared
@@ -22,7 +24,7 @@ from dlms_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class DialogueOptions:
-    """How examples become rows.
+    """How examples become rows. Raises UserError for impossible values.
 
     Attributes:
       sequence_length: tokens in a row.
@@ -40,6 +42,21 @@ class DialogueOptions:
     too_long: Literal["error", "skip"] = "error"
     heldout_fraction: float = 0.05
     seed: int = 0
+
+    def __post_init__(self):
+        names = ("sequence_length", "heldout_fraction", "seed")
+        check_fields(self, {name: f"data.{name}" for name in names}, {"prompt_length": 0})
+        check_row(self.sequence_length)
+        if self.prompt_length >= self.sequence_length:
+            raise UserError(
+                f"prompt_length={self.prompt_length} leaves no room for an answer in rows of "
+                f"{self.sequence_length}; use a smaller one"
+            )
+        for name, choices in (("eos", ("once", "fill")), ("too_long", ("error", "skip"))):
+            if getattr(self, name) not in choices:
+                raise UserError(
+                    f"{name}={getattr(self, name)!r} should be one of {', '.join(choices)}"
+                )
 
 
 def prepare_dialogues(
@@ -66,12 +83,12 @@ def prepare_dialogues(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty: remove it, or use another --out")
-    examples = list(read_examples(paths, tokenizer, chat))
-    left_out = 0
+    room, left_out = (options.sequence_length, options.prompt_length or None), 0
     if options.too_long == "skip":
-        examples, left_out = keep_fitting(
-            examples, options.sequence_length, options.prompt_length or None
-        )
+        found = read_examples(paths, tokenizer, chat)
+        examples, left_out = keep_fitting(found, *room)
+    else:
+        examples = list(read_examples(paths, tokenizer, chat, lambda e: check_fit(e, *room)))
     keyed = {order_key(e.tokens.tobytes(), options.seed): e for e in examples}
     examples_in_order = [keyed[key] for key in sorted(keyed)]
     sides: dict[str, list[Example]] = {split: [] for split in SPLITS}

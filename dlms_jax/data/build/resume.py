@@ -14,7 +14,7 @@ from typing import Any
 
 from dlms_jax.data.build.passes import Job, bucket_file, shards_are_whole
 from dlms_jax.data.corpora.source import Source
-from dlms_jax.data.store.card import CARD, VOCABULARY
+from dlms_jax.data.store.card import CARD, VOCABULARY, read_card
 from dlms_jax.data.store.prepared import BUILDING, Prepared
 from dlms_jax.errors import UserError
 from dlms_jax.files import write_json
@@ -43,12 +43,12 @@ def begin(
     """
     plan = {"arguments": json.loads(json.dumps(arguments)), "sources": digest(sources)}
     repaired = job.building / CARD
-    if overwrite and (repaired.is_file() or not _is_readable(job.folder / CARD)):
+    if overwrite and (repaired.is_file() or not _is_readable(job)):
         remove_dataset(job.folder)
-    finished, begun = _read(job.folder / CARD), _read(job.building / _PLAN)
+    finished, begun = _card(job.folder), _plan(job.building / _PLAN)
     broken = []
     if finished:
-        different = _differences(finished, plan["arguments"], digest(sources, times=False))
+        different = _differences(finished, plan["arguments"], sources)
         if different and not overwrite:
             raise UserError(
                 f"{job.folder} holds another dataset (other {', '.join(different)}); use another "
@@ -78,7 +78,7 @@ def begin(
 
 def repaired_card(job: Job) -> dict[str, Any] | None:
     """Returns dataset.json of the finished dataset that this build repairs; None for a new one."""
-    return _read(job.building / CARD)
+    return _card(job.building)
 
 
 def remove_dataset(folder: pathlib.Path) -> None:
@@ -101,22 +101,32 @@ def digest(sources: list[Source], times: bool = True) -> str:
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
-def _read(file: pathlib.Path) -> dict[str, Any] | None:
+def _card(folder: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the dataset.json of a folder; None if there is none."""
+    return read_card(folder / CARD) if (folder / CARD).is_file() else None
+
+
+def _plan(file: pathlib.Path) -> dict[str, Any] | None:
+    """Returns what is being built; None if nothing is."""
     if not file.is_file():
         return None
-    if not _is_readable(file):
-        raise UserError(f"{file} is damaged; remove its folder, or use --overwrite")
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _is_readable(file: pathlib.Path) -> bool:
-    """Returns whether a file is not there, or is a dataset.json or plan.json that can be read."""
     try:
-        return not file.is_file() or isinstance(
-            json.loads(file.read_text(encoding="utf-8"))["arguments"], dict
-        )
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError):
+        plan = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(plan["arguments"], dict):
+            return plan
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise UserError(f"{file} is damaged; remove its folder, or use --overwrite")
+
+
+def _is_readable(job: Job) -> bool:
+    """Returns whether dataset.json and plan.json can be read if they are there."""
+    try:
+        _card(job.folder)
+        _plan(job.building / _PLAN)
+    except UserError:
         return False
+    return True
 
 
 def _has_vocabulary(folder, card) -> bool:
@@ -130,7 +140,30 @@ def _has_vocabulary(folder, card) -> bool:
 def _differences(card, arguments, sources) -> list[str]:
     """Returns the arguments in which a finished dataset is not the one that is asked for."""
     different = [key for key in arguments if card["arguments"].get(key) != arguments[key]]
-    return different or ([] if card["sources"] == sources else ["files"])
+    if card["sources"] == digest(sources, times=False):
+        return different
+    if different == ["path"] and card["sources"] == digest(
+        _renamed(sources, arguments["path"], card["arguments"]["path"]), times=False
+    ):
+        return []
+    return different or ["files"]
+
+
+def _renamed(sources, paths: list[str], old_paths: list[str]) -> list[Source]:
+    """Returns sources named as from another folder, where their paths were `old_paths`.
+
+    Two absolute paths name the same in every folder, so such a path stays.
+    """
+    renamed = []
+    for source in sources:
+        file = pathlib.PurePath(source.file)
+        for path, old in zip(map(pathlib.PurePath, paths), old_paths, strict=False):
+            both_absolute = path.is_absolute() and pathlib.PurePath(old).is_absolute()
+            if file.is_relative_to(path) and not both_absolute:
+                file = pathlib.PurePath(old, file.relative_to(path))
+                break
+        renamed.append(dataclasses.replace(source, file=str(file)))
+    return renamed
 
 
 def _is_free(folder) -> bool:
@@ -154,18 +187,13 @@ def _remove_buckets(job):
 
 
 def _broken_buckets(folder) -> list[int]:
-    buckets = enumerate(_buckets(folder))
-    return [number for number, bucket in buckets if not shards_are_whole(folder, bucket)]
-
-
-def _buckets(folder) -> list[dict[str, Any]]:
-    """Returns what the card of a finished dataset says of each bucket."""
-    return json.loads((folder / CARD).read_text(encoding="utf-8"))["buckets"]
+    buckets = read_card(folder / CARD)["buckets"]
+    return [i for i, bucket in enumerate(buckets) if not shards_are_whole(folder, bucket)]
 
 
 def _reopen(job, broken: list[int], vocabulary: bool):
     """Turns a finished dataset into a build in which only the buckets `broken` are missing."""
-    for number, described in enumerate(_buckets(job.folder)):
+    for number, described in enumerate(read_card(job.folder / CARD)["buckets"]):
         if number not in broken:
             write_json(bucket_file(job.building, number), described)
     if vocabulary:

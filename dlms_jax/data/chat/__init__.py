@@ -13,8 +13,9 @@ the response and EOS.
   is for sampling, gives the ids that training saw.
 - A special token in the template becomes its id if the tokenizer knows it, and is ordinary text
   otherwise (the example still ends with EOS). A special token in a message is always ordinary text.
-- `strftime_now` is undefined, because tokens must not depend on the day. Templates that check
-  whether it is defined have a date of their own.
+- `strftime_now` always gives 26 July 2024 (the date that Llama's templates use without it), because
+  tokens must not depend on the day. It is undefined for templates that check whether it is defined,
+  which have a date of their own.
 """
 
 from dlms_jax.data.chat.examples import (
@@ -24,12 +25,13 @@ from dlms_jax.data.chat.examples import (
     encode_prompt,
     read_examples,
 )
-from dlms_jax.data.chat.rows import keep_fitting, pack_examples, pad_examples
+from dlms_jax.data.chat.rows import check_fit, keep_fitting, pack_examples, pad_examples
 from dlms_jax.data.chat.template import load_template
 
 __all__ = [
     "ChatOptions",
     "Example",
+    "check_fit",
     "encode_example",
     "encode_prompt",
     "keep_fitting",

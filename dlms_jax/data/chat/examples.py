@@ -1,6 +1,6 @@
 """Records of JSON lines -> examples: token ids, and which of them are learned."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import json
 import pathlib
@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from dlms_jax.data.chat.template import compile_template, render_template, spellings_of
+from dlms_jax.data.checks import check_fields
 from dlms_jax.data.corpora.streams import open_stream
 from dlms_jax.data.tokenizers import Tokenizer
 from dlms_jax.errors import UserError
@@ -53,6 +54,7 @@ class ChatOptions:
     score: Literal["last", "all"] = "all"
 
     def __post_init__(self):
+        check_fields(self, {})
         if self.score not in ("last", "all"):
             raise UserError(
                 f"score={self.score!r}: the answers that are learned are 'last' or 'all'"
@@ -65,16 +67,19 @@ def read_examples(
     paths: str | pathlib.Path | Iterable[str | pathlib.Path],
     tokenizer: Tokenizer,
     options: ChatOptions,
+    check: Callable[[Example], None] | None = None,
 ) -> Iterator[Example]:
-    """Yields the examples of JSON lines files (.gz and .zst too), in order.
+    """Yields the examples of JSON lines files (.gz, .zst and .bz2 too), in order.
 
     Args:
       paths: the files.
       tokenizer: the tokenizer of the model that is fine-tuned.
       options: how a record becomes an example.
+      check: is called with each example, and may raise UserError.
 
     Raises:
-      UserError: a record cannot be read, or has no answer; the message names the file and line.
+      UserError: a record cannot be read, has no answer, or does not pass `check`; the message names
+        the file and line.
     """
     for path in [paths] if isinstance(paths, str | pathlib.Path) else paths:
         empty = True
@@ -82,7 +87,7 @@ def read_examples(
             with open_stream(pathlib.Path(path)) as file:
                 for number, line in enumerate(file, 1):
                     if line.strip():
-                        yield _read(line, f"{path}:{number}", tokenizer, options)
+                        yield _read(line, f"{path}:{number}", tokenizer, options, check)
                         empty = False
         except (EOFError, OSError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -91,9 +96,12 @@ def read_examples(
             raise UserError(f"{path} is empty; each line must be a JSON object")
 
 
-def _read(line, place, tokenizer, options) -> Example:
+def _read(line, place, tokenizer, options, check) -> Example:
     try:
-        return encode_example(_parse(line), tokenizer, options)
+        example = encode_example(_parse(line), tokenizer, options)
+        if check:
+            check(example)
+        return example
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
     except RecursionError:

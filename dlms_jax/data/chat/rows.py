@@ -29,7 +29,7 @@ def keep_fitting(
 
 def pack_examples(examples: Sequence[Example], length: int, pad_id: int) -> Rows:
     """Returns rows of several whole examples, as segments, with little padding."""
-    _check_fit(examples, length, None)
+    _check_all(examples, length, None)
     members = best_fit([len(example.tokens) for example in examples], length)
     rows = empty_rows(len(members), length, pad_id)
     for row, indices in enumerate(members):
@@ -62,7 +62,7 @@ def pad_examples(
     """
     if eos not in ("once", "fill"):
         raise UserError(f"eos={eos!r}: use 'once' or 'fill'")
-    _check_fit(examples, length, prompt_length)
+    _check_all(examples, length, prompt_length)
     rows = empty_rows(len(examples), length, pad_id)
     for row, (tokens, loss_mask, own_length) in enumerate(examples):
         start = prompt_length - own_length
@@ -74,6 +74,16 @@ def pad_examples(
     return rows
 
 
+def check_fit(example: Example, length: int, prompt_length: int | None = None) -> None:
+    """Raises UserError if an example does not fit in a row; the arguments are `keep_fitting`'s."""
+    if found := _excess(example, length, prompt_length):
+        excess, option = found
+        raise UserError(
+            f"the example has {excess}: use a larger {option}, or leave out what is too long "
+            "(--too-long skip; in Python too_long='skip', keep_fitting)"
+        )
+
+
 def _put(rows, row, start, segment, tokens, loss_mask):
     """Writes an example into a row."""
     here = row, slice(start, start + len(tokens))
@@ -83,21 +93,23 @@ def _put(rows, row, start, segment, tokens, loss_mask):
     rows.loss_mask_RxL[here] = loss_mask
 
 
-def _excess(example, length, prompt_length) -> str:
-    """Returns what is too long in an example, and how much room there is; "" if it fits."""
+def _excess(example, length, prompt_length) -> tuple[str, str] | None:
+    """Returns what is too long in an example, and the option that makes room; None if it fits."""
     size = len(example.tokens)
     if prompt_length is None:
-        return f"{size} tokens, but a row holds {length}" if size > length else ""
+        row = f"{size} tokens, but a row holds {length}"
+        return (row, "--sequence-length") if size > length else None
     if example.prompt_length > prompt_length:
-        return f"a prompt of {example.prompt_length} tokens, but there are {prompt_length} columns"
+        prompt = f"a prompt of {example.prompt_length} tokens"
+        return f"{prompt}, but there are {prompt_length} columns", "--prompt-length"
     rest, room = size - example.prompt_length, length - prompt_length
-    return f"{rest} tokens after the prompt, but there are {room} columns" if rest > room else ""
+    answer = f"{rest} tokens after the prompt, but there are {room} columns"
+    return (answer, "--sequence-length") if rest > room else None
 
 
-def _check_fit(examples, length, prompt_length):
+def _check_all(examples, length, prompt_length):
     for number, example in enumerate(examples, 1):
-        if excess := _excess(example, length, prompt_length):
-            raise UserError(
-                f"example {number} has {excess}: make rows longer, or leave such examples out "
-                "(too_long='skip', keep_fitting)"
-            )
+        try:
+            check_fit(example, length, prompt_length)
+        except UserError as error:
+            raise UserError(f"example {number}: {error}") from None

@@ -1,14 +1,18 @@
 """Chat templates: loading, rendering, and hiding special tokens that messages spell.
 
-They are Jinja, run as Hugging Face tokenizers run them, but without `strftime_now`.
+They are Jinja, run as Hugging Face tokenizers run them, but the date is always the same.
 """
 
+import datetime
 import functools
 import json
 import pathlib
 import re
 
 from dlms_jax.errors import UserError, optional_import
+
+_TODAY = datetime.datetime(2024, 7, 26)  # as in Llama's templates; see the package's docstring
+_HAS_OWN_DATE = re.compile(r"strftime_now\s+is\s+(not\s+)?defined")
 
 
 def load_template(path: str | pathlib.Path) -> str:
@@ -21,7 +25,7 @@ def load_template(path: str | pathlib.Path) -> str:
             raise UserError(f"the folder {path} has no {' and no '.join(names)}")
         path = found[0]
     try:
-        template = path.read_text(encoding="utf-8")
+        template = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             template = json.loads(template)["chat_template"]
     except OSError as error:
@@ -77,6 +81,8 @@ def compile_template(template: str):
 
     environment = sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loops, Generation])
     environment.globals["raise_exception"] = raise_exception
+    if not _HAS_OWN_DATE.search(template):
+        environment.globals["strftime_now"] = _TODAY.strftime
     environment.filters["tojson"] = tojson  # Jinja's own filter escapes for HTML
     try:
         return environment.from_string(template)

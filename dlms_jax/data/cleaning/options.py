@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal, get_args
 
+from dlms_jax.data.checks import check_fields
 from dlms_jax.errors import UserError
 
 Normalize = Literal["none", "NFC", "NFKC"]
@@ -44,6 +45,7 @@ class CleaningOptions:
         return bool(self.normalize != "none" or length or self.languages or self.quality)
 
     def __post_init__(self):
+        check_fields(self, {})
         if self.normalize not in get_args(Normalize):
             raise UserError(
                 f"cleaning.normalize is {self.normalize!r}; it can be "

@@ -7,6 +7,7 @@ import tarfile
 
 from dlms_jax.data.corpora.document import Document, strip
 from dlms_jax.data.corpora.files import read_file
+from dlms_jax.data.corpora.streams import BOM
 from dlms_jax.errors import UserError
 
 _END_BYTES = 1024  # a tar ends with two blocks of zeros
@@ -42,7 +43,7 @@ def _members(stream, where: str) -> Iterator[Document]:
                 if member.name.endswith((".xz", ".tar")):
                     yield from _members(archive.extractfile(member), inside)
                 elif member.name.endswith(".txt"):
-                    text = archive.extractfile(member).read()
+                    text = archive.extractfile(member).read().removeprefix(BOM.encode())
                     if strip(text):
                         yield Document(inside, text)
         watched.check_end()

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 import csv
+import io
 import json
+import os
 import pathlib
 import re
 import sys
@@ -10,9 +12,10 @@ from typing import Any
 
 from dlms_jax.data.corpora.document import replace_stray_surrogates, to_bytes
 from dlms_jax.data.corpora.options import POLICIES, OnInvalid, ReadOptions
-from dlms_jax.data.corpora.streams import open_stream
+from dlms_jax.data.corpora.streams import BOM, open_stream
 from dlms_jax.errors import UserError, optional_import
 
+_ARROWS, _NOT_ARROWS = b"ARROW:schema", b"arrow:schema"  # a key in the metadata of Parquet files
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -21,9 +24,8 @@ def read_json_lines(
 ) -> Iterator[tuple[int, bytes]]:
     """Yields (line, text) of a file of JSON lines."""
     with open_stream(path) as stream:
-        for number, line in enumerate(stream, 1):
+        for number, text in _lines(stream, path, options):
             where = f"{path}:{number}"
-            text = _decoded(line, where, options)
             if not text.strip():
                 continue
             try:
@@ -40,17 +42,15 @@ def read_json_lines(
 def read_csv(
     path: pathlib.Path, options: ReadOptions, on_invalid: OnInvalid
 ) -> Iterator[tuple[int, bytes]]:
-    """Yields (last line of the record, text) of a CSV file, whose first line names the fields."""
+    """Yields (last line of the record, text) of a CSV file, whose first line names the fields.
+
+    A file whose name says .tsv has tabs between the fields.
+    """
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with open_stream(path) as stream:
-        lines = (
-            # Excel puts a byte order mark before the first name.
-            _decoded(line, f"{path}:{number}", options).removeprefix(
-                "\ufeff" if number == 1 else ""
-            )
-            for number, line in enumerate(stream, 1)
-        )
-        reader = csv.DictReader(lines, strict=True)
+        lines = (text for _, text in _lines(stream, path, options))
+        tabs = ".tsv" in (suffix.lower() for suffix in path.suffixes[-2:])
+        reader = csv.DictReader(lines, delimiter="\t" if tabs else ",", strict=True)
         try:
             for record in reader:
                 line = reader.line_num
@@ -66,7 +66,7 @@ def read_parquet(
     pyarrow = optional_import("pyarrow", "data")
     parquet = optional_import("pyarrow.parquet", "data")
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, metadata=_plain_metadata(path, parquet)) as file:
             if options.field not in file.schema_arrow.names:
                 raise UserError(
                     f"{path} has no column {options.field!r}; it has "
@@ -75,7 +75,7 @@ def read_parquet(
             number = 0
             for batch in file.iter_batches(batch_size=256, columns=[options.field]):
                 column = batch.column(0)
-                is_text = str(column.type) in ("string", "large_string")
+                is_text = str(column.type) == "string"
                 # Parquet does not check that its strings are UTF-8: read them as bytes.
                 values = column.cast(pyarrow.large_binary()) if is_text else column
                 for value in values.to_pylist():
@@ -88,6 +88,21 @@ def read_parquet(
                     number += 1
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} is damaged, or not a Parquet file: {_first_line(error)}") from None
+
+
+def _plain_metadata(path: pathlib.Path, parquet):
+    """Returns the metadata of a Parquet file without the types of the program that wrote it.
+
+    So a text is read as a string, where Arrow would make a category, a view or a large string of it
+    again. For some categories, it refuses bytes that are not UTF-8.
+    """
+    parquet.read_metadata(path)  # raises if it is damaged
+    with open(path, "rb") as file:
+        file.seek(-8, os.SEEK_END)
+        tail = file.read()
+        file.seek(-8 - int.from_bytes(tail[:4], "little"), os.SEEK_END)
+        footer = file.read()
+    return parquet.read_metadata(io.BytesIO(b"PAR1" + footer.replace(_ARROWS, _NOT_ARROWS)))
 
 
 def _first_line(error) -> str:
@@ -105,6 +120,11 @@ def _text_of(record: Any, where: str, options: ReadOptions, on_invalid: OnInvali
             "(choose one with --text-field)"
         )
     text = record[field]
+    if text is None and options.invalid == "skip":
+        on_invalid("skipped")
+        return b""
+    if text is None:
+        raise UserError(f"{where}: field {field!r} is null (--invalid-utf8=skip leaves it out)")
     if not isinstance(text, str):
         raise UserError(f"{where}: field {field!r} is not text but {type(text).__name__}")
     if text.isascii() or not (surrogate := _SURROGATE.search(text)):
@@ -139,6 +159,13 @@ def _repaired(text: bytes, options: ReadOptions, on_invalid: OnInvalid) -> bytes
         return b""
     on_invalid("replaced")
     return text.decode("utf-8", "replace").encode()
+
+
+def _lines(stream, path: pathlib.Path, options: ReadOptions) -> Iterator[tuple[int, str]]:
+    """Yields (number, line) of a file, without the byte order mark that may open it."""
+    for number, line in enumerate(stream, 1):
+        text = _decoded(line, f"{path}:{number}", options)
+        yield number, text.removeprefix(BOM) if number == 1 else text
 
 
 def _decoded(line: bytes, where: str, options: ReadOptions) -> str:

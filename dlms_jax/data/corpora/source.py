@@ -14,7 +14,12 @@ from dlms_jax.errors import UserError
 
 SYNTHETIC = "synthetic"
 NAMES = (*python.CORPORA, SYNTHETIC)
-_EXPANSION = {".gz": 4, ".zst": 4, ".parquet": 3}  # bytes of text for a byte of such a file, about
+_EXPANSION = {
+    ".gz": 4,
+    ".zst": 4,
+    ".bz2": 4,
+    ".parquet": 3,
+}  # bytes of text for a byte of such a file, about
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +86,13 @@ def find_sources(
         if isinstance(corpus, str) and not pathlib.Path(corpus).exists():
             raise UserError(f"{error}; the named corpora are {', '.join(NAMES)}") from None
         raise
-    stats = [(file, file.stat()) for file in files]
-    return [
-        Source(file=str(f), size=s.st_size * _EXPANSION.get(f.suffix, 1), modified=s.st_mtime_ns)
-        for f, s in stats
-    ]
+    return list(map(_source, files))
+
+
+def _source(file: pathlib.Path) -> Source:
+    stat = file.stat()
+    size = stat.st_size * _EXPANSION.get(file.suffix.lower(), 1)
+    return Source(file=str(file), size=size, modified=stat.st_mtime_ns)
 
 
 def first_texts(

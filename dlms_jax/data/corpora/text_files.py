@@ -10,8 +10,8 @@ import pathlib
 import sys
 
 from dlms_jax.data.corpora.document import to_bytes
-from dlms_jax.data.corpora.options import POLICIES, OnInvalid, ReadOptions
-from dlms_jax.data.corpora.streams import open_stream
+from dlms_jax.data.corpora.options import PIECE_BYTES, POLICIES, OnInvalid, ReadOptions
+from dlms_jax.data.corpora.streams import BOM, open_stream
 from dlms_jax.errors import UserError
 
 _BLOCK = 1 << 20  # bytes that are read at a time
@@ -30,7 +30,8 @@ def read_text_file(
         on_invalid("replaced")
     with open_stream(path) as stream:
         text = _decoded(stream, path, _ERRORS[options.invalid])
-        yield from enumerate(cut(text, options.piece_bytes or sys.maxsize))
+        size = PIECE_BYTES if options.piece_bytes is None else options.piece_bytes
+        yield from enumerate(cut(text, size or sys.maxsize))
 
 
 def cut(blocks: Iterable[str], size: int) -> Iterator[bytes]:
@@ -56,16 +57,18 @@ def cut(blocks: Iterable[str], size: int) -> Iterator[bytes]:
 
 
 def _decoded(stream, path, errors) -> Iterator[str]:
-    """Yields the text of a stream in blocks."""
-    decoder, offset = codecs.getincrementaldecoder("utf-8")(errors), 0
+    """Yields the text of a stream in blocks, without the byte order mark that may open it."""
+    decoder, offset, at_start = codecs.getincrementaldecoder("utf-8")(errors), 0, True
     while True:
         block = stream.read(_BLOCK)
         waiting = len(decoder.getstate()[0])  # bytes of a character that the last block began
         try:
-            yield decoder.decode(block, final=not block)
+            text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             where = offset - waiting + error.start
             raise UserError(f"{path}: byte {where} is not UTF-8 ({POLICIES})") from None
+        yield text.removeprefix(BOM) if at_start else text
+        at_start = at_start and not text
         if not block:
             return
         offset += len(block)

@@ -5,7 +5,6 @@ dropped, because their source is markup and a model would learn it as text. Text
 prints, such as `{{convert|5|km}}`, is lost with it.
 """
 
-import bz2
 from collections.abc import Iterator
 import pathlib
 import re
@@ -39,7 +38,7 @@ def parse(path: pathlib.Path) -> Iterator[Document]:
       UserError: the file is cut off, damaged, or not a MediaWiki export.
     """
     try:
-        with bz2.open(path) if path.suffix == ".bz2" else open_stream(path) as stream:
+        with open_stream(path) as stream:
             for title, wikitext, hidden in _articles(stream, path):
                 text = plain_text(wikitext, hidden)
                 if text:

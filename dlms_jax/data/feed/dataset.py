@@ -10,8 +10,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from dlms_jax.config import Config, DataConfig
+from dlms_jax.data.checks import check_row
 from dlms_jax.data.corpora.document import Document, is_heldout, sha256_of_texts, to_str
 from dlms_jax.data.corpora.options import ReadOptions
+from dlms_jax.data.corpora.pieces import with_pieces
 from dlms_jax.data.corpora.source import SYNTHETIC, find_sources, read_sorted
 from dlms_jax.data.corpora.synthetic import SyntheticLanguage
 from dlms_jax.data.feed.subset import FirstTokens, MixedRows
@@ -142,6 +144,7 @@ def make_split(
     """Returns documents packed in rows in memory, with their fingerprint."""
     texts = [document.text for document in documents]
     length = data.sequence_length
+    check_row(length)
     rows = join(pack_texts(texts, length, data.packing, tokenizer), length)
     return Split(
         name,
@@ -158,7 +161,7 @@ def make_split(
 def _documents(corpus, data) -> tuple[list[Document], list[Document]]:
     """Returns (train, held-out) documents of a corpus that is not prepared."""
     sides: tuple[list[Document], list[Document]] = [], []
-    for document in _read(corpus, data):
+    for document in _read(corpus, data, split=True):
         sides[is_heldout(document.text, data.heldout_fraction)].append(document)
     train, heldout = sides
     if not train or not heldout:
@@ -169,7 +172,8 @@ def _documents(corpus, data) -> tuple[list[Document], list[Document]]:
     return train, heldout
 
 
-def _read(corpus, data):
+def _read(corpus, data, split=False):
+    """Returns the documents of a corpus; split: whether some of them are to be held out."""
     sources = find_sources(
         corpus, data.seed, data.synthetic_documents, data.tfds_directory
     )  # fmt: skip
@@ -178,7 +182,10 @@ def _read(corpus, data):
             f"the corpus {corpus} has {size / 2**30:.1f} GiB, too much to pack in memory: run "
             f"python -m dlms_jax.prepare dataset {corpus} --out DIR, and give DIR as the corpus"
         )
-    documents = read_sorted(sources, ReadOptions(data.text_field, data.invalid_utf8), data.seed)
+    options = ReadOptions(data.text_field, data.invalid_utf8)
+    if split:
+        options = with_pieces(options, sources, data.heldout_fraction)
+    documents = read_sorted(sources, options, data.seed)
     if not documents:
         raise UserError(f"the corpus {corpus} holds no text")
     return documents

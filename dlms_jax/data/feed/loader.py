@@ -7,10 +7,13 @@ import grain
 import numpy as np
 
 from dlms_jax.config import Config
+from dlms_jax.data.checks import TOKEN_BYTES, check_memory
 from dlms_jax.data.feed.dataset import Dataset
 from dlms_jax.data.feed.order import Interleave, shuffled
 from dlms_jax.data.feed.subset import cut_rows, gather
 from dlms_jax.data.packing import Rows
+
+_WORKER = 1 << 28  # bytes of memory of a process that prepares batches
 
 
 class TrainBatches:
@@ -108,8 +111,18 @@ class TrainBatches:
 
 
 def train_batches(dataset: Dataset, config: Config, local_rows: np.ndarray) -> TrainBatches:
-    """Returns the batches of a config's run on its dataset; this process reads `local_rows`."""
-    training = config.training
+    """Returns the batches of a config's run on its dataset; this process reads `local_rows`.
+
+    Raises:
+      UserError: the batches that are prepared ahead do not fit in memory.
+    """
+    training, data = config.training, config.data
+    row = dataset.train[0].rows.length * TOKEN_BYTES
+    check_memory(
+        max(data.workers, 1) * data.prefetch * len(local_rows) * row + data.workers * _WORKER,
+        f"what config.data.prefetch={data.prefetch} and config.data.workers={data.workers} "
+        "prepare ahead",
+    )
     return TrainBatches(
         [split.rows for split in dataset.train],
         dataset.weights,

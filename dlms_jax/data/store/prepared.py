@@ -7,14 +7,13 @@ import json
 import pathlib
 from typing import Any
 
-import numpy as np
-
-from dlms_jax.config import Config, TokenizerConfig, upgrade
+from dlms_jax.config import Config, TokenizerConfig
 from dlms_jax.data import tokenizers
-from dlms_jax.data.store.card import CARD, FORMAT, UPGRADES, VOCABULARY
-from dlms_jax.data.store.shards import Shard, ShardRows, check_shard
+from dlms_jax.data.store.card import CARD, DIGESTS, SPLITS, VOCABULARY, read_card
+from dlms_jax.data.store.shards import Shard, ShardRows, check_shard, token_type
 from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
 from dlms_jax.errors import UserError
+from dlms_jax.files import sha256_of
 
 BUILDING = ".building"  # the folder of what is not finished
 _CHECKED_AT_START = 4 << 30  # bytes: checksums of larger datasets are left to `prepare verify`
@@ -44,13 +43,7 @@ def open_prepared(folder: str | pathlib.Path, check_contents: bool = True) -> "P
             f"{folder} is not a finished dataset (it has no {CARD}); run its prepare command "
             "again: it continues where it stopped"
         )
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        dataset = Prepared(folder, card)
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{folder / CARD} is damaged ({error}); prepare the dataset again"
-        ) from None
+    dataset = Prepared(folder, read_card(folder / CARD))
     dataset.check_shards(check_contents and dataset.size <= _CHECKED_AT_START)
     return dataset
 
@@ -63,13 +56,21 @@ class Prepared:
     """
 
     def __init__(self, folder: pathlib.Path, card: dict[str, Any]):
-        card = upgrade(card, FORMAT, UPGRADES, folder / CARD)
+        """card: what `read_card` returned."""
         self.folder, self.card = folder, card
-        self.shards = {
-            name: [Shard(**bucket[name]["shard"]) for bucket in card["buckets"]]
-            for name in card["splits"]
-        }
         try:
+            self.shards = {
+                name: [Shard(**bucket[name]["shard"]) for bucket in card["buckets"]]
+                for name in SPLITS
+            }
+            self.fingerprints()
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{folder / CARD} is damaged ({error}); prepare the dataset again"
+            ) from None
+        try:
+            if DIGESTS in card and card[DIGESTS][VOCABULARY] != sha256_of(folder / VOCABULARY):
+                raise ValueError("it is damaged: its sha256 is not the one in dataset.json")
             saved = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
             self.tokenizer = tokenizers.from_dict(saved)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -101,7 +102,7 @@ class Prepared:
             self.shards[split],
             self.card["sequence_length"],
             self.tokenizer.pad_id,
-            np.dtype(self.card["token_type"]),
+            token_type(self.tokenizer.size),
         )
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:

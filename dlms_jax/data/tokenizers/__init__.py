@@ -9,7 +9,12 @@ add text is left out if the tokenizer works without it; otherwise the file is re
 """
 
 from dlms_jax.data.tokenizers.byte_level import BPETokenizer
-from dlms_jax.data.tokenizers.make import fingerprint, from_dict, make_tokenizer
+from dlms_jax.data.tokenizers.make import (
+    check_tokenizer_config,
+    fingerprint,
+    from_dict,
+    make_tokenizer,
+)
 from dlms_jax.data.tokenizers.raw_bytes import ByteTokenizer
 from dlms_jax.data.tokenizers.sentence_piece import SentencePieceTokenizer
 from dlms_jax.data.tokenizers.special import ROLES, SPECIAL_TOKENS, choose_roles
@@ -22,6 +27,7 @@ __all__ = [
     "ByteTokenizer",
     "SentencePieceTokenizer",
     "Tokenizer",
+    "check_tokenizer_config",
     "choose_roles",
     "fingerprint",
     "from_dict",

@@ -63,6 +63,6 @@ def file_roles(folder: pathlib.Path) -> dict[str, str]:
 
 def _read(file: pathlib.Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file.name} is not JSON, since it is not UTF-8 ({error})") from None

@@ -1,12 +1,13 @@
 """A tokenizer from a config, or from the data of a checkpoint or dataset."""
 
 from collections.abc import Iterable
+import dataclasses
 import hashlib
 import json
 import pathlib
 from typing import Any
 
-from dlms_jax.config import TokenizerConfig
+from dlms_jax.config import SETTINGS, TokenizerConfig
 from dlms_jax.data.tokenizers.byte_level import BPETokenizer
 from dlms_jax.data.tokenizers.hugging_face import load_hugging_face
 from dlms_jax.data.tokenizers.raw_bytes import ByteTokenizer
@@ -24,6 +25,7 @@ _KINDS: dict[str, type[Tokenizer]] = {
 
 def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Returns the tokenizer of a config: loaded from its path, else trained on `texts`."""
+    check_tokenizer_config(config)
     named = {role: getattr(config, f"{role}_token") for role in ROLES}
     if config.path:
         try:
@@ -43,6 +45,12 @@ def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     return SentencePieceTokenizer.train(
         texts, config.vocab_size, config.algorithm, roles, config.special_tokens
     )
+
+
+def check_tokenizer_config(config: TokenizerConfig) -> None:
+    """Raises UserError for what no recipe can set, and a caller can."""
+    for field in dataclasses.fields(config):
+        SETTINGS[f"tokenizer.{field.name}"].check(getattr(config, field.name))
 
 
 def from_dict(saved: dict[str, Any]) -> Tokenizer:

@@ -76,7 +76,7 @@ def refused(call, *args, **kwargs) -> str:
 
 def description(dataset: Prepared) -> dict:
     """Returns dataset.json without what may differ between equal datasets."""
-    named = ("arguments", "sources")
+    named = ("arguments", "sources", "digests")
     return {key: value for key, value in dataset.card.items() if key not in named}
 
 
@@ -632,10 +632,8 @@ def test_settings_of_a_tokenizer_without_its_file(tmp_path, folder):
 def test_settings_out_of_range(tmp_path, folder, changed):
     """The Python API has no parser before it that would refuse them."""
     settings_ = {"heldout_fraction": 0.2} | changed
-    call = DatasetBuilder(tmp_path / "out", console=_silent(), **settings_).build_from_raw
-    message = refused(call, folder, 300, 32)
-    name = next(iter(changed)).removesuffix("_fraction")
-    assert name in message.replace("held-out", "heldout")
+    message = refused(DatasetBuilder, tmp_path / "out", console=_silent(), **settings_)
+    assert next(iter(changed)) in message
     assert not (tmp_path / "out").exists()
 
 
@@ -884,3 +882,25 @@ def test_memory_is_bounded(tmp_path):
     before, peak = map(float, result.stdout.split())
     print(f"{before:.0f} MiB loaded, {peak:.0f} MiB at the peak")
     assert peak - before < 200
+
+
+@pytest.mark.parametrize("there", ["in", "./in", "in/", "../work/in", "."])
+def test_same_files_from_another_folder_are_the_same_dataset(tmp_path, monkeypatch, there):
+    """A relative path names them differently; the dataset is complete, and is left alone."""
+    (tmp_path / "work").mkdir()
+    path = write_texts(tmp_path / "work" / "in", TEXTS)
+    monkeypatch.chdir(path if there == "." else tmp_path / "work")
+    build(there, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    for other in ("work/in", path, "../" + tmp_path.name + "/work/in"):
+        build(other, tmp_path / "out")
+        assert contents(tmp_path / "out") == before
+    (path / "0003.txt").write_text("something else, " * 300)
+    assert "(other path)" in refused(build, "work/in", tmp_path / "out")
+
+
+def test_path_that_is_relative_to_another_folder_is_explained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = nothing_left(tmp_path, "texts")
+    assert "'texts'" in message and f"in {tmp_path}" in message

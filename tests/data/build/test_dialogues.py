@@ -76,6 +76,24 @@ def test_training_reads_it_whatever_packing_the_config_names(file):
     assert not dataset.train[0].rows.take(slice(None)).loss_mask_RxL[:, 0].any()
 
 
+def test_what_is_too_long_is_named_by_its_line_and_the_flags(file):
+    """The first one in the file, whatever the order of the rows."""
+    lines = file.read_text().splitlines()
+    for at, prompt, answer in ((5, "1+1=", "2" * 9), (9, "1" * 9, "2"), (20, "1+1=", "3" * 9)):
+        lines.insert(at, json.dumps({"prompt": prompt, "response": answer}))
+    file.write_text("\n".join(lines))
+    for settings, line, option in (
+        ({"sequence_length": 12}, 6, "--sequence-length"),
+        ({"sequence_length": 16, "prompt_length": 8}, 6, "--sequence-length"),
+        ({"sequence_length": 24, "prompt_length": 8}, 10, "--prompt-length"),
+    ):
+        with pytest.raises(UserError) as error:
+            prepare(file, **settings)
+        message = str(error.value)
+        assert message.startswith(f"{file}:{line}: ") and "\n" not in message
+        assert f"use a larger {option}" in message and "--too-long skip" in message
+
+
 def test_too_long_is_an_error_or_counted(file):
     with pytest.raises(UserError) as error:
         prepare(file, sequence_length=6)

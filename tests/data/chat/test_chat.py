@@ -178,11 +178,17 @@ def test_features_of_templates_are_those_of_transformers(template):
     assert spelled(ids) == BOS_TEXT + reference(without_null, template, True, tools=tools)
 
 
-def test_date_of_today_is_not_to_be_had():
+def test_byte_order_mark_is_no_part_of_a_template(tmp_path):
+    (tmp_path / "chat_template.jinja").write_text("\ufeff" + CHATML)
+    assert load_template(tmp_path) == CHATML
+
+
+def test_date_is_always_the_same():
+    """Tokens must not depend on the day; a template that asks for a date of its own has that."""
     guarded = "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}then{% endif %}"
     assert spelled(prompt_of([message("user", "a")], guarded)) == BOS_TEXT + "then"
-    text = error_of(prompt_of, [message("user", "a")], "{{ strftime_now('%Y') }}")
-    assert "strftime_now" in text
+    found = prompt_of([message("user", "a")], "{{ strftime_now('%d %B %Y') }}")
+    assert spelled(found) == BOS_TEXT + "26 July 2024"
 
 
 def test_template_is_sandboxed():

@@ -1,5 +1,6 @@
 """Files: every text comes out as it went in, or one line says which file and where."""
 
+import bz2
 import csv
 import gzip
 import io
@@ -18,9 +19,11 @@ from dlms_jax.data.corpora.options import ReadOptions
 from dlms_jax.data.corpora.text_files import cut
 from dlms_jax.errors import UserError
 
-PACKERS = {"": lambda raw: raw, ".gz": gzip.compress, ".zst": zstandard.compress}
-TEXTS = [".txt", ".md", ".rst", ".txt.gz", ".txt.zst"]
-JSON_LINES = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst"]
+PACKERS = {
+    "": lambda raw: raw, ".gz": gzip.compress, ".zst": zstandard.compress, ".bz2": bz2.compress,
+}  # fmt: skip
+TEXTS = [".txt", ".md", ".rst", ".TXT", ".txt.gz", ".txt.zst", ".Txt.BZ2"]
+JSON_LINES = [".jsonl", ".JSONL", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2", ".json.gz", ".json.zst"]
 BLOCK = 1 << 20  # bytes that are read at a time
 
 as_text = pytest.mark.parametrize("ending", TEXTS)
@@ -36,7 +39,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
 def write(folder, name: str, raw: bytes) -> pathlib.Path:
     """Returns a new file; compressed as its name says."""
     path = folder / name
-    path.write_bytes(PACKERS.get(path.suffix, PACKERS[""])(raw))
+    path.write_bytes(PACKERS.get(path.suffix.lower(), PACKERS[""])(raw))
     return path
 
 
@@ -84,7 +87,7 @@ def parquet_of(path, rows_of_group=1000, **columns):
     "content",
     [
         b"one line, no end",
-        "\ufeffé \U0001f600 e\u0301\0 ok\n".encode(),
+        "é \ufeff \U0001f600 e\u0301\0 ok\n".encode(),
         b"windows\r\nlines\r\nand old\rmacs\n\n\r\n",
     ],
     ids=["plain", "unicode", "line ends"],
@@ -244,12 +247,18 @@ def test_half_a_surrogate_pair_in_json(escape, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["strict", "replace", "skip", "keep"])
-def test_invalid_bytes_in_parquet(policy, tmp_path):
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "int8", "int32"])
+def test_invalid_bytes_in_parquet(policy, kind, tmp_path):
     """Parquet does not check its strings, and other programs write what they like."""
     pyarrow = pytest.importorskip("pyarrow")
     ends = pyarrow.array([0, 1, 4, 5], pyarrow.int32()).buffers()[1]
     data = pyarrow.py_buffer(b"ac\xe9tb")
     column = pyarrow.Array.from_buffers(pyarrow.string(), 3, [None, ends, data])
+    if kind.startswith("int"):  # of a category
+        column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0, 1, 2], kind), column)
+    elif kind != "string":
+        views = column.cast({"large_string": "large_binary", "string_view": "binary_view"}[kind])
+        column = pyarrow.Array.from_buffers(getattr(pyarrow, kind)(), 3, views.buffers())
     path = parquet_of(tmp_path / "bad.parquet", text=column)
     if policy == "strict":
         assert f"{path}#1" in error_of(path)
@@ -300,7 +309,7 @@ def test_field_may_be_named(name, tmp_path):
         (b"text", "not JSON"),
         (b'{"txt": "b", "url": 1}', "no field 'text'; it has txt, url"),
         (b'{"text": 5}', "not text but int"),
-        (b'{"text": null}', "not text but NoneType"),
+        (b'{"text": null}', "is null"),
         (b'{"text": ["b"]}', "not text but list"),
         (b'["text"]', "not an object"),
         (b'"text"', "not an object"),
@@ -328,10 +337,47 @@ def test_csv(tmp_path):
     assert [d.name for d in documents] == [f"{path}#{line}" for line in (2, 4, 5, 8, 9)]
 
 
-def test_csv_from_excel(tmp_path):
-    """It puts a byte order mark before the first name."""
-    path = write(tmp_path, "a.csv", "\ufefftext,n\r\nword,1\r\n".encode())
-    assert texts_of(path) == ["word"]
+@pytest.mark.parametrize("policy", ["strict", "replace", "skip", "keep"])
+@pytest.mark.parametrize("ending", [*TEXTS, *JSON_LINES, ".csv", ".tsv.gz"])
+def test_byte_order_mark_is_no_text(ending, policy, tmp_path):
+    """Excel and Notepad put one before a file. A second one is text."""
+    content = {".csv": b"text,n\r\nword,1\r\n", ".tsv.gz": b"text\tn\r\nword\t1\r\n"}.get(
+        ending, json_lines({"text": "word"}) if ending in JSON_LINES else b"word"
+    )
+    mark = "\ufeff".encode()
+    assert texts_of(write(tmp_path, f"a{ending}", mark + content), invalid=policy) == ["word"]
+    if ending in TEXTS:
+        path = write(tmp_path, f"b{ending}", mark + mark + content)
+        assert texts_of(path, invalid=policy) == ["\ufeffword"]
+        assert texts_of(write(tmp_path, f"c{ending}", mark), invalid=policy) == []
+
+
+def test_tsv(tmp_path):
+    texts = ["plain, with a comma", "two\nlines", "a\ttab", "é"]
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter="\t").writerows([["n", "text"], *enumerate(texts)])
+    for name in ("a.tsv", "a.TSV", "a.tsv.gz", "a.tsv.zst", "a.tsv.bz2"):
+        assert texts_of(write(tmp_path, name, file.getvalue().encode())) == texts
+    for name in ("a.csv.gz", "a.csv.zst", "a.csv.bz2"):
+        assert texts_of(write(tmp_path, name, csv_of(["text"], ["a,b"]))) == ["a,b"]
+
+
+NULLS = {
+    "a.jsonl": json_lines({"text": "a"}, {"text": None}, {"text": "b"}),
+    "a.csv": b"n,text\n1,a\n2\n3,b\n",
+}
+
+
+@pytest.mark.parametrize("name", [*NULLS, "a.parquet"])
+def test_null_text_can_be_skipped(name, tmp_path):
+    if name == "a.parquet":
+        path = parquet_of(tmp_path / name, text=["a", None, "b"])
+    else:
+        path = write(tmp_path, name, NULLS[name])
+    assert counted(path, invalid="skip") == (["a", "b"], ["skipped"])
+    for policy in ("strict", "replace", "keep"):
+        message = error_of(path, invalid=policy)
+        assert "'text' is null" in message and "--invalid-utf8=skip" in message
 
 
 def test_csv_with_long_texts(tmp_path):
@@ -343,7 +389,7 @@ def test_csv_with_long_texts(tmp_path):
 @pytest.mark.parametrize(
     "content, line, said",
     [
-        (b'n,text\n1,"a\nb"\n2,c\n3\n', 5, "not text but NoneType"),
+        (b'n,text\n1,"a\nb"\n2,c\n3\n', 5, "is null"),
         (b"n,txt\n1,a\n", 2, "no field 'text'; it has n, txt"),
         (b'text\n"a\nb"\n"c\nd"e\n', 5, "not CSV"),
         (b'text\na\n"b\nc\n', 4, "not CSV"),
@@ -375,7 +421,7 @@ def test_parquet(tmp_path):
     "column, said",
     [({"txt": ["a"], "n": [1]}, "no column 'text'; it has txt, n"),
      ({"text": [1, 2]}, "#0: field 'text' is not text but int"),
-     ({"text": ["a", None]}, "#1: field 'text' is not text but NoneType")],
+     ({"text": ["a", None]}, "#1: field 'text' is null")],
     ids=["missing", "number", "null"],
 )  # fmt: skip
 def test_wrong_parquet_column(column, said, tmp_path):
@@ -398,21 +444,21 @@ CONTENT = "".join(f"line {n * n} é\n" for n in range(40)).encode()
 
 @settings(deadline=None, max_examples=40)
 @given(ends=st.lists(st.integers(0, len(CONTENT)), max_size=6), skippable=st.booleans())
-@pytest.mark.parametrize("ending", [".txt.gz", ".txt.zst"])
+@pytest.mark.parametrize("ending", [".txt.gz", ".txt.zst", ".txt.bz2"])
 def test_file_that_was_appended_to(folder, ending, ends, skippable):
     """Several members or frames, also empty ones; zstd's may have notes between them."""
     packed, start = b"", 0
     note = b"\x50\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
     for end in [*sorted(ends), len(CONTENT)]:
         packed += note if skippable and ending == ".txt.zst" else b""
-        packed += PACKERS[ending[-4:] if ending.endswith("zst") else ".gz"](CONTENT[start:end])
+        packed += PACKERS[pathlib.PurePath(ending).suffix](CONTENT[start:end])
         start = end
     path = folder / f"frames{ending}"
     path.write_bytes(packed)
     assert "".join(texts_of(path)).encode() == CONTENT
 
 
-@pytest.mark.parametrize("ending", [".txt.gz", ".txt.zst", ".jsonl.gz", ".jsonl.zst"])
+@pytest.mark.parametrize("ending", [".txt.gz", ".txt.zst", ".jsonl.gz", ".jsonl.bz2"])
 def test_compressed_file_larger_than_what_is_read_at_a_time(ending, tmp_path):
     numbers = range(60_000)
     lines = [f"line {n * n}" for n in numbers]
@@ -427,12 +473,12 @@ def test_compressed_file_larger_than_what_is_read_at_a_time(ending, tmp_path):
 
 def checked(ending: str) -> bytes:
     """Returns CONTENT, compressed, with a checksum."""
-    if ending == ".txt.gz":
-        return gzip.compress(CONTENT)
+    if ending != ".txt.zst":
+        return PACKERS[pathlib.PurePath(ending).suffix](CONTENT)
     return zstandard.ZstdCompressor(write_checksum=True).compress(CONTENT)
 
 
-@pytest.mark.parametrize("ending", [".txt.gz", ".txt.zst"])
+@pytest.mark.parametrize("ending", [".txt.gz", ".txt.zst", ".txt.bz2"])
 @pytest.mark.parametrize("before", [b"", CONTENT], ids=["first", "second"])
 def test_file_that_is_cut_off(ending, before, tmp_path):
     """Anywhere, in its first frame or a later one: no text is lost in silence."""
@@ -443,7 +489,7 @@ def test_file_that_is_cut_off(ending, before, tmp_path):
         error_of(path)
 
 
-@pytest.mark.parametrize("ending", [".txt.gz", ".txt.zst"])
+@pytest.mark.parametrize("ending", [".txt.gz", ".txt.zst", ".txt.bz2"])
 def test_file_that_is_damaged(ending, tmp_path):
     """In any byte: it gives the right text, or one line."""
     packed = checked(ending)
@@ -459,11 +505,20 @@ def test_file_that_is_damaged(ending, tmp_path):
     assert refused > len(packed) * 0.9
 
 
-@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst", "a.jsonl.gz", "a.jsonl.zst"])
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst", "a.txt.bz2", "a.jsonl.gz"])
 def test_file_that_is_not_compressed_at_all(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(b'{"text": "plain"}\n')
     error_of(path)
+
+
+def test_zstd_with_the_longest_window(tmp_path):
+    """As `zstd --long=31` writes it: its frame refers back to up to 2 GiB."""
+    header = b"\x28\xb5\x2f\xfd" + b"\0" + bytes([(31 - 10) << 3])  # magic, no flags, 2^31
+    block = (len(CONTENT) << 3 | 1).to_bytes(3, "little") + CONTENT  # raw, and the last one
+    path = tmp_path / "long.txt.zst"
+    path.write_bytes(header + block)
+    assert "".join(texts_of(path)).encode() == CONTENT
 
 
 def test_missing_zstandard_says_how_to_install_it(tmp_path, monkeypatch):
@@ -530,6 +585,28 @@ def test_what_is_hidden_is_no_part_of_a_folder(name, tree):
     (tree / name).write_text("text")
     assert list_files(tree) == before
     assert names_of(tree, tree / name) == [name]
+
+
+def test_files_that_are_left_out_are_listed(tree, capsys):
+    list_files(tree / "sub")
+    assert "sub: 1 file is left out" in (said := capsys.readouterr().err)
+    assert "w.json" in said and "named .jsonl" in said and said.count("\n") == 1
+    list_files([f"{tree}/*", tree / "sub"])  # what is said once is not said again
+    assert ": note.txt~, x.py, y, z.tar.gz (known" in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1 and ".jsonl.bz2" in said
+    for number in range(9):
+        (tree / f"{number}.pdf").touch()
+    list_files(tree)
+    assert "14 files are left out, of an unknown format: 9 .pdf, " in capsys.readouterr().err
+    list_files([tree / "a.md", f"{tree}/*.md"])
+    assert capsys.readouterr().err == ""
+
+
+def test_case_of_a_name_is_no_matter(tree):
+    for name in ("sub/B.TXT", "sub/C.JsonL", "sub/D.csv.GZ", "sub/E.tsv", "sub/F.txt.bz2"):
+        (tree / name).touch()
+    expected = {"B.TXT", "C.JsonL", "D.csv.GZ", "E.tsv", "F.txt.bz2", "c.rst", "d.jsonl"}
+    assert {path.name for path in list_files(tree / "sub")} == expected
 
 
 def test_glob(tree):

@@ -18,6 +18,7 @@ from dlms_jax.data.packing import Rows
 from dlms_jax.data.store.prepared import open_prepared
 from dlms_jax.data.tokenizers import ByteTokenizer, fingerprint
 from dlms_jax.errors import UserError
+from dlms_jax.runtime.same_run import check_same_run
 
 TEXTS = ("first text", "second, é\U0001f600", "third")
 FRACTION = 0.2  # of killed_builder's datasets, whose rows have 32 places
@@ -462,3 +463,17 @@ def test_max_unique_tokens_needs_document_order(folders, prepared, where):
     data = dataclasses.replace(config.data, max_unique_tokens=100)
     message = refused(lambda: build_dataset(dataclasses.replace(config, data=data)))
     assert "max_unique_tokens" in message and "concat" in message
+
+
+def test_a_run_resumes_with_another_path_of_the_same_text(folders, tmp_path, monkeypatch):
+    """Its fingerprint is compared, not the path, which differs after a change of folder."""
+    monkeypatch.chdir(folders["one"].parent)
+    configs = [config_of(corpus) for corpus in ("one", "./one", folders["one"])]
+    monkeypatch.chdir(folders["one"])
+    configs.append(config_of("../one"))
+    for config in configs[1:]:
+        check_same_run(config, {"config": configs[0].to_dict()}, tmp_path)
+    message = refused(build_dataset, configs[0])
+    assert "'one' in " in message and str(folders["one"]) in message
+    prints = [build_dataset(config).train[0].fingerprint for config in configs[2:]]
+    assert prints[0] == prints[1]

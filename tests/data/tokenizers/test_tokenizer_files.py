@@ -319,3 +319,10 @@ def test_wrong_files(tmp_path):
             make_tokenizer(hf(tmp_path), [])
         one_line(error)
         (tmp_path / name).write_text("{}")
+
+
+def test_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    whole = BPETokenizer.train(["some text"], 270)
+    (tmp_path / "tokenizer.json").write_text("\ufeff" + whole.file().decode())
+    config = TokenizerConfig("hf", path=str(tmp_path))
+    assert fingerprint(make_tokenizer(config, ())) == fingerprint(whole)
