@@ -1,7 +1,9 @@
 """Makes the sampler that config.sampling names."""
 
+from typing import Any
+
 from dlms_jax.config import SamplingConfig
-from dlms_jax.diffusion import Block, Gaussian, Masked, Objective, Uniform
+from dlms_jax.diffusion import Objective
 from dlms_jax.errors import UserError
 from dlms_jax.sampling.decoding.block import BlockSampler
 from dlms_jax.sampling.decoding.next_token import NextToken
@@ -50,24 +52,25 @@ def make_sampler(name: str, objective: Objective, config: SamplingConfig) -> Sam
         objective.vocabulary, config.temperature, config.top_k, config.top_p, config.guidance
     )
     steps, spacing = config.steps, config.timestep_spacing
-    if isinstance(objective, Gaussian):
-        flow = (prediction, objective, steps, spacing, config.clamp)
+    process: Any = objective  # its fields depend on the name
+    if name == "autoregressive":
+        return NextToken(prediction, config.cache)
+    if name == "gaussian":
+        flow = (prediction, process, steps, spacing, config.clamp)
         if sampler in ("ancestral", "ddim"):
             return gaussian.DDIM(*flow, eta=1.0 if sampler == "ancestral" else config.eta)
         return gaussian.ProbabilityFlow(*flow, order=sampler)
-    if isinstance(objective, Uniform):
-        jumps = (prediction, objective.schedule, steps, spacing, objective.mask_share)
+    if name == "uniform":
+        jumps = (prediction, process.schedule, steps, spacing, process.mask_share)
         if sampler == "ddim":
             return uniform.UniformDDIM(*jumps, eta=config.eta)
         if sampler == "predictor_corrector":
             return uniform.PredictorCorrector(*jumps, corrector_steps=config.corrector_steps)
         return uniform.UniformAncestral(*jumps)
-    if isinstance(objective, Masked | Block):
-        masked = _masked_sampler(sampler, prediction, objective.schedule, config)
-        if isinstance(objective, Masked):
-            return masked
-        return BlockSampler(masked, objective.config.size, config.cache)
-    return NextToken(prediction, config.cache)
+    masked = _masked_sampler(sampler, prediction, process.schedule, config)
+    if name == "block":
+        return BlockSampler(masked, process.config.size, config.cache)
+    return masked
 
 
 def settings_of(name: str, config: SamplingConfig) -> set[str]:
