@@ -244,6 +244,8 @@ def test_the_same_seed_gives_the_same_text():
         ("masked", {"foo": 1}, r"generate\(\) has no foo"),
         ("masked", {"steps": 0}, "steps=0 should be 1 or more"),
         ("masked", {"top_p": 0.0}, "top_p=0.0"),
+        ("masked", {"temperature": float("inf")}, "temperature=inf should be 0 or more"),
+        ("masked", {"guidance_scale": float("nan")}, "guidance_scale=nan should be 0 or more"),
         ("masked", {"max_new_tokens": 99}, "100 tokens do not fit the model's context of 16"),
         ("masked", {"input_ids": torch.tensor([[0, 1]])}, "should begin with bos_token_id"),
     ],

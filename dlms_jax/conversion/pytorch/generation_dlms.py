@@ -7,6 +7,7 @@ right. noise_dlms.py has uniform and Gaussian diffusion.
 """
 
 import dataclasses
+import math
 import operator
 
 import torch
@@ -59,13 +60,14 @@ class GenerationSettings:
         """
         known = SAMPLERS[objective]
         sampler = known[0] if self.sampler == "default" else self.sampler
-        grids = ("uniform", "cosine", "quantile")
+        grids, guidance = ("uniform", "cosine", "quantile"), self.guidance_scale
         checks = {
             f"sampler={sampler}: use one of {', '.join(known)}": sampler in known,
             f"grid={self.grid}: use uniform, cosine or quantile": self.grid in grids,
             f"steps={self.steps} should be 1 or more": self.steps >= 1,
             f"max_new_tokens={self.max_new_tokens} should be 0 or more": self.max_new_tokens >= 0,
-            f"temperature={self.temperature} should be 0 or more": self.temperature >= 0,
+            f"temperature={self.temperature} should be 0 or more": 0 <= self.temperature < math.inf,
+            f"guidance_scale={guidance} should be 0 or more": 0 <= guidance < math.inf,
             f"top_k={self.top_k} should be 0 (all) or more": self.top_k >= 0,
             f"top_p={self.top_p} should be in (0, 1]": 0 < self.top_p <= 1,
             f"eta={self.eta} should be in [0, 1]": 0 <= self.eta <= 1,

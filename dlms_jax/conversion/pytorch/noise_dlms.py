@@ -156,14 +156,18 @@ def fill_gaussian(model, canvas, sampler, settings, noise=None):
     g = model.config.gaussian
     denoiser = GaussianDenoiser(model, canvas, sampler)
     table = denoiser.table
-    gammas = [gamma_at(settings, g, i, max(settings.steps - 1, 1)) for i in range(settings.steps)]
-    gammas = torch.tensor(gammas, dtype=torch.float64)
+
+    def gamma_of(step):
+        gamma = gamma_at(settings, g, step, max(settings.steps - 1, 1))
+        return torch.tensor(gamma, dtype=torch.float64)
+
     length, size = canvas.tokens_BxL.shape[1], table.shape[1]
     z = noise
     if z is None:
         z = sampler.at(settings.steps).normal(length, 0, size)  # no step has this number
     eta = 1.0 if settings.sampler == "ancestral" else settings.eta
-    for i, gamma in enumerate(gammas):
+    for i in range(settings.steps):
+        gamma = gamma_of(i)
         logits, estimate = denoiser(z, gamma)
         log_p = sampler.warp(sampler.log_probs(logits))
         if i + 1 == settings.steps:
@@ -176,9 +180,10 @@ def fill_gaussian(model, canvas, sampler, settings, noise=None):
             x_hat = table[log_p.argmax(-1)]
         else:
             x_hat = denoiser.mean_embedding(log_p)
-        z = ddim_step(z, x_hat, gamma, gammas[i + 1], eta)
+        gamma_s = gamma_of(i + 1)
+        z = ddim_step(z, x_hat, gamma, gamma_s, eta)
         if eta:
-            variance = torch.sigmoid(gammas[i + 1]) * -torch.expm1(gammas[i + 1] - gamma)
+            variance = torch.sigmoid(gamma_s) * -torch.expm1(gamma_s - gamma)
             z = z + eta * variance.sqrt().float() * sampler.at(i).normal(length, 0, size)
     drawn = sampler.at(i).draw(log_p, use=1)
     return canvas.filled(torch.where(canvas.holes_BxL, drawn, canvas.tokens_BxL))
