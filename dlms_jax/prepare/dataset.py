@@ -25,7 +25,7 @@ def add_arguments(parser):
         nargs="+",
         metavar="PATH",
         help="files, folders or globs of .txt, .md, .rst, .jsonl, .csv, .tsv (each also .gz, .zst, "
-        ".bz2) or .parquet; or one named corpus, or tfds:DATASET/SPLIT",
+        ".bz2) or .parquet, or manifests of files; or one named corpus, or tfds:DATASET/SPLIT",
     )
     add("--out", metavar="DIR", help="(default: prepared/NAME-LENGTH)")
     add_option(parser, "--sequence-length", "data.sequence_length", required=True)

@@ -56,8 +56,8 @@ class DataConfig:
 
     corpus: str = setting(
         "python-prose",
-        "The text: a named corpus, a file, a folder, a prepared dataset, or tfds:DATASET/SPLIT. A "
-        "run resumes with another path if the text has the same fingerprint.",
+        "The text: a named corpus, a file, a folder, a prepared dataset, a manifest of files, or "
+        "tfds:DATASET/SPLIT. A run resumes with another path if the text has the same fingerprint.",
         changeable=True,
     )
     mixture: dict[str, float] = setting(

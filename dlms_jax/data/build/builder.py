@@ -36,6 +36,7 @@ from dlms_jax.data.build.resume import begin, digest, remove_dataset, repaired_c
 from dlms_jax.data.checks import check_disk, check_fields, check_memory, check_row
 from dlms_jax.data.corpora import tfds
 from dlms_jax.data.corpora.document import to_str
+from dlms_jax.data.corpora.manifest import licences_of
 from dlms_jax.data.corpora.options import DEFAULTS, ReadOptions
 from dlms_jax.data.corpora.pieces import with_pieces
 from dlms_jax.data.corpora.source import SYNTHETIC, find_sources
@@ -157,9 +158,11 @@ class DatasetBuilder:
             check_memory(sample, f"a sample of sample_bytes={self.sample_bytes}")
 
     def _arguments(self, path, vocab, seq_len, read) -> dict[str, Any]:
+        paths = [str(p) for p in ([path] if isinstance(path, str | pathlib.Path) else path)]
+        licences = licences_of(paths)
         given = vocab if isinstance(vocab, TokenizerConfig) else tokenizers.fingerprint(vocab)
         return {
-            "path": [str(p) for p in ([path] if isinstance(path, str | pathlib.Path) else path)],
+            "path": paths,
             "tokenizer": dataclasses.asdict(given) if vocab is given else given,
             "sequence_length": seq_len,
             "packing": self.packing,
@@ -168,7 +171,7 @@ class DatasetBuilder:
             "read": dataclasses.asdict(read),
             "shard_bytes": self.shard_bytes,
             "sample_bytes": self.sample_bytes,
-        }
+        } | ({"licences": licences} if licences else {})
 
     def _scatter(self, job, size, arguments) -> dict[str, int]:
         """Runs the first pass; returns what was counted."""

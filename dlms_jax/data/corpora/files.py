@@ -13,6 +13,12 @@ import pathlib
 import zlib
 
 from dlms_jax.data.corpora.document import Document, strip
+from dlms_jax.data.corpora.manifest import (
+    check_files,
+    is_manifest,
+    read_manifest,
+    weights_of,
+)
 from dlms_jax.data.corpora.options import DEFAULTS, OnInvalid, ReadOptions, ignore_invalid
 from dlms_jax.data.corpora.records import read_csv, read_json_lines, read_parquet
 from dlms_jax.data.corpora.streams import COMPRESSED
@@ -38,12 +44,15 @@ _NAMED = 5  # files that are left out and named; of more, the number of each end
 def list_files(paths: str | pathlib.Path | Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
     """Returns the files of a file, folder (searched deeply), glob, or a list of these, sorted.
 
+    A manifest that is named itself stands for its files, which are checked.
+
     A folder counts its files of a known format, except those whose name begins with . or _ (such as
     reports beside the data). A note names its files of other formats. A file that is named itself
     must have a known format.
 
     Raises:
-      UserError: a path is not there, or holds no file of a known format.
+      UserError: a path is not there, or holds no file of a known format; a file of a manifest is
+        missing or has changed.
     """
     files: dict[pathlib.Path, pathlib.Path] = {}
     for path in [paths] if isinstance(paths, str | pathlib.Path) else list(paths):
@@ -60,6 +69,8 @@ def list_files(paths: str | pathlib.Path | Iterable[str | pathlib.Path]) -> list
             found = _readable(inside, text)
             if not found:
                 raise UserError(f"the folder {text} has no file of {FORMATS}")
+        elif is_manifest(path):
+            found = _listed(path)
         elif path.is_file():
             if not _reader(path):
                 raise UserError(f"{text}: unknown format; known are {FORMATS}{_advice([path])}")
@@ -107,9 +118,30 @@ def read_file(
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
+def _listed(manifest: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files of a manifest."""
+    entries = read_manifest(manifest)
+    check_files(entries)
+    for entry in entries:
+        if is_manifest(entry.file):
+            raise UserError(f"{entry.where}: {entry.file} is a manifest itself; list its files")
+        if not _reader(entry.file):
+            raise UserError(
+                f"{entry.where}: {entry.file} has an unknown format; known are {FORMATS}"
+            )
+    if weights_of(manifest):
+        note(
+            f"the weights of {manifest} count where it is config.data.corpus or in "
+            "config.data.mixture; everywhere else, each of its texts is read once"
+        )
+    return [entry.file for entry in entries]
+
+
 def _readable(files: list[pathlib.Path], where: str) -> list[pathlib.Path]:
     """Returns the files of a known format; a note lists the others, which `where` holds too."""
-    found = [file for file in files if _reader(file)]
+    found = [file for file in files if _reader(file) and not is_manifest(file)]
+    for file in filter(is_manifest, files):
+        note(f"{file} is a manifest, and is left out of {where}; name it itself to read its files")
     others = sorted(file for file in files if not _reader(file))
     if found and others:
         listed = ", ".join(file.name for file in others)

@@ -4,6 +4,7 @@ A small corpus is tokenized and packed in memory at the start of a run; a prepar
 from its shards (store/). Both give the same `Split`.
 """
 
+from collections.abc import Mapping
 import hashlib
 from typing import Any, NamedTuple, Protocol
 
@@ -12,11 +13,12 @@ import numpy as np
 from dlms_jax.config import Config, DataConfig
 from dlms_jax.data.checks import check_row
 from dlms_jax.data.corpora.document import Document, is_heldout, sha256_of_texts, to_str
+from dlms_jax.data.corpora.manifest import weights_of
 from dlms_jax.data.corpora.options import ReadOptions
 from dlms_jax.data.corpora.pieces import with_pieces
 from dlms_jax.data.corpora.source import SYNTHETIC, find_sources, read_sorted
 from dlms_jax.data.corpora.synthetic import SyntheticLanguage
-from dlms_jax.data.feed.subset import FirstTokens, MixedRows
+from dlms_jax.data.feed.subset import FirstTokens, MixedRows, WeightedRows
 from dlms_jax.data.packing import Rows, join, pack_texts
 from dlms_jax.data.store.prepared import is_prepared, open_prepared
 from dlms_jax.data.tokenizers import Tokenizer, make_tokenizer
@@ -47,10 +49,10 @@ class Split(NamedTuple):
       name: the corpus, and which part of it.
       rows: the packed rows.
       fingerprint: "sha256" of the texts in order, "documents", "bytes" and "tokens" (the scored
-        ones). A split that is cut to its first tokens has no "documents" and "bytes". The synthetic
-        language also has "best_bits_per_byte", which no model can beat, and
-        "best_bits_per_byte_given_length", for a model that sees where documents end, as denoisers
-        do.
+        ones). A split that is cut to its first tokens has no "documents" and "bytes". Text of
+        several weights also has "weights". The synthetic language also has "best_bits_per_byte",
+        which no model can beat, and "best_bits_per_byte_given_length", for a model that sees where
+        documents end, as denoisers do.
     """
 
     name: str
@@ -107,9 +109,12 @@ def build_dataset(config: Config, tokenizer: Tokenizer | None = None) -> Dataset
                 for name, part in _PART.items()
             ]
         else:
+            file_weights = (weights_of(corpus), None)  # held-out text is seen once
             parts = [
-                make_split(f"{corpus}, {part}", documents, tokenizer, data)
-                for part, documents in zip(_PART.values(), in_memory[corpus], strict=True)
+                make_split(f"{corpus}, {part}", documents, tokenizer, data, seen)
+                for part, documents, seen in zip(
+                    _PART.values(), in_memory[corpus], file_weights, strict=True
+                )
             ]
         if corpus == SYNTHETIC:
             parts[1].fingerprint.update(_best_possible(in_memory[corpus][1], data.seed))
@@ -139,23 +144,43 @@ def load_split(corpus: str, tokenizer: Tokenizer, data: DataConfig) -> Split:
 
 
 def make_split(
-    name: str, documents: list[Document], tokenizer: Tokenizer, data: DataConfig
+    name: str,
+    documents: list[Document],
+    tokenizer: Tokenizer,
+    data: DataConfig,
+    weights: Mapping[str, float] | None = None,
 ) -> Split:
-    """Returns documents packed in rows in memory, with their fingerprint."""
-    texts = [document.text for document in documents]
+    """Returns documents packed in rows in memory, with their fingerprint.
+
+    Args:
+      name: the corpus, and which part of it.
+      documents: its documents, in order.
+      tokenizer: the tokenizer of the rows.
+      data: how they are packed.
+      weights: how often each file's documents are seen (manifest.weights_of); None or {}: once.
+    """
     length = data.sequence_length
     check_row(length)
-    rows = join(pack_texts(texts, length, data.packing, tokenizer), length)
-    return Split(
-        name,
-        rows,
-        {
-            "sha256": sha256_of_texts(texts),
-            "documents": len(texts),
-            "bytes": sum(map(len, texts)),
-            "tokens": int(rows.loss_mask_RxL.sum()),
-        },
-    )
+    by_weight: dict[float, list[bytes]] = {} if weights or documents else {1.0: []}
+    for document in documents:
+        weight = weights[document.name.rpartition("#")[0]] if weights else 1.0
+        by_weight.setdefault(weight, []).append(document.text)
+    groups = sorted(by_weight.items())
+    packed = [
+        join(pack_texts(texts, length, data.packing, tokenizer), length) for _, texts in groups
+    ]
+    texts = [document.text for document in documents]
+    fingerprint = {
+        "sha256": sha256_of_texts(texts),
+        "documents": len(texts),
+        "bytes": sum(map(len, texts)),
+        "tokens": sum(int(rows.loss_mask_RxL.sum()) for rows in packed),
+    }
+    if len(groups) == 1:
+        return Split(name, packed[0], fingerprint)
+    counted = ", ".join(f"{len(group)} of weight {weight:g}" for weight, group in groups)
+    rows = WeightedRows(packed, [weight for weight, _ in groups])
+    return Split(name, rows, fingerprint | {"tokens": rows.tokens, "weights": counted})
 
 
 def _documents(corpus, data) -> tuple[list[Document], list[Document]]:
@@ -207,6 +232,10 @@ def _best_possible(documents: list[Document], seed: int) -> dict[str, float]:
 def _first_tokens(corpus, split: Split, tokens: int, pad_id: int) -> Split:
     if not tokens:
         return split
+    if "weights" in split.fingerprint:
+        raise UserError(
+            f"config.data.max_unique_tokens={tokens} needs text without weights, which {corpus} has"
+        )
     available = split.fingerprint["tokens"]
     if tokens > available:
         raise UserError(

@@ -41,6 +41,40 @@ class FirstTokens:
         return self._rows.find_token(n)
 
 
+class WeightedRows:
+    """The rows of several stores of one corpus. An epoch has those of a store several times.
+
+    The rows of the store with the smallest weight are there once, those of another one as often as
+    its weight is larger; where that is not a whole number, its first rows are there once more.
+
+    Attributes:
+      tokens: the number of scored tokens in an epoch.
+    """
+
+    def __init__(self, stores: list[Rows], weights: list[float]):
+        self._stores = stores
+        self.length = stores[0].length
+        times = [weight / min(weights) for weight in weights]
+        counts = [round(s.number * t) for s, t in zip(stores, times, strict=True)]
+        self._ends = np.cumsum(counts)
+        self.number = int(self._ends[-1])
+        self.tokens = 0
+        for rows, count in zip(stores, counts, strict=True):
+            tokens_R = rows.loss_mask_RxL.sum(axis=1)
+            whole, more = divmod(count, rows.number)
+            self.tokens += whole * int(tokens_R.sum()) + int(tokens_R[:more].sum())
+
+    def take(self, indices) -> Rows:
+        """Returns rows by index array or slice."""
+        index_R = np.arange(self.number)[indices] if isinstance(indices, slice) else indices
+        index_R = np.asarray(index_R, np.int64)
+        store_R = np.searchsorted(self._ends, index_R, side="right")
+        starts = np.concatenate([[0], self._ends[:-1]])
+        row_R = (index_R - starts[store_R]) % np.array([s.number for s in self._stores])[store_R]
+        rows = gather(self._stores, store_R, row_R)
+        return rows._replace(class_R=np.zeros_like(rows.class_R))
+
+
 class MixedRows:
     """All rows of several stores. The first n of them, for any n, have about the given weights."""
 
