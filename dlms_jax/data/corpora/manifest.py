@@ -62,7 +62,8 @@ def read_manifest(path: str | pathlib.Path) -> list[Entry]:
       UserError: a record is not one of a manifest, or names a file again; the message names the
         line.
     """
-    path, entries = pathlib.Path(path), {}
+    path = pathlib.Path(path)
+    entries: dict[pathlib.Path, Entry] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if line.strip():
             entry = _entry(line, path.parent, f"{path}:{number}")
