@@ -127,6 +127,13 @@ def test_batches_that_do_not_fit_in_memory_are_refused(setting):
     assert "GiB of memory" in message
 
 
+@pytest.mark.parametrize("weights", [(1e308, 1e308), (1e-320, 1.0), (0.0, 1.0), (-1.0, 1.0)])
+def test_weights_whose_shares_are_not_finite_are_refused(weights):
+    """Of 1e308 and 1e308, only the first corpus was drawn."""
+    mixture = dict(zip(("python-docs", "synthetic"), weights, strict=True))
+    assert "config.data.mixture" in refused(from_dict, {"data": {"mixture": mixture}})
+
+
 def test_estimates_allow_what_fits(tmp_path):
     checks.check_memory(1 << 20, "it")
     checks.check_disk(1, tmp_path / "not" / "there", "it")

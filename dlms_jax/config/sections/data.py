@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from dlms_jax.config.setting import ABOVE_0, AT_LEAST_0, AT_LEAST_1, SEED, SHARE, Range, setting
+from dlms_jax.config.setting import AT_LEAST_0, AT_LEAST_1, SEED, SHARE, Range, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class DataConfig:
         {},
         "Corpora with their weights, instead of data.corpus. Rows are drawn in proportion to the "
         "weights.",
-        ABOVE_0,
+        Range(1e-100, 1e100),  # their sum and quotients must be finite
     )
     sequence_length: int = setting(
         512, "Tokens in a row, BOS included: the context length of the model.", Range(2)
