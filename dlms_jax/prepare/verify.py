@@ -1,4 +1,4 @@
-"""Check all shards of a dataset against their checksums."""
+"""Check the files of a dataset against their checksums."""
 
 
 def add_arguments(parser):

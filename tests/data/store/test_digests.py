@@ -55,13 +55,13 @@ def test_flipped_byte_is_named(copied, file):
     """Any byte, at opening and by `verify`: the kind of damage that leaves JSON valid too."""
     path = copied / file
     good = path.read_bytes()
-    every = max(len(good) // 400, 1)
+    every = max(len(good) // 150, 1)
     for at in range(0, len(good), every):
         data = bytearray(good)
         data[at] ^= 1 << (at % 7)
         path.write_bytes(data)
         assert str(path) in refused(open_prepared, copied)
-        if at % (40 * every) == 0:
+        if at % (25 * every) == 0:
             assert str(path) in refused(verify.run, argparse.Namespace(folder=str(copied)))
 
 
