@@ -8,6 +8,7 @@ import functools
 import sys
 from typing import Any, NamedTuple
 
+import conftest  # noqa: F401 (8 fake devices)
 import jax
 import numpy as np
 

@@ -185,9 +185,7 @@ def test_the_summary_shows_where_the_time_went(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "content", [b"\xff\xfe", b"begun,step\nyesterday,1\n", b'"' + b"x" * 200_000 + b'"\n1\n']
-)
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"begun,step\nyesterday,1\n", b"begun\n1e400x\n"])
 def test_a_damaged_goodput_file_is_named(content, tmp_path):
     (tmp_path / "goodput.csv").write_bytes(content)
     with pytest.raises(UserError, match="goodput.csv is damaged .*move it away") as error:

@@ -5,6 +5,7 @@ import csv
 import jax
 import pytest
 
+from dlms_jax.errors import UserError
 from dlms_jax.runtime.metric_writer import COLUMNS, MetricWriter, make_writer, read_metrics
 
 
@@ -164,7 +165,8 @@ def test_missing_and_empty_files_have_no_rows(tmp_path):
     assert read_metrics(tmp_path / "metrics.csv") == []
     (tmp_path / "metrics.csv").touch()
     assert read_metrics(tmp_path / "metrics.csv") == []
-    assert read_metrics(tmp_path) == []  # a folder
+    with pytest.raises(UserError, match="cannot be read .*; repair or remove it"):
+        read_metrics(tmp_path)  # a folder
 
 
 def test_file_of_another_program_has_no_rows(tmp_path):

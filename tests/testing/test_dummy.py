@@ -15,7 +15,7 @@ from dlms_jax.testing import Joint, dummy_model, dummy_texts, small_config
 def test_the_dummy_model_samples_and_is_the_same_for_a_seed():
     model = dummy_model()
     text = model.sample("ab", length=4)
-    assert repr(model) == "DiffusionLM(masked transformer, 34.9 kparameters, not saved)"
+    assert repr(model) == "DiffusionLM(masked transformer, 43.2 kparameters, not saved)"
     assert text.startswith("ab") and text == dummy_model().sample("ab", length=4)
     other = dummy_model(small_config(objective__name="block"), seed=1)
     assert other.objective.traits.copies == 2
