@@ -146,7 +146,6 @@ def orbax_numpy(folder, shard_bytes):
     import jax
     from safetensors.numpy import save_file
 
-    from dlms_jax.checkpoints import checkpoint
     from dlms_jax.conversion.export_source import open_export_source
     from dlms_jax.denoiser import abstract_params, vocabulary_of
     from dlms_jax.parallel import rules
@@ -154,7 +153,7 @@ def orbax_numpy(folder, shard_bytes):
     source = open_export_source(folder / "run")
     shapes = abstract_params(source.config, vocabulary_of(source.tokenizer).padded_size)
     abstract = rules.abstract(shapes, rules.largest_mesh(shapes, 1))
-    leaves = jax.tree.leaves(checkpoint.load_params(source.folder, abstract))
+    leaves = jax.tree.leaves(source.checkpoint.load_params(abstract))
     state = {}
     for tensor, leaf in zip(source.tensors, leaves, strict=True):
         parts = np.asarray(leaf) if tensor.stack else [np.asarray(leaf)]
